@@ -1,0 +1,204 @@
+"""Configuration read from YAML: strict models, unknown keys refused with a hint, and the scale."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cpt_repro.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SCALES = ROOT / "configs" / "scales"
+PAPERS = ROOT / "configs" / "papers"
+MANIFESTS = ROOT / "data_manifests"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Base of every declaration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, refusing a key given twice (YAML would silently keep the last)."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    loader.flatten_mapping(node)
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        known = sorted(other.stem for other in Path(path).parent.glob("*.yaml"))
+        near = difflib.get_close_matches(Path(path).stem, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known) or 'nothing'}."
+        raise UserError("the file does not exist.", where=str(path), do=hint) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fault = " ".join(str(error).split())
+        raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
+    """Keys allowed where a validation error arose, as far as the model's plain nesting tells."""
+    current: Any = model
+    for part in location:
+        fields = getattr(current, "model_fields", None)
+        if fields is None or part not in fields:
+            continue
+        inner = fields[part].annotation
+        arguments = [inner, *getattr(inner, "__args__", ())]
+        current = next((a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))
+
+
+def parse(model: type[T], value: Any, where: str) -> T:
+    """Validates `value` as `model`; the first fault is a `UserError` naming the file and the key."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        location = fault["loc"]
+        key = ".".join(str(part) for part in location) or "(top level)"
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(model, location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1)
+            do = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
+            raise UserError(f"the key '{key}' is unknown.", where=where, do=do) from None
+        message = fault["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {fault.get('input')!r})"
+        raise UserError(f"the key '{key}' is wrong: {message}{given}.", where=where, do="Correct the value.") from None
+
+
+def load(model: type[T], path: Path) -> T:
+    """Reads one YAML file as `model`."""
+    return parse(model, read_yaml(path), str(path))
+
+
+class ModelSize(Strict):
+    """A GPT-NeoX size standing in for one of the papers' (keys: the papers' names, `405m` and `10b`)."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=4)
+    heads: int = Field(ge=1)
+    #: Learning rates of the papers are multiplied by this (small models need larger ones); 1 at paper scale.
+    eta_factor: float = Field(gt=0)
+    #: Rows of the embedding table; None takes the tokenizer's vocabulary. The papers pad theirs.
+    vocab_size: int | None = None
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSize:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class Tokenizer(Strict):
+    """Byte-level BPE trained on upstream text, or a published tokenizer by name."""
+
+    kind: Literal["train", "pretrained"] = "train"
+    vocab_size: int = Field(ge=257, le=65536)
+    #: Upstream text to train on, in characters.
+    train_characters: int = 5_000_000
+    name: str | None = None
+
+
+class Validation(Strict):
+    """When and on how much the validation losses are taken; positions in billions of the papers' tokens."""
+
+    sequences: int = Field(ge=1)
+    every: float = Field(gt=0)
+    early: tuple[float, ...] = ()
+    closing: float = Field(gt=0, description="span before the end over which the final loss is averaged")
+    closing_evaluations: int = Field(ge=2)
+
+
+class Task(Strict):
+    """One local benchmark task made from held-out text."""
+
+    kind: Literal["continuation", "last_word"]
+    documents: int = Field(ge=1)
+    #: Words of context and, for `continuation`, words of each of the four continuations.
+    context_words: int = Field(ge=1)
+    continuation_words: int = Field(default=8, ge=1)
+
+
+class Suite(Strict):
+    """A named set of tasks, made from the validation text of one corpus; its average is the plain mean."""
+
+    corpora: tuple[str, ...]
+    tasks: dict[str, Task]
+
+
+class Scale(Strict):
+    """How big: everything that turns a paper's declarations into runs on this machine."""
+
+    name: str
+    about: str
+    #: Tokens that stand for one billion of the papers' tokens.
+    tokens_per_billion: float = Field(gt=0)
+    sequence_length: int = Field(ge=8)
+    batch_sequences: int = Field(ge=1)
+    #: Sequences in one forward pass of training; None: the whole batch.
+    microbatch_sequences: int | None = None
+    precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
+    device: Literal["cpu", "gpu"] = "cpu"
+    threads: int = Field(default=1, ge=1)
+    tokenizer: Tokenizer
+    models: dict[str, ModelSize]
+    #: The papers' corpora (pile, sp, german) -> manifest names.
+    corpora: dict[str, str]
+    seeds: tuple[int, ...] = (0,)
+    validation: Validation
+    suites: dict[str, Suite] = {}
+    #: Work of one training process, in billions of the papers' tokens; 0: one segment a process.
+    bundle: float = Field(default=0, ge=0)
+    #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.
+    save_every: float = Field(default=0, ge=0)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in one training batch."""
+        return self.batch_sequences * self.sequence_length
+
+    def iterations(self, billions: float) -> int:
+        """Training iterations that stand for `billions` of the papers' tokens (rounded to the nearest)."""
+        return round(billions * self.tokens_per_billion / self.batch_tokens)
+
+    def billions(self, iterations: float) -> float:
+        """Inverse of `iterations`: the papers' token axis."""
+        return iterations * self.batch_tokens / self.tokens_per_billion
+
+
+def load_scale(name: str) -> Scale:
+    """Reads `configs/scales/<name>.yaml`; an unknown name is a `UserError` that lists the known ones."""
+    known = sorted(path.stem for path in SCALES.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UserError(f"the scale '{name}' is unknown.", where=str(SCALES), do=f"{hint}Known: {', '.join(known)}.")
+    scale = load(Scale, SCALES / f"{name}.yaml")
+    if scale.name != name:
+        where = str(SCALES / f"{name}.yaml")
+        raise UserError(f"the key 'name' says '{scale.name}'.", where=where, do="Make it the file's name.")
+    return scale
