@@ -30,12 +30,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    loader.flatten_mapping(node)
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
+    own = [loader.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+    for key in own:
+        if own.count(key) > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+    loader.flatten_mapping(node)  # puts what `<<` brings first, so that own keys win
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
@@ -110,6 +110,9 @@ class ModelSize(Strict):
     def _heads_divide(self) -> ModelSize:
         if self.width % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        if self.width // self.heads % 8:
+            # A quarter of each head is rotated, in pairs.
+            raise ValueError(f"width / heads ({self.width // self.heads}) must be a multiple of 8")
         return self
 
 

@@ -1,0 +1,394 @@
+"""From the text of a corpus to token sequences in shards, in parts by fixed ranges of documents.
+
+A part depends on nothing but its documents, so the result is the same for any number of processes, and what was
+finished before an interruption is kept. Layout below `root`:
+
+    tokenizer/                            tokenizer.json, tokenizer_config.json, training.json
+    <corpus>/<split>/<domain>/index.json  all shards of the domain, which lie in part.<n>/
+    <corpus>/validation.jsonl             held-out documents
+    <corpus>/fingerprint.json             written last: what was built, with hashes
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpt_repro.config import Scale
+from cpt_repro.data import shards
+from cpt_repro.data.languages import entropy_rate
+from cpt_repro.data.manifest import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
+from cpt_repro.data.text import documents
+from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, save_tokenizer, train_tokenizer
+from cpt_repro.errors import UserError
+from cpt_repro.files import digest, file_digest, read_json, whole_file, write_json
+
+#: Raise it whenever equal inputs would give other shards.
+FORMAT = 1
+#: A part ends with the document that reaches either bound; both are fixed, or resuming would mix different parts.
+PART_DOCUMENTS = 512
+PART_CHARACTERS = 4_000_000
+#: The corpus (role) whose training text the tokenizer is trained on.
+UPSTREAM = "pile"
+
+
+def _manifest(scale: Scale, corpus: str) -> Any:
+    if corpus not in scale.corpora:
+        known = ", ".join(scale.corpora)
+        raise UserError(f"the scale '{scale.name}' has no corpus '{corpus}'.", do=f"Known: {known}.")
+    return load_manifest(scale.corpora[corpus])
+
+
+@contextmanager
+def _lock(root: Path, name: str) -> Iterator[None]:
+    """One builder at a time for each result; a second one waits and then finds it done."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{name}.lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _fresh_folder(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def build_tokenizer(scale: Scale, root: Path) -> Path:
+    """Trains the scale's tokenizer on upstream training text and returns its folder, `root/tokenizer`.
+
+    Does nothing if it is there already, trained with the same settings on the same text. Raises `UserError` for a
+    corpus that cannot be read and for published tokenizers, which this version does not fetch.
+    """
+    root = Path(root)
+    folder = root / "tokenizer"
+    settings = scale.tokenizer
+    if settings.kind != "train":
+        fault = f"the published tokenizer '{settings.name}' of scale '{scale.name}' is not fetched by this version."
+        raise UserError(fault, do="Choose a smaller scale (smoke, pocket).")
+    manifest = _manifest(scale, UPSTREAM)
+    training = {
+        "format": FORMAT,
+        "manifest": manifest.digest,
+        "vocab_size": settings.vocab_size,
+        "train_characters": settings.train_characters,
+    }
+    record = folder / "training.json"
+    with _lock(root, "tokenizer"):
+        if record.is_file() and read_json(record) == training:
+            return folder
+        # Two passes, so that the sample is even without holding all text.
+        total = sum(len(document["text"]) for document in documents(manifest, "train"))
+        texts = (document["text"] for document in documents(manifest, "train"))
+        tokenizer = train_tokenizer(sample_evenly(texts, total, settings.train_characters), settings.vocab_size)
+        aside = _fresh_folder(root / ".tokenizer.aside")
+        save_tokenizer(tokenizer, aside)
+        write_json(aside / "training.json", training)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: str, version: str) -> Any:
+    return load_tokenizer(Path(folder))
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> np.ndarray:
+    """The texts' tokens as one uint16 array, an end-of-text token behind each."""
+    end = np.array([END_OF_TEXT_ID], dtype=np.uint16)
+    pieces = []
+    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        pieces += [np.array(encoding.ids, dtype=np.uint16), end]
+    return np.concatenate(pieces)
+
+
+def pack(tokens: np.ndarray, length: int) -> np.ndarray:
+    """Cuts a token stream into sequences of length + 1 with stride `length`: shape (n, length + 1).
+
+    The last token of a sequence is the first of the next, so that every token is predicted once. A rest of fewer
+    than `length` predictions is dropped.
+    """
+    count = max(len(tokens) - 1, 0) // length
+    starts = np.arange(count) * length
+    return tokens[starts[:, None] + np.arange(length + 1)] if count else np.empty((0, length + 1), dtype=np.uint16)
+
+
+def _write_part(folder: Path, texts: list[str], tokenizer: tuple[str, str], length: int) -> None:
+    """Tokenises, packs and writes one part; the folder appears complete or not at all."""
+    tokens = _encode(_tokenizer(*tokenizer), texts)
+    sequences = pack(tokens, length)
+    aside = _fresh_folder(folder.with_name(f".{folder.name}.aside"))
+    shards.write_shards(aside, sequences)
+    counts = {
+        "documents": len(texts),
+        "tokens": len(tokens),
+        "sequences": len(sequences),
+        "text_bytes": sum(len(text.encode()) for text in texts),
+    }
+    write_json(aside / "part.json", counts)
+    os.replace(aside, folder)
+
+
+def _parts(manifest: Manifest, split: Split, skipped: dict[str, int]) -> Iterator[tuple[str, int, list[dict]]]:
+    """(domain, number, documents) of all parts, in the order in which they fill."""
+    filling: dict[str, list[dict]] = {}
+    sizes: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for document in documents(manifest, split, skipped):
+        domain = document["domain"]
+        part = filling.setdefault(domain, [])
+        part.append(document)
+        sizes[domain] += len(document["text"])
+        if len(part) == PART_DOCUMENTS or sizes[domain] >= PART_CHARACTERS:
+            yield domain, numbers[domain], filling.pop(domain)
+            numbers[domain] += 1
+            sizes[domain] = 0
+    for domain, part in filling.items():
+        yield domain, numbers[domain], part
+
+
+def _part_folder(domain_folder: Path, number: int) -> Path:
+    return domain_folder / f"part.{number:05d}"
+
+
+def _die_with_parent() -> None:
+    """Linux: a worker whose parent was killed outright would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class _Workers:
+    """Runs `_write_part` in this process, or in others with a bounded queue."""
+
+    def __init__(self, processes: int):
+        self.processes = processes
+        self.pending: set[Future] = set()
+        self.pool = None
+        if processes > 1:
+            shards.preload()
+            # Forked, because importing Streaming takes each process some 10 s.
+            context = multiprocessing.get_context("fork")
+            self.pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_with_parent)
+            self.pool.submit(int).result()  # forks now, before a progress bar starts its thread
+
+    def _drain(self, limit: int) -> None:
+        try:
+            while len(self.pending) > limit:
+                done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            fault = "a building process was killed, perhaps for lack of memory."
+            raise UserError(fault, do="Run again, with fewer processes; finished parts are kept.") from None
+
+    def run(self, *arguments: Any) -> None:
+        if self.pool is None:
+            _write_part(*arguments)
+            return
+        self._drain(2 * self.processes - 1)
+        self.pending.add(self.pool.submit(_write_part, *arguments))
+
+    def finish(self) -> None:
+        self._drain(0)
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _progress(manifest: Manifest, show: bool) -> Iterator[Any]:
+    """Yields a function (split, documents more); draws a bar for each split on a terminal, else nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(split: Split, count: int) -> None:
+            if split not in tasks:
+                total = manifest.splits[split].documents if isinstance(manifest, Files) else None
+                tasks[split] = bar.add_task(f"{manifest.name}, {split}: documents", total=total)
+            bar.advance(tasks[split], count)
+
+        yield advance
+
+
+def _collect(folder: Path, domain: str, parts: int, split: Split, manifest: Manifest) -> dict[str, Any]:
+    """Merges a domain's parts and returns its entry of the fingerprint."""
+    domain_folder = folder / split / domain
+    names = [_part_folder(domain_folder, number).name for number in range(parts)]
+    counts: Counter[str] = Counter()
+    for name in names:
+        counts.update(read_json(domain_folder / name / "part.json"))
+    if not counts["sequences"]:
+        share = manifest.domains[domain]
+        fault = f"the domain '{domain}' of corpus '{manifest.name}' has too little {split} text for one sequence"
+        fault += f" ({counts['documents']} documents, {counts['tokens']} tokens; declared share {share})."
+        raise UserError(fault, do="Give it more text, or take the domain out of the manifest.")
+    return dict(counts) | {"shards": shards.merge_indexes(domain_folder, names)}
+
+
+def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, progress: bool = True) -> Path:
+    """Builds the shards of one corpus and returns its folder, `root/<corpus>`.
+
+    `corpus` is a role key of `scale.corpora`; the tokenizer is built if it is not there. Sequences hold
+    `scale.sequence_length` + 1 tokens. The files are byte-identical for any number of processes. Does nothing if the
+    corpus is there already, built from the same manifest, tokenizer and length; continues an interrupted build.
+
+    Raises `UserError` for text that is missing, altered or empty, a domain without enough text, `hub` corpora.
+    """
+    root = Path(root)
+    manifest = _manifest(scale, corpus)
+    if isinstance(manifest, Hub):
+        next(documents(manifest, "train"))  # raises
+    tokenizer_folder = build_tokenizer(scale, root)
+    tokenizer = (str(tokenizer_folder), file_digest(tokenizer_folder / "tokenizer.json"))
+    length = scale.sequence_length
+    inputs = {
+        "format": FORMAT,
+        "part": [PART_DOCUMENTS, PART_CHARACTERS],
+        "name": manifest.name,
+        "manifest": manifest.digest,
+        "tokenizer": tokenizer[1],
+        "sequence_length": length,
+    }
+    folder = root / corpus
+    with _lock(root, corpus):
+        record = folder / "build.json"
+        if not (record.is_file() and read_json(record) == inputs):
+            if folder.exists() and not record.is_file() and any(folder.iterdir()):
+                raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(record, inputs)
+        if not (folder / "fingerprint.json").is_file():
+            workers = _Workers(processes)
+            try:
+                with _progress(manifest, progress) as advance:
+                    _build(folder, manifest, tokenizer, length, workers, advance)
+            finally:
+                workers.close()
+    return folder
+
+
+def _build(
+    folder: Path, manifest: Manifest, tokenizer: tuple[str, str], length: int, workers: _Workers, advance: Any
+) -> None:
+    skipped: dict[str, int] = {}
+    numbers: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    words = 0
+    for split in SPLITS:
+        held_out: list[dict] = []
+        for domain, number, part in _parts(manifest, split, skipped):
+            numbers[split][domain] += 1
+            target = _part_folder(folder / split / domain, number)
+            if not target.is_dir():
+                workers.run(target, [document["text"] for document in part], tokenizer, length)
+            if split == "validation":
+                held_out += part
+            advance(split, len(part))
+        workers.finish()
+    with whole_file(folder / "validation.jsonl") as aside, open(aside, "w", encoding="utf-8", newline="\n") as stream:
+        for document in held_out:
+            words += len(document["text"].split())
+            stream.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    splits = {
+        split: {
+            domain: _collect(folder, domain, numbers[split][domain], split, manifest) for domain in manifest.domains
+        }
+        for split in SPLITS
+    }
+    tokens = {domain: entry["tokens"] for domain, entry in splits["train"].items()}
+    total = sum(tokens.values())
+    floor = None
+    if isinstance(manifest, Generated):
+        validation_tokens = sum(entry["tokens"] for entry in splits["validation"].values())
+        # Rounded, because the last digits of a logarithm depend on the machine.
+        floor = round(entropy_rate(manifest) * words / validation_tokens, 6)
+    fingerprint = {
+        "name": manifest.name,
+        "manifest": manifest.digest,
+        "tokenizer": tokenizer[1],
+        "sequence_length": length,
+        "splits": splits,
+        "shares": {
+            domain: tokens[domain] / total if share is None else share for domain, share in manifest.domains.items()
+        },
+        "entropy_floor": floor,
+        "empty_documents": skipped,
+        "validation_documents": file_digest(folder / "validation.jsonl"),
+    }
+    write_json(folder / "fingerprint.json", fingerprint | {"fingerprint": digest(fingerprint)})
+
+
+def load_fingerprint(root: Path, corpus: str) -> dict[str, Any]:
+    """What `build_corpus` built (see there); `UserError` if it is not there or was edited."""
+    path = Path(root) / corpus / "fingerprint.json"
+    if not path.is_file():
+        raise UserError(f"the corpus '{corpus}' is not built.", where=str(path), do="Run `build_corpus` first.")
+    value = read_json(path)
+    if digest({key: entry for key, entry in value.items() if key != "fingerprint"}) != value.get("fingerprint"):
+        raise UserError("the fingerprint does not match its contents.", where=str(path), do=shards.REBUILD)
+    return value
+
+
+def _quotas(shares: dict[str, float], available: dict[str, int], n: int) -> dict[str, int]:
+    """Splits n in proportion to the shares (largest remainder), never more than is available of a domain."""
+    quotas = dict.fromkeys(shares, 0)
+    while (left := n - sum(quotas.values())) > 0:
+        # What a small domain cannot give is shared out among the others.
+        open_ = {domain: share for domain, share in shares.items() if share and quotas[domain] < available[domain]}
+        exact = {domain: left * share / sum(open_.values()) for domain, share in open_.items()}
+        extra = {domain: int(value) for domain, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda domain: (extra[domain] - exact[domain], domain))
+        for domain in by_remainder[: left - sum(extra.values())]:
+            extra[domain] += 1
+        for domain, count in extra.items():
+            quotas[domain] = min(quotas[domain] + count, available[domain])
+    return quotas
+
+
+def validation_sample(root: Path, corpus: str, n: int) -> np.ndarray:
+    """A fixed sample of `n` validation sequences: shape (n, L+1), uint16.
+
+    Every domain gives its share (largest remainder), evenly spaced over its sequences; the order is shuffled by a
+    fixed seed, so that the first rows are a fair sample too. More than there is: `UserError`.
+    """
+    fingerprint = load_fingerprint(root, corpus)
+    entries = fingerprint["splits"]["validation"]
+    available = {domain: entry["sequences"] for domain, entry in entries.items()}
+    possible = sum(count for domain, count in available.items() if fingerprint["shares"][domain])
+    if n > possible:
+        fault = f"{n} validation sequences are wanted of corpus '{corpus}', there are {possible}."
+        raise UserError(fault, do="Lower 'validation.sequences' of the scale, or give the corpus more validation text.")
+    rows = []
+    for domain, quota in _quotas(fingerprint["shares"], available, n).items():
+        if quota:
+            # Middles of `quota` equal stretches.
+            chosen = (2 * np.arange(quota) + 1) * available[domain] // (2 * quota)
+            rows.append(shards.Sequences(Path(root) / corpus / "validation" / domain).take(chosen))
+    rng = random.Random(0)
+    order = sorted((rng.random(), index) for index in range(n))
+    return np.concatenate(rows)[[index for _, index in order]]

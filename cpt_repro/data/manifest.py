@@ -1,0 +1,165 @@
+"""Corpus manifests (`data_manifests/<name>.yaml`): a corpus' source, licence, domains and their shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cpt_repro.config import MANIFESTS, Share, Strict, parse, read_yaml
+from cpt_repro.errors import UserError
+from cpt_repro.files import digest
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(Strict):
+    """What every kind declares."""
+
+    name: str
+    about: str
+    licence: str
+    #: Domain -> share of the corpus' tokens. All null: the shares are those of the tokens built.
+    domains: dict[str, Share | None] = Field(min_length=1)
+
+    @field_validator("domains")
+    @classmethod
+    def _shares_sum_to_one(cls, domains: dict[str, float | None]) -> dict[str, float | None]:
+        shares = [share for share in domains.values() if share is not None]
+        if shares and len(shares) < len(domains):
+            raise ValueError("give every domain a share, or none of them")
+        if shares and abs(sum(shares) - 1) > 1e-3:
+            raise ValueError(f"the shares sum to {sum(shares):.6g}, not to 1")
+        return domains
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the text; prose, licences and addresses do not."""
+        return digest(self.model_dump(mode="json", exclude={"about", "licence", "sources", "extraction"}))
+
+
+class Vocabulary(Strict):
+    """Made-up words. Equal parameters give equal words in equal order."""
+
+    seed: int
+    words: int = Field(ge=1)
+    #: Shapes of words, one letter for each letter: c a consonant, v a vowel.
+    shapes: tuple[Annotated[str, Field(pattern="^[cv]{2,}$")], ...] = Field(min_length=1)
+
+
+class Borrowed(Vocabulary):
+    """Words taken over from another vocabulary: the first `take` of it."""
+
+    take: int = Field(ge=0)
+
+
+class Generated(Manifest):
+    """A synthetic language: one Markov chain over words for each topic (see `languages`)."""
+
+    kind: Literal["generated"]
+    vocabulary: Vocabulary
+    borrowed: Borrowed | None = None
+    topics: int = Field(ge=1)
+    #: Words that a topic uses, drawn from all. Fewer make topics easier to learn and to keep apart.
+    topic_words: int = Field(ge=2)
+    #: Seed of the topics' words and transitions.
+    topic_seed: int
+    #: Words that may follow a word in a topic, with weights 1, 1/2, 1/3, ...
+    successors: int = Field(ge=2)
+    #: Domain -> probability of each topic for a document.
+    mixes: dict[str, tuple[Share, ...]]
+    #: Shortest and longest document, in words.
+    document_words: tuple[int, int]
+    #: Words of each split; a domain gets its share and finishes its last document.
+    words: dict[Split, int]
+    seed: int
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Generated:
+        known = self.vocabulary.words + (self.borrowed.take if self.borrowed else 0)
+        if not self.successors <= self.topic_words <= known:
+            raise ValueError(f"successors <= topic_words <= {known} (all words) must hold")
+        if self.borrowed and self.borrowed.take > self.borrowed.words:
+            raise ValueError("borrowed.take exceeds borrowed.words")
+        if set(self.mixes) != set(self.domains) or None in self.domains.values():
+            raise ValueError("'mixes' and 'domains' must name the same domains, and each must have a share")
+        for domain, mix in self.mixes.items():
+            if len(mix) != self.topics or abs(sum(mix) - 1) > 1e-3:
+                raise ValueError(f"mixes.{domain} must be {self.topics} shares that sum to 1")
+        if not 1 <= self.document_words[0] <= self.document_words[1]:
+            raise ValueError("document_words must be (shortest, longest)")
+        if set(self.words) != set(SPLITS):
+            raise ValueError("'words' must name both splits")
+        return self
+
+
+class SourceFile(Strict):
+    """One split of a `files` corpus: zstd-compressed JSON lines with `id`, `domain` and `text`."""
+
+    file: str
+    sha256: Sha256
+    #: Of the decompressed lines: what remains the same when another zstd packs them.
+    sha256_jsonl: Sha256
+    documents: int = Field(ge=0)
+    #: UTF-8 bytes of all texts.
+    text_bytes: int = Field(ge=0)
+    #: Documents of each domain.
+    domains: dict[str, int]
+
+
+class Source(Strict):
+    """Where text was taken from."""
+
+    url: str
+    commit: str
+    licence: str
+
+
+class Files(Manifest):
+    """Text already extracted, in local files."""
+
+    kind: Literal["files"]
+    extraction: str
+    sources: tuple[Source, ...] = Field(min_length=1)
+    splits: dict[Split, SourceFile]
+
+    @model_validator(mode="after")
+    def _both_splits(self) -> Files:
+        if set(self.splits) != set(SPLITS):
+            raise ValueError("'splits' must name both splits")
+        for split, source in self.splits.items():
+            if unknown := set(source.domains) - set(self.domains):
+                raise ValueError(f"splits.{split}.domains names {', '.join(sorted(unknown))}, unknown in 'domains'")
+        return self
+
+
+class Hub(Manifest):
+    """A published data set of the paper scale; declared only."""
+
+    kind: Literal["hub"]
+    dataset: str
+    #: Commit of the data set; null: not pinned yet, the papers name none.
+    revision: str | None
+    gating: str
+    #: Training tokens that the papers took from it, in billions.
+    tokens_billions: float = Field(gt=0)
+    note: str
+
+
+KINDS: dict[str, type[Manifest]] = {"generated": Generated, "files": Files, "hub": Hub}
+
+
+def load_manifest(name: str) -> Generated | Files | Hub:
+    """Reads `data_manifests/<name>.yaml`; any fault is a `UserError` naming file and key."""
+    path = MANIFESTS / f"{name}.yaml"
+    value = read_yaml(path)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise UserError(f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=f"Known kinds: {known}.")
+    manifest = parse(KINDS[kind], value, str(path))
+    if manifest.name != name:
+        raise UserError(f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name.")
+    return manifest

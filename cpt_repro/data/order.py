@@ -1,0 +1,106 @@
+"""Which sample comes when: a pure function of mixture, sizes, seed and iteration.
+
+Nothing is drawn and nothing is stored, so a resumed run, any number of workers and any number of ranks see the same
+global order, and a replayed dataset comes back in the order in which it was first seen (Ibrahim et al. section 4.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+from cpt_repro.plan import Part, Stream, streams
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser, on uint64 with wrap-around."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Permutation:
+    """A keyed permutation of range(size) with random access: a four-round Feistel network with cycle walking.
+
+    Numpy's own permutations are not promised to stay the same across versions, and need the whole array in memory.
+    """
+
+    def __init__(self, size: int, key: str):
+        if size < 1:
+            raise ValueError("a permutation needs at least one element")
+        self.size = size
+        half = max(1, math.ceil(max(1, (size - 1).bit_length()) / 2))
+        self._half, self._mask = np.uint64(half), np.uint64((1 << half) - 1)
+        raw = hashlib.sha256(key.encode()).digest()
+        self._keys = np.frombuffer(raw, dtype="<u8")[:4]
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Elements at `positions`, int64 of the same shape; positions must lie in [0, size)."""
+        x = np.asarray(positions, dtype=np.uint64)
+        out = self._round_trip(x)
+        while (outside := out >= self.size).any():
+            out = np.where(outside, self._round_trip(out), out)
+        return out.astype(np.int64)
+
+    def _round_trip(self, x: np.ndarray) -> np.ndarray:
+        left, right = x >> self._half, x & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right + key) & self._mask)
+        return (left << self._half) | right
+
+
+def cumulative_counts(parts: tuple[Part, ...], n: int) -> list[int]:
+    """How many of the first `n` samples each leaf stream gave, in the order of `plan.streams`.
+
+    The first part gets round(share * n), the rest is split on in the same way. Every count is monotone in `n`, they sum
+    to `n`, and the first part (the replayed one) is within one sample of its share in every batch.
+    """
+    out: list[int] = []
+    rest, rest_share = n, 1.0
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        own = rest if last else min(rest, math.floor(part.share / rest_share * rest + 0.5))
+        out += [own] if part.stream else cumulative_counts(part.parts, own)
+        rest, rest_share = rest - own, rest_share - part.share
+    return out
+
+
+class Order:
+    """The global sample order of one segment.
+
+    `sizes` maps (corpus, domain) to the number of its sequences. A domain shorter than what is asked of it starts
+    another epoch in another order.
+    """
+
+    def __init__(
+        self, mixture: tuple[Part, ...], sizes: dict[tuple[str, str], int], batch: int, seed: int, offset: int
+    ):
+        self.mixture, self.batch_size, self.seed, self.offset = mixture, batch, seed, offset
+        self.streams: list[Stream] = streams(mixture)
+        self.sizes = [sizes[s.corpus, s.domain] for s in self.streams]
+        self._permutations: dict[tuple[str, str, int], Permutation] = {}
+
+    def _elements(self, stream: Stream, size: int, positions: np.ndarray) -> np.ndarray:
+        out = np.empty(len(positions), dtype=np.int64)
+        epochs = positions // size
+        for epoch in np.unique(epochs):
+            key = (stream.corpus, stream.domain, int(epoch))
+            if key not in self._permutations:
+                name = f"{stream.corpus}/{stream.domain}/seed-{self.seed}/epoch-{epoch}"
+                self._permutations[key] = Permutation(size, name)
+            chosen = epochs == epoch
+            out[chosen] = self._permutations[key](positions[chosen] % size)
+        return out
+
+    def batch(self, iteration: int) -> list[tuple[Stream, np.ndarray]]:
+        """The samples of one global batch: per stream its sequence indices (int64), `batch_size` in all."""
+        first = (iteration + self.offset) * self.batch_size
+        before = cumulative_counts(self.mixture, first)
+        after = cumulative_counts(self.mixture, first + self.batch_size)
+        return [
+            (stream, self._elements(stream, size, np.arange(stream.start + low, stream.start + high)))
+            for stream, size, low, high in zip(self.streams, self.sizes, before, after, strict=True)
+            if high > low
+        ]

@@ -1,0 +1,73 @@
+"""Byte-level BPE trained on upstream text, saved as a folder that `transformers` loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# One thread: work is spread over processes, and a thread pool of the tokenizer would not survive a fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from cpt_repro.errors import UserError
+from cpt_repro.files import write_json
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
+
+
+def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str]:
+    """Whole documents spread evenly over `texts`, `wanted` characters in all (the last is cut).
+
+    `total` is the number of characters of all texts; wanted >= total gives them all.
+    """
+    seen = taken = 0
+    for text in texts:
+        # Take a document whenever what was taken lags behind the even pace.
+        if taken * total <= seen * wanted and taken < wanted:
+            text_taken = text[: wanted - taken]
+            yield text_taken
+            taken += len(text_taken)
+        seen += len(text)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with at most `vocab_size` tokens, of which `<|endoftext|>` is id 0."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        # All bytes, so that any text can be encoded.
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json` into an existing folder."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    # As GPT-NeoX has it: one token plays all three parts.
+    config |= {key: END_OF_TEXT for key in ("bos_token", "eos_token", "unk_token")}
+    write_json(folder / "tokenizer_config.json", config)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Opens a saved tokenizer; a missing or broken one is a `UserError`. Text never yields special tokens' ids."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        do = "Build the tokenizer (again)."
+        raise UserError(f"the tokenizer cannot be read ({error}).", where=str(path), do=do) from None
+    # A text that happens to contain "<|endoftext|>" is text and must not end a document.
+    tokenizer.encode_special_tokens = True
+    return tokenizer

@@ -1,0 +1,207 @@
+"""Local benchmark tasks made from held-out text, standing in for the papers' suites (Ibrahim 2024, section 5.4, A.6).
+
+Both kinds are multiple choice with four choices, so that chance is 1/4 and a model of any size can be told from it:
+
+- `continuation` (after HellaSwag): the true next words against three passages of the same length from other documents
+  of the same corpus; metric `acc_norm`, by the likelihood per character of the choice.
+- `last_word` (after LAMBADA): the true next word against three words drawn with their frequency in the corpus, so that
+  knowing frequencies alone gives chance; metric `acc`. LAMBADA's own whole-word accuracy is near 0 for small models.
+
+Words are what stands between white space; items join them by single spaces. Choices longer in tokens than half of the
+scale's sequence (tables, addresses, code) are left out, so that context remains beside them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from tokenizers import Tokenizer
+
+from cpt_repro.config import SCALES, Scale, Task
+from cpt_repro.errors import UserError
+from cpt_repro.files import digest, file_digest, write_json, write_text
+
+CHOICES = 4
+METRICS = {"continuation": "acc_norm", "last_word": "acc"}
+
+
+class Document(NamedTuple):
+    """One held-out document, split at white space."""
+
+    id: str
+    words: list[str]
+
+
+def held_out(root: Path, corpus: str) -> list[Document]:
+    """Documents of `root/<corpus>/validation.jsonl` in file order; a missing or broken file is a `UserError`."""
+    path = Path(root) / corpus / "validation.jsonl"
+    if not path.is_file():
+        raise UserError(
+            "the held-out text does not exist.", where=str(path), do="Prepare the data of this scale first."
+        )
+    documents = []
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line)
+                documents.append(Document(str(row["id"]), row["text"].split()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                where = f"{path}, line {number}"
+                raise UserError(
+                    "not an object with 'id' and 'text'.", where=where, do="Prepare the data again."
+                ) from None
+    return documents
+
+
+def suites_folder(root: Path) -> Path:
+    """The folder of the task files of a scale's data `root`."""
+    return Path(root) / "suites"
+
+
+def build_suites(scale: Scale, root: Path) -> Path:
+    """Writes `root/suites/<suite>/<task>.{jsonl,yaml}`, then `root/suites/fingerprint.json`, whose path it returns.
+
+    A task's items come in equal numbers from the suite's corpora and as evenly as possible from their documents. The
+    bytes depend only on the text, the tokenizer (`root/tokenizer`) and the tasks' declarations. `UserError` if a corpus
+    has too little held-out text.
+
+    The YAML is lm-eval's and works with its command line from within the suite's folder.
+    """
+    folder = suites_folder(root)
+    tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise UserError(
+            "the tokenizer does not exist.", where=str(tokenizer_file), do="Prepare this scale's data first."
+        )
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+
+    def fits(choice: str) -> bool:
+        return len(tokenizer.encode(f" {choice}", add_special_tokens=False)) <= scale.sequence_length // 2
+
+    # The fingerprint goes first and comes last: where it is, the suites are whole.
+    (folder / "fingerprint.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    texts = {corpus: held_out(root, corpus) for corpus in sorted({c for s in scale.suites.values() for c in s.corpora})}
+    files = {}
+    for suite_name, suite in scale.suites.items():
+        for task_name, task in suite.tasks.items():
+            key = f"suites.{suite_name}.tasks.{task_name}"
+            shares = [len(range(i, task.documents, len(suite.corpora))) for i in range(len(suite.corpora))]
+            parts = []
+            for corpus, share in zip(suite.corpora, shares, strict=True):
+                # Seeding by a string does not depend on PYTHONHASHSEED.
+                rng = random.Random(f"{suite_name}/{task_name}/{corpus}")
+                where = f"{SCALES / scale.name}.yaml, {key}"
+                found = _items(task, share, corpus, texts[corpus], rng, fits, where)
+                if len(found) < share:
+                    size = task.context_words + _length(task)
+                    raise UserError(
+                        f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
+                        f"{len(found)} (stretches of {size} words in {len(texts[corpus])} documents).",
+                        where=where,
+                        do=f"Lower 'documents' to at most {len(found) * len(suite.corpora)}, or 'context_words'.",
+                    )
+                parts.append(found)
+            # Corpora take turns, so that the first items of a task are a fair sample of it.
+            items = [item for turn in itertools.zip_longest(*parts) for item in turn if item is not None]
+            config = {
+                "task": f"{suite_name}.{task_name}",
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": {"test": f"{task_name}.jsonl"}},
+                "test_split": "test",
+                "output_type": "multiple_choice",
+                "doc_to_text": "context",
+                "doc_to_choice": "choices",
+                "doc_to_target": "answer",
+                "target_delimiter": " ",
+                "num_fewshot": 0,
+                "metric_list": [{"metric": METRICS[task.kind], "aggregation": "mean", "higher_is_better": True}],
+                "metadata": {"version": 1},
+            }
+            lines = "".join(json.dumps(item, ensure_ascii=False, sort_keys=True) + "\n" for item in items)
+            for name, text in ((f"{task_name}.jsonl", lines), (f"{task_name}.yaml", yaml.safe_dump(config))):
+                write_text(folder / suite_name / name, text)
+                files[f"{suite_name}/{name}"] = file_digest(folder / suite_name / name)
+    write_json(folder / "fingerprint.json", {"fingerprint": digest(files), "files": files})
+    return folder / "fingerprint.json"
+
+
+def _length(task: Task) -> int:
+    """Words of a choice."""
+    return task.continuation_words if task.kind == "continuation" else 1
+
+
+def _items(
+    task: Task,
+    count: int,
+    corpus: str,
+    documents: list[Document],
+    rng: random.Random,
+    fits: Callable[[str], bool],
+    where: str,
+) -> list[dict]:
+    """Items of one task from one corpus: `count`, or as many as there are."""
+    length = _length(task)
+    words = [word for document in documents for word in document.words]
+    items: list[dict] = []
+    for index, start in _windows(documents, task.context_words + length, rng):
+        if len(items) == count:
+            break
+        window = documents[index].words[start : start + task.context_words + length]
+        true = " ".join(window[task.context_words :])
+        if not fits(true):
+            continue
+        choices = [true]
+        for _ in range(1000):
+            other = rng.choice(words) if task.kind == "last_word" else _passage(documents, index, length, rng)
+            if other is not None and other not in choices and fits(other):
+                choices.append(other)
+            if len(choices) == CHOICES:
+                break
+        else:
+            need = "other documents as long" if task.kind == "continuation" else "four different words"
+            raise UserError(
+                f"the held-out text of the corpus '{corpus}' gives no {CHOICES - 1} false choices; "
+                f"there must be {need}.",
+                where=where,
+                do="Lower 'continuation_words', or give the corpus more held-out text.",
+            )
+        rng.shuffle(choices)
+        items.append(
+            {
+                "id": f"{documents[index].id}#{start}",
+                "corpus": corpus,
+                "context": " ".join(window[: task.context_words]),
+                "choices": choices,
+                "answer": choices.index(true),
+            }
+        )
+    return items
+
+
+def _windows(documents: list[Document], size: int, rng: random.Random) -> list[tuple[int, int]]:
+    """All (document, first word) of stretches of `size` words that do not overlap, documents taking turns."""
+    starts = []
+    for index, document in enumerate(documents):
+        places = [(index, start) for start in range(0, len(document.words) - size + 1, size)]
+        rng.shuffle(places)
+        starts.append(places)
+    rng.shuffle(starts)
+    return [place for turn in itertools.zip_longest(*starts) for place in turn if place is not None]
+
+
+def _passage(documents: list[Document], not_from: int, length: int, rng: random.Random) -> str | None:
+    """`length` words from a random place of another document, or None if the draw fell on an unfit one."""
+    index = rng.randrange(len(documents))
+    words = documents[index].words
+    if index == not_from or len(words) < length:
+        return None
+    start = rng.randrange(len(words) - length + 1)
+    return " ".join(words[start : start + length])

@@ -1,0 +1,92 @@
+"""Draws one exhibit from receipts: the only entrance to figures and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpt_repro.config import ROOT
+from cpt_repro.exhibits.declarations import Exhibit, find_exhibit
+from cpt_repro.exhibits.records import Records
+from cpt_repro.files import digest, write_json
+from cpt_repro.plan import Plan
+
+
+def caption(exhibit: Exhibit, records: Records) -> str:
+    """What to see, then the scale, the seeds, and what is missing and why."""
+    scale = records.scale
+    parts = [exhibit.see]
+    if exhibit.kind != "schedule":
+        seeds = ", ".join(map(str, scale.seeds))
+        several = len(scale.seeds) > 1
+        parts.append(
+            f"Scale {scale.name}: a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens; "
+            f"{len(scale.seeds)} seed{'s' if several else ''} ({seeds})."
+        )
+        if several and exhibit.kind == "curves":
+            parts.append("Lines are means over seeds, bands reach from the lowest to the highest seed.")
+    if exhibit.kind == "rows":
+        if any(column.show in ("loss", "average_loss") for column in exhibit.columns):
+            over = "seeds" if len(scale.seeds) > 1 else "the closing evaluations"
+            parts.append(f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1.")
+        if any(column.suite for column in exhibit.columns):
+            over = "seeds" if len(scale.seeds) > 1 else "documents"
+            parts.append(f"Scores in percent ± standard error over {over}.")
+    for why in sorted(set(records.without.values())):
+        names = [name for name, reason in records.without.items() if reason == why]
+        parts.append(f"No counterpart at this scale ({why}): {', '.join(sorted(names))}.")
+    missing = sorted(name for name in records.missing if not name.startswith("corpus "))
+    if missing:
+        parts.append(f"Not run: {len(missing)} of {len(missing) + len(records.digests)} records.")
+    if records.stale:
+        parts.append(f"{len(records.stale)} receipts are of an earlier state of the declarations.")
+    return " ".join(parts)
+
+
+def draw(
+    plan: Plan, paper: str, key: str, results: Path, out: Path, data: Path | None = None
+) -> list[Path]:
+    """Writes `out/<scale>/<paper>/<key>.*` and returns the paths; what is missing is drawn as missing.
+
+    A figure gives .png and .svg, a table .csv, .md and .tex; both give .json, which says what they were drawn from.
+    An unknown paper or exhibit is a `UserError`. `data` is the folder of built corpora.
+    """
+    exhibit = find_exhibit(paper, key)
+    records = Records(plan, paper, results, data or ROOT / "data")
+    for name in exhibit.runs:
+        records.receipts(name)
+    for name in exhibit.evaluations:
+        records.evaluations(name)
+    word, number = key.split("_")
+    heading = f"{word.capitalize()} {int(number)}: {exhibit.title}"
+    stem = Path(out) / plan.scale.name / paper / key
+    if key.startswith("figure"):
+        from cpt_repro.exhibits import figures, style
+
+        with style.drawing():
+            figure = figures.DRAWERS[exhibit.kind](exhibit, records)
+            paths = style.save(figure, stem, f"{paper}, {heading} ({plan.scale.name} scale)", digest(records.digests))
+    else:
+        from cpt_repro.exhibits import tables
+
+        table = tables.BUILDERS[exhibit.kind](exhibit, records)
+        paths = [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+        text = caption(exhibit, records)
+        tables.write_csv(table, paths[0])
+        tables.write_markdown(table, paths[1], heading, text)
+        tables.write_tex(table, paths[2], exhibit.title, text, f"tab:{paper}-{number}")
+    about = {
+        "number": f"{word.capitalize()} {int(number)}",
+        "title": exhibit.title,
+        "caption": caption(exhibit, records),
+        "paper": paper,
+        "scale": plan.scale.name,
+        "seeds": list(plan.scale.seeds),
+        "runs": exhibit.runs,
+        "evaluations": exhibit.evaluations,
+        "sha256": dict(sorted(records.digests.items())),
+        "missing": sorted(records.missing),
+        "no_counterpart": dict(sorted(records.without.items())),
+        "stale": sorted(records.stale),
+    }
+    write_json(stem.with_suffix(".json"), about)
+    return [*paths, stem.with_suffix(".json")]

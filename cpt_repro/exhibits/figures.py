@@ -1,0 +1,402 @@
+"""Figures: curves, planes, bars and schedule diagrams, from declarations and receipts. Imports matplotlib when drawing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cpt_repro.exhibits import style
+from cpt_repro.exhibits.declarations import LEARNING_RATE, Bars, Curve, Curves, Panel, Plane, ScheduleDiagram
+from cpt_repro.exhibits.records import Records
+from cpt_repro.receipts import Receipt
+
+Points = tuple[list[float], list[float]]
+LOSS = "validation loss (nats/token)"
+
+
+def _figure(width: float, height: float, rows: int, columns: int, **keywords: Any) -> tuple[Any, list[Any]]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **keywords)
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
+    return figure, list(axes.flat)
+
+
+def _tokens_label(records: Records, narrow: bool = False) -> str:
+    if records.scale.name == "paper":
+        return "tokens (B)"
+    return f"tokens (B of the paper;{chr(10) if narrow else ' '}1 B = {records.scale.tokens_per_billion:,.0f} tokens here)"
+
+
+def _panel_title(axes: Any, index: int, count: int, title: str) -> None:
+    letter = f"({chr(ord('a') + index)})" if count > 1 else ""
+    axes.set_title(" ".join(part for part in (letter, title) if part), loc="left")
+
+
+class _Legend:
+    """One legend for all panels, below them; entries with the same label are one."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
+
+    def add(self, label: str, **look: Any) -> None:
+        from matplotlib.lines import Line2D
+
+        self.entries.setdefault(label, Line2D([], [], **look))
+
+    def draw(self, figure: Any) -> None:
+        if not self.entries:
+            return
+        characters = figure.get_size_inches()[0] * 72 / (style.FONT_SIZE * 0.55)
+        widest = max(len(label) for label in self.entries) + 9
+        columns = max(1, min(len(self.entries), 5, int(characters / widest)))
+        # Matplotlib fills columns downwards; equal columns read better than a full first row.
+        columns = math.ceil(len(self.entries) / math.ceil(len(self.entries) / columns))
+        figure.legend(
+            self.entries.values(), self.entries, loc="outside lower center", ncols=columns, columnspacing=1.2
+        )
+
+
+# -- curves
+
+
+def _origin(records: Records, receipt: Receipt, exhibit: Curves) -> float:
+    """Where a run begins on the x-axis: after the tokens of its ancestors, or at 0."""
+    segment, x = receipt.segment, 0.0
+    while exhibit.lineage and segment.parent:
+        parent = records.plan.segments[segment.parent]
+        if parent.name == exhibit.after:
+            break
+        x += records.scale.billions(segment.parent_iteration)
+        segment = parent
+    return x
+
+
+def _pieces(records: Records, name: str, y: str, seed: int) -> tuple[Receipt, Points] | None:
+    receipt = next((r for r in records.receipts(name) if r.segment.seed == seed), None)
+    if receipt is None or (y != LEARNING_RATE and y not in receipt.curves):
+        return None
+    if y == LEARNING_RATE:
+        points = [(records.scale.billions(i), rate) for i, rate in receipt.learning_rate]
+    else:
+        points = receipt.curve(y)
+    return receipt, ([x for x, _ in points], [value for _, value in points])
+
+
+def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> list[Points]:
+    """A curve for each seed that has all its pieces, else what pieces there are; NaN where the pen is lifted."""
+    seeds: list[tuple[int, Points]] = []
+    for seed in records.scale.seeds:
+        xs, ys, found = [], [], 0
+        for name in curve.runs:
+            piece = _pieces(records, name, y, seed)
+            if piece is None:
+                continue
+            receipt, (piece_x, piece_y) = piece
+            origin = _origin(records, receipt, exhibit)
+            if xs and origin > xs[-1] + 1e-6:
+                xs.append(origin)
+                ys.append(math.nan)
+            xs += [origin + x for x in piece_x]
+            ys += piece_y
+            found += 1
+        if found:
+            seeds.append((found, (xs, ys)))
+    most = max((found for found, _ in seeds), default=0)
+    return [points for found, points in seeds if found == most]
+
+
+def _limits(all_points: list[Points], panel: Panel, extra: list[float]) -> tuple[float, float] | None:
+    """Limits of y that an early transient does not squash: cut where it would take more than a third of the height."""
+    left, right = panel.xlim
+    first = left if panel.spike else left + panel.settle * (right - left)
+    shown = [(x, y) for xs, ys in all_points for x, y in zip(xs, ys, strict=True) if x <= right and y == y]
+    settled = [y for x, y in shown if x >= first] + extra
+    if not settled:
+        settled = [y for _, y in shown]
+    if not settled:
+        return None
+    low, high = min(settled), max(settled)
+    span = max(high - low, 1e-3 * abs(high), 1e-12)
+    for y in (y for _, y in shown):
+        if high < y <= low + 1.5 * span:
+            high = y
+        if high - 1.5 * span <= y < low:
+            low = y
+    pad = 0.06 * (high - low or span)
+    return low - pad, high + pad
+
+
+def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, legend: _Legend) -> None:
+    import numpy as np
+
+    everything: list[Points] = []
+    for index, curve in enumerate(panel.curves):
+        look = records.declared.style(curve.runs[0])
+        label = curve.label or look.label
+        lines = curve_points(records, curve, panel.y, exhibit)
+        gone = [name for name in curve.runs if not records.receipts(name)]
+        if len(gone) == len(curve.runs):
+            words = records.why(gone[0])
+            if lines or not records.receipts(gone[0]):
+                legend.add(f"{label} — {words}", color="none")
+            continue
+        if not lines:
+            legend.add(f"{label} — not measured on {panel.y}", color="none")
+            continue
+        partly = f" ({len(gone)} of {len(curve.runs)} {records.why(gone[0])})" if gone else ""
+        everything += lines
+        xs = np.array(lines[0][0])
+        values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
+        marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
+        drawn = style.line(look)
+        if len(values) > 1:
+            stack = np.vstack(values)
+            axes.fill_between(xs, stack.min(axis=0), stack.max(axis=0), color=drawn["color"], alpha=0.2, linewidth=0)
+        if panel.y == LEARNING_RATE:
+            marks = {}
+        axes.plot(xs, np.mean(values, axis=0), **drawn, **marks, zorder=2 + 0.01 * index)
+        legend.add(label + partly, **drawn, marker=look.marker)
+        if panel.warmup_ends:
+            segment = records.segment(curve.runs[0])
+            end = records.scale.billions(getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations)
+            axes.axvline(end, color=drawn["color"], linestyle=(0, (2, 2)), linewidth=0.7, zorder=1.5)
+    extra: list[float] = []
+    if panel.reference:
+        look = records.declared.style(panel.reference.run)
+        finals = [r.final[panel.y].loss for r in records.receipts(panel.reference.run) if panel.y in r.final]
+        drawn = style.line(look) | {"linewidth": 0.8}
+        if finals:
+            extra.append(sum(finals) / len(finals))
+            axes.axhline(extra[0], **drawn, zorder=1.6)
+            legend.add(panel.reference.label, **drawn)
+        else:
+            legend.add(f"{panel.reference.label} — {records.why(panel.reference.run)}", color="none")
+    if panel.boundaries:
+        _boundaries(axes, panel, exhibit, records)
+    limits = _limits(everything, panel, extra)
+    if panel.ylim and records.scale.name == "paper":
+        limits = panel.ylim
+    if limits is None:
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.set_yticks([])
+    else:
+        if panel.y == LEARNING_RATE:
+            limits = (0, limits[1])
+        else:
+            limits = _entropy_floor(axes, panel, records, limits, legend)
+        axes.set_ylim(*limits)
+    axes.set_xlim(*panel.xlim)
+
+
+def _boundaries(axes: Any, panel: Panel, exhibit: Curves, records: Records) -> None:
+    """Vertical lines where the pieces of the first curve begin; the domain's name where a stage reads one alone."""
+    from matplotlib.transforms import blended_transform_factory
+
+    for name in panel.curves[0].runs:
+        for receipt in records.receipts(name)[:1]:
+            start = _origin(records, receipt, exhibit)
+            end = start + receipt.segment.billions
+            if start > 0:
+                axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
+            part = receipt.segment.mixture[-1].stream
+            if part:
+                place = blended_transform_factory(axes.transData, axes.transAxes)
+                narrow = end - start < 0.12 * (panel.xlim[1] - panel.xlim[0])
+                axes.text(
+                    (start + end) / 2, 1.01, part.domain, transform=place, fontsize=7, color="#444444",
+                    ha="center" if not narrow else "left", va="bottom", rotation=55 if narrow else 0,
+                )  # fmt: skip
+
+
+def _entropy_floor(
+    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: _Legend
+) -> tuple[float, float]:
+    """The entropy rate of a generated language, as a line where it is near the curves, else as a note."""
+    receipts = [r for curve in panel.curves for name in curve.runs for r in records.receipts(name)]
+    floor = next((r.entropy_floor[panel.y] for r in receipts if r.entropy_floor.get(panel.y) is not None), None)
+    if floor is None:
+        return limits
+    low, high = limits
+    if low - 0.35 * (high - low) <= floor <= high:
+        axes.axhline(floor, color="#555555", linestyle=(0, (1, 2.5)), linewidth=0.9, zorder=1.5)
+        legend.add("entropy rate", color="#555555", linestyle=(0, (1, 2.5)), linewidth=0.9)
+        return min(low, floor - 0.04 * (high - floor)), high
+    axes.text(
+        0.99, 0.02, f"entropy rate: {floor:.2f}", transform=axes.transAxes, ha="right", va="bottom", fontsize=7,
+        color="#555555", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )  # fmt: skip
+    return limits
+
+
+def curves(exhibit: Curves, records: Records) -> Any:
+    """Losses or learning rates against tokens."""
+    from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+
+    count = len(exhibit.panels)
+    columns = min(exhibit.columns, count)
+    rows = math.ceil(count / columns)
+    labels = sum(len(panel.curves) for panel in exhibit.panels) / count
+    figure, axes = _figure(style.SINGLE if columns == 1 else style.DOUBLE, 2.15 * rows + 0.35 + 0.08 * labels, rows, columns)
+    legend = _Legend()
+    for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=False)):
+        _draw_panel(ax, panel, exhibit, records, legend)
+        named = panel.boundaries and any(s.mixture[-1].stream for s in [records.segment(panel.curves[0].runs[0])] if s)
+        if named:
+            # The names of the domains take the title's place.
+            ax.text(-0.02, 1.2, f"({chr(ord('a') + index)}) {panel.title}", transform=ax.transAxes, ha="left")
+        else:
+            _panel_title(ax, index, count, panel.title)
+        if panel.y == LEARNING_RATE:
+            ax.set_ylabel("learning rate")
+            ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=False)
+        else:
+            ax.set_ylabel(f"{LOSS}\n{records.corpus(panel.y)}")
+            ax.yaxis.set_major_locator(MaxNLocator(6))
+            low, high = ax.get_ylim()
+            if ax.get_yticks().size:
+                ax.yaxis.set_major_formatter(FormatStrFormatter("%.2f" if high - low < 4 else "%.1f"))
+        if index >= count - columns:
+            ax.set_xlabel(_tokens_label(records))
+    legend.draw(figure)
+    return figure
+
+
+# -- planes
+
+
+def r_squared(xs: list[float], ys: list[float]) -> float:
+    """R² of the straight line of least squares."""
+    n = len(xs)
+    mean_x, mean_y = sum(xs) / n, sum(ys) / n
+    sxx = sum((x - mean_x) ** 2 for x in xs)
+    syy = sum((y - mean_y) ** 2 for y in ys)
+    sxy = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    return sxy * sxy / (sxx * syy) if sxx and syy else math.nan
+
+
+def plane(exhibit: Plane, records: Records) -> Any:
+    """Paths in the plane of two perplexities."""
+    figure, (axes,) = _figure(style.DOUBLE * 0.62, 3.6, 1, 1)
+    legend, scatter = _Legend(), None
+    for curve in exhibit.curves:
+        look = records.declared.style(curve.runs[0])
+        label = curve.label or look.label
+        receipts = [r for r in records.receipts(curve.runs[0]) if {exhibit.x, exhibit.y} <= set(r.curves)]
+        if not receipts:
+            legend.add(f"{label} — {records.why(curve.runs[0])}", color="none")
+            continue
+        fits = []
+        for receipt in receipts:
+            tokens = [t for t, _ in receipt.curve(exhibit.x) if t <= exhibit.until]
+            xs, ys = ([math.exp(v) for _, v in receipt.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y))
+            fits.append(r_squared(xs, ys))
+            axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
+            scatter = axes.scatter(
+                xs, ys, c=tokens, cmap=style.TOKENS_MAP, vmin=0, vmax=exhibit.until, s=13, marker=look.marker,
+                linewidths=0.9 if look.marker in "x+" else 0.3, edgecolors=None if look.marker in "x+" else "white", zorder=3,
+            )  # fmt: skip
+            axes.plot(xs[0], ys[0], "o", color=style.START, markersize=6, zorder=5)
+            segment = receipt.segment
+            warm = getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations
+            after = next((k for k, t in enumerate(tokens) if t >= records.scale.billions(warm)), None)
+            if warm and after is not None:
+                axes.plot(xs[after], ys[after], "o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
+                          markeredgewidth=1.3, markersize=7, zorder=6)  # fmt: skip
+        fit = f" (R² = {sum(fits) / len(fits):.2f})" if exhibit.fit else ""
+        legend.add(label + fit, **style.line(look), marker=look.marker)
+    if scatter is None:
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
+    else:
+        bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
+        bar.set_label(_tokens_label(records))
+        bar.outline.set_linewidth(0.5)
+        legend.add("before the first update", color=style.START, marker="o", markersize=6, linestyle="none")
+        legend.add(
+            "end of the warm-up", marker="o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
+            markeredgewidth=1.3, markersize=7, linestyle="none",
+        )  # fmt: skip
+    axes.set_xlabel(f"validation perplexity, {records.corpus(exhibit.x)}")
+    axes.set_ylabel(f"validation perplexity\n{records.corpus(exhibit.y)}")
+    legend.draw(figure)
+    return figure
+
+
+# -- bars
+
+
+def _bar(records: Records, panel: Any, group: Any, name: str) -> tuple[float, float] | None:
+    """A bar's height and the half length of its error bar."""
+    if panel.show == "compute":
+        segment = records.segment(name)
+        return (segment.billions / 300, 0.0) if segment else None
+    if panel.show == "suite":
+        averages = [e.suites[panel.suite] for e in records.evaluations(name) if panel.suite in e.suites]
+        values = [100 * entry["average"] for entry in averages]
+        errors = [100 * entry["stderr"] for entry in averages]
+    else:
+        both = [[r.final[c] for c in (panel.corpus, group.new)] for r in records.receipts(name)
+                if {panel.corpus, group.new} <= set(r.final)]  # fmt: skip
+        values = [sum(final.loss for final in pair) / 2 for pair in both]
+        errors = [math.hypot(*(final.stderr for final in pair)) / 2 for pair in both]
+    if not values:
+        return None
+    return sum(values) / len(values), math.hypot(*errors) / len(errors)
+
+
+def bars(exhibit: Bars, records: Records) -> Any:
+    """Grouped bars: colour by run, hatch by place in the group."""
+    from matplotlib.patches import Patch
+
+    figure, axes = _figure(style.DOUBLE, 2.7, 1, len(exhibit.panels))
+    width = 0.8 / len(exhibit.bars)
+    for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=True)):
+        for place, group in enumerate(exhibit.groups):
+            for k, name in enumerate(group.runs):
+                x = place + (k - (len(group.runs) - 1) / 2) * width
+                value = _bar(records, panel, group, name)
+                if value is None:
+                    ax.text(x, 0.02, records.why(name), rotation=90, ha="center", va="bottom", fontsize=7,
+                            color="#666666", transform=ax.get_xaxis_transform())  # fmt: skip
+                    continue
+                colour = style.COLOURS[records.declared.style(name).colour]
+                ax.bar(x, value[0], width * 0.94, color=colour, hatch=style.HATCHES[k], edgecolor="white", linewidth=0.4,
+                       yerr=value[1] or None, error_kw={"linewidth": 0.8, "ecolor": "#333333"})  # fmt: skip
+                text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
+                ax.annotate(text, (x, value[0] + value[1]), xytext=(0, 2), textcoords="offset points", ha="center",
+                            va="bottom", fontsize=7, rotation=90)  # fmt: skip
+        _panel_title(ax, index, len(axes), panel.title)
+        ax.set_xticks(range(len(exhibit.groups)), [group.label for group in exhibit.groups])
+        ax.set_xlim(-0.55, len(exhibit.groups) - 0.45)
+        ax.margins(y=0.22)
+        ax.grid(axis="x", visible=False)
+        word = {
+            "compute": "units of 300B tokens of the paper",
+            "loss": LOSS,
+            "suite": f"average of the {panel.suite} suite (%)",
+        }
+        ax.set_ylabel(word[panel.show])
+    patches = [Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in style.HATCHES[: len(exhibit.bars)]]
+    figure.legend(patches, exhibit.bars, loc="outside lower center", ncols=len(patches))
+    return figure
+
+
+# -- diagrams
+
+
+def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
+    """Warm-up and decay without numbers."""
+    figure, (axes,) = _figure(style.SINGLE, 2.2, 1, 1)
+    rule, total = exhibit.schedule, 1000
+    axes.plot(range(total + 1), [rule(t, total) for t in range(total + 1)], color=style.COLOURS["vermillion"], linewidth=1.6)
+    warm = rule.warmup_frac * total
+    axes.axvline(warm, color="#777777", linestyle=(0, (2, 2)), linewidth=0.7)
+    axes.set_xticks([0, warm, total], ["0", "$T_{warmup}$", "$t_{end}$"])
+    axes.set_yticks([rule.eta_min, rule.eta_max], [r"$\eta_{min}$", r"$\eta_{max}$"])
+    axes.text(warm / 2, rule.eta_max * 1.06, "linear\nwarm-up", ha="center", va="bottom")
+    axes.text((warm + total) / 2, rule.eta_max * 1.06, "cosine decay", ha="center", va="bottom")
+    axes.set(xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.28), xlabel="iterations", ylabel="learning rate")
+    return figure
+
+
+DRAWERS = {"curves": curves, "plane": plane, "bars": bars, "schedule": schedule}

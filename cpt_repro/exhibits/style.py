@@ -1,0 +1,114 @@
+"""The look of all figures: bundled fonts, Okabe-Ito colours, sizes of a paper's column, files without dates."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cpt_repro.exhibits.declarations import Style
+from cpt_repro.files import whole_file
+
+SINGLE, DOUBLE = 3.4, 6.9
+FONT_SIZE = 7.5
+#: Okabe and Ito's palette without its yellow, which is too light on white, with a grey and a brown.
+COLOURS = {
+    "black": "#000000",
+    "grey": "#8C8C8C",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+    "brown": "#6B3A0E",
+}
+DASHES: dict[str, Any] = {
+    "solid": "-",
+    "dashed": (0, (4, 1.5)),
+    "dotted": (0, (1.2, 1.2)),
+    "dashdot": (0, (5, 1.5, 1.2, 1.5)),
+    "longdash": (0, (8, 2)),
+    "dashdotdot": (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)),
+}
+HATCHES = ("", "////", "xxxx", "....", "----")
+#: In a reading order that starts dark, so that grey print keeps the order of tokens too.
+TOKENS_MAP = "viridis"
+START, WARMED_UP = "#E31A1C", "#00A000"
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.use_locale": False,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3,
+    "hatch.linewidth": 0.5,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    # Text as outlines: the same in every viewer, whatever fonts it has.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "cpt_repro",
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draws with matplotlib's defaults, this look and the fonts that matplotlib ships; nothing of the user's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    bundled = str(Path(matplotlib.get_data_path()))
+    # A system's DejaVu may be another version, with other outlines.
+    everything = manager.ttflist
+    manager.ttflist = [font for font in everything if font.fname.startswith(bundled)]
+    manager._findfont_cached.cache_clear()
+    try:
+        with matplotlib.rc_context():
+            matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"})
+            matplotlib.rcParams.update(RC)
+            yield
+    finally:
+        manager.ttflist = everything
+        manager._findfont_cached.cache_clear()
+
+
+def line(style: Style) -> dict[str, Any]:
+    """Keyword arguments of a line in a run's look, without its marker."""
+    return {"color": COLOURS[style.colour], "linestyle": DASHES[style.dash]}
+
+
+def save(figure: Any, stem: Path, title: str, receipts: str) -> list[Path]:
+    """Writes PNG and SVG, whole; their metadata are the title and the digest of the receipts, no date, no version."""
+    import matplotlib
+
+    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    with whole_file(png) as aside:
+        figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
+    # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
+    matplotlib.rcParams["svg.hashsalt"] = hashlib.sha256(title.encode()).hexdigest()
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Title": title, "Date": None, "Creator": None, "Source": receipts})
+    with whole_file(svg) as aside:
+        aside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
+    return [png, svg]

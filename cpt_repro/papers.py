@@ -1,0 +1,136 @@
+"""What a paper declares to be run: `configs/papers/<paper>/runs.yaml`, in the paper's own units."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cpt_repro.config import PAPERS, Share, Strict, parse, read_yaml
+from cpt_repro.errors import UserError
+from cpt_repro.schedules import Schedule
+
+
+class Batch(Strict):
+    """A training batch of the paper."""
+
+    sequences: int = Field(ge=1)
+    sequence_length: int = Field(ge=1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in one batch."""
+        return self.sequences * self.sequence_length
+
+
+class InitFrom(Strict):
+    """The parent whose weights a run starts from: at its end, or at an iteration of the paper's count."""
+
+    run: str
+    iteration: int | None = Field(default=None, ge=0)
+
+
+class Run(Strict):
+    """One declared training segment; lengths in the paper's iterations or billions of tokens, rates as printed."""
+
+    model: str
+    init_from: InitFrom | None = None
+    keep: tuple[Literal["optimizer", "data"], ...] = ()
+    #: corpus, or corpus/k for its k-th largest domain -> share of the new data; the shares sum to 1.
+    data: dict[str, Share] = Field(min_length=1)
+    #: share of every batch that is replayed from all that the lineage saw before (Ibrahim section 4.2, A.1).
+    replay_fraction: Share = 0
+    iterations: int = Field(ge=1)
+    until: float | None = Field(default=None, gt=0)
+    start: float = Field(default=0, ge=0)
+    batch: Batch | None = None
+    schedule: Schedule
+    validate_on: tuple[str, ...] = Field(alias="validate", min_length=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Run:
+        total = sum(self.data.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of 'data' sum to {total:g}, not 1")
+        if (self.replay_fraction or self.keep) and self.init_from is None:
+            raise ValueError("'replay_fraction' and 'keep' need 'init_from'")
+        return self
+
+
+class Merge(Strict):
+    """A TIES merge of one fine-tuned run into its base; no training."""
+
+    base: str
+    task: str
+    density: float = Field(gt=0, le=1)
+
+
+class Paper(Strict):
+    """One paper's runs and merges, templates expanded."""
+
+    paper: str
+    reference: str
+    batch: Batch
+    runs: dict[str, Run]
+    merges: dict[str, Merge] = {}
+
+
+def number(value: Any) -> str:
+    """How a value stands in a name: 0.005, 3e-4, 1.5e-4."""
+    if isinstance(value, float) and 0 < value < 1e-3:
+        return re.sub(r"\.?0*e-0?", "e-", f"{value:.6e}")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fill(value: Any, given: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _fill(inner, given) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_fill(inner, given) for inner in value]
+    if isinstance(value, str):
+        for key, filling in given.items():
+            if value == f"{{{key}}}":
+                return filling
+            value = value.replace(f"{{{key}}}", number(filling))
+    return value
+
+
+def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
+    """Templates with `each` become one entry per combination."""
+    out: dict[str, Any] = {}
+    for name, body in declared.items():
+        if not isinstance(body, dict):
+            raise UserError(f"the key '{name}' must be a mapping.", where=where, do="Correct it.")
+        each = body.get("each", {})
+        rest = {key: value for key, value in body.items() if key != "each"}
+        for combination in itertools.product(*each.values()):
+            given = dict(zip(each, combination, strict=True))
+            filled, full_name = _fill(rest, given), _fill(name, given)
+            schedule = filled.get("schedule")
+            if isinstance(schedule, dict) and "eta_min_ratio" in schedule:
+                schedule = dict(schedule)
+                schedule["eta_min"] = schedule["eta_max"] * schedule.pop("eta_min_ratio")
+                filled["schedule"] = schedule
+            if full_name in out:
+                raise UserError(f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them.")
+            out[full_name] = filled
+    return out
+
+
+def paper_names() -> list[str]:
+    """The papers that have a folder of declarations."""
+    return sorted(path.parent.name for path in PAPERS.glob("*/runs.yaml"))
+
+
+@cache
+def load_paper(name: str) -> Paper:
+    """Reads and expands one paper's declarations; every fault is a `UserError` naming file and key."""
+    path = PAPERS / name / "runs.yaml"
+    raw = dict(read_yaml(path))
+    raw.pop("schedules", None)  # anchors only
+    raw["runs"] = _expand(raw.get("runs", {}), str(path))
+    raw["merges"] = _expand(raw.get("merges", {}), str(path))
+    return parse(Paper, raw, str(path))

@@ -1,0 +1,115 @@
+"""Receipts: the small JSON files that finished runs and evaluations leave; all that exhibits are drawn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cpt_repro.config import Strict, parse
+from cpt_repro.errors import UserError
+from cpt_repro.files import read_json, write_json
+from cpt_repro.plan import Segment
+
+SCHEMA_VERSION = 1
+
+
+class FinalLoss(Strict):
+    """Validation loss (nats per token) averaged over the closing evaluations."""
+
+    loss: float
+    evaluations: int
+    #: standard error over the closing evaluations (Ibrahim section 1.6 of the tables' captions)
+    stderr: float
+    #: standard error over validation sequences at the last evaluation: the noise of the validation set
+    noise: float
+
+
+class Receipt(Strict):
+    """What a finished training segment leaves. `measured` alone may differ between two runs of the same segment."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    identity: str
+    segment: Segment
+    parent_weights: str | None = Field(description="SHA-256 of the weights file it started from")
+    data: dict[str, str] = Field(description="corpus -> fingerprint of its shards")
+    #: corpus -> entropy rate of a generated language in nats per token, where it is known
+    entropy_floor: dict[str, float | None]
+    #: corpus -> [(iteration, validation loss in nats per token)]
+    curves: dict[str, list[tuple[int, float]]]
+    #: [(iteration, learning rate of the next update)], as the optimizer was told
+    learning_rate: list[tuple[int, float]]
+    #: [(iteration, mean training loss since the last point)]
+    train_loss: list[tuple[int, float]]
+    final: dict[str, FinalLoss]
+    #: iteration -> SHA-256 of the weights file kept there
+    checkpoints: dict[int, str]
+    parameters: int
+    code: dict[str, str]
+    environment: dict[str, str]
+    measured: dict[str, Any]
+
+    def curve(self, corpus: str) -> list[tuple[float, float]]:
+        """[(billions of the papers' tokens since this segment began, loss)]."""
+        per_iteration = self.segment.tokens / self.segment.iterations / self.segment.tokens_per_billion
+        return [(iteration * per_iteration, loss) for iteration, loss in self.curves[corpus]]
+
+
+class Evaluation(Strict):
+    """What the benchmark suites say of one model: a run's final weights, or a merge."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    identity: str
+    #: suite -> {"tasks": {task: {metric, value, stderr, documents}}, "average", "stderr"}; values in [0, 1]
+    suites: dict[str, Any]
+    prompts: list[str] = []
+    generations: list[str] = []
+    suites_fingerprint: str
+    environment: dict[str, str]
+
+
+def receipt_path(results: Path, scale: str, segment_id: str) -> Path:
+    """Where a segment's receipt lies."""
+    return Path(results) / scale / "runs" / segment_id / "receipt.json"
+
+
+def evaluation_path(results: Path, scale: str, model_id: str) -> Path:
+    """Where a model's benchmark results lie."""
+    return Path(results) / scale / "runs" / model_id / "evaluation.json"
+
+
+def _read(model: type, path: Path) -> Any:
+    raw = read_json(path)
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"its schema_version is {version!r}; this program reads {SCHEMA_VERSION}.",
+            where=str(path),
+            do="Use the version of cpt_repro that wrote it, or remove the file and run again.",
+        )
+    return parse(model, raw, str(path))
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Reads a receipt; an unknown version or a broken file is a `UserError`."""
+    return _read(Receipt, path)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads an evaluation; an unknown version or a broken file is a `UserError`."""
+    return _read(Evaluation, path)
+
+
+def write(path: Path, record: Receipt | Evaluation) -> None:
+    """Writes a record, whole or not at all."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def is_current(path: Path, identity: str) -> bool:
+    """Whether a receipt or evaluation of exactly this identity lies at `path`."""
+    if not path.exists():
+        return False
+    raw = read_json(path)
+    return raw.get("schema_version") == SCHEMA_VERSION and raw.get("identity") == identity

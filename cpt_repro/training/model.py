@@ -1,0 +1,90 @@
+"""The model: Hugging Face's GPT-NeoX with GPT-NeoX's own initialisation, saved as an ordinary model folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPTNeoXConfig
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
+
+from cpt_repro.config import ModelSize
+from cpt_repro.errors import UserError
+from cpt_repro.files import file_digest
+
+WEIGHTS = "model.safetensors"
+
+
+def neox_config(size: ModelSize, vocabulary: int, sequence_length: int) -> GPTNeoXConfig:
+    """The papers' architecture: rotary on a quarter of each head, parallel residual, untied (Ibrahim Table 13)."""
+    return GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        max_position_embeddings=sequence_length,
+        rotary_pct=0.25,
+        use_parallel_residual=True,
+        tie_word_embeddings=False,
+        hidden_act="gelu",
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+
+
+def new_model(config: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
+    """A model with GPT-NeoX's initialisation from a seed of its own (the global generator is left alone).
+
+    small_init (std sqrt(2 / (5 width))) everywhere, wang_init (std 2 / (layers sqrt(width))) for the two projections
+    back into the residual stream; biases 0, layer norms 1 (authors' configs/pythia/410M.yml).
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = GPTNeoXForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    small = math.sqrt(2 / (5 * config.hidden_size))
+    wang = 2 / (config.num_hidden_layers * math.sqrt(config.hidden_size))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                residual = name.endswith(("attention.dense.weight", "mlp.dense_4h_to_h.weight"))
+                parameter.normal_(0.0, wang if residual else small, generator=generator)
+    return model
+
+
+def save_model(model: GPTNeoXForCausalLM, folder: Path) -> str:
+    """Writes `config.json` and `model.safetensors`, the folder whole or not at all; returns the weights' SHA-256."""
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.config.save_pretrained(aside)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS
+    )
+    checksum = file_digest(aside / WEIGHTS)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return checksum
+
+
+def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
+    """Loads a saved folder's weights; another architecture is a `UserError`."""
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise UserError("the weights are missing.", where=str(path), do="Train the run that makes them again.")
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"its weights do not fit this model ({first}).", where=str(path), do="Check model sizes."
+        ) from None

@@ -1,0 +1,65 @@
+"""Training a bundle: several segments in one process, so that imports are paid once; failures stay with their segment."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cpt_repro.errors import UserError
+from cpt_repro.plan import Plan, Segment
+from cpt_repro.receipts import receipt_path, write
+from cpt_repro.training.store import Store
+
+
+def train_segments(
+    plan: Plan, segments: list[Segment], data: Path, results: Path, store: Store, say: Callable[[str], None]
+) -> None:
+    """Trains `segments` in order and publishes their receipts; what is in the store already is not trained again.
+
+    A segment that fails does not stop the others, except those that start from it. All failures are raised together.
+    """
+    corpora = None
+    failed: dict[str, str] = {}
+    for number, segment in enumerate(segments, 1):
+        label = f"[{number}/{len(segments)}] {segment.id}"
+        kept = plan.checkpoints[segment.id]
+        receipt = store.finished(segment, kept)
+        if receipt is None:
+            if segment.parent in failed:
+                failed[segment.id] = f"its parent {segment.parent} failed"
+                continue
+            # Composer and torch take seconds to import: only where there is something to train.
+            from cpt_repro.training.trainer import Corpora, train
+
+            corpora = corpora or Corpora(data)
+            parent = plan.segments[segment.parent] if segment.parent else None
+            every = plan.scale.iterations(plan.scale.save_every)
+            say(f"{label}: {segment.iterations} iterations, {segment.tokens:,} tokens")
+
+            def progress(done: int, label: str = label, total: int = segment.iterations) -> None:
+                say(f"{label}: {done}/{total}")
+
+            try:
+                receipt = train(segment, parent, corpora, store, kept, every, progress if every else None)
+            except UserError as error:
+                failed[segment.id] = str(error)
+                say(f"{label}: FAILED. {error}")
+                continue
+            losses = ", ".join(f"{corpus} {final.loss:.3f}" for corpus, final in receipt.final.items())
+            say(f"{label}: {losses}; {receipt.measured['tokens_per_second']:,} tokens/s")
+        write(receipt_path(results, plan.scale.name, segment.id), receipt)
+    if failed:
+        listing = " ".join(f"{name}: {why}" for name, why in failed.items())
+        raise UserError(f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again.")
+
+
+def drop_stale(plan: Plan, store: Store) -> list[Path]:
+    """Removes folders of segments whose identity is no longer in the plan; returns what was removed."""
+    current = {store.folder(segment) for segment in plan.segments.values()}
+    removed = []
+    for folder in store.root.glob("**/seed-*/*"):
+        if folder.is_dir() and folder not in current and len(folder.name) == 16:
+            shutil.rmtree(folder)
+            removed.append(folder)
+    return removed

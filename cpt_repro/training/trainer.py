@@ -1,0 +1,417 @@
+"""Training of segments by Composer. The only module that knows Composer.
+
+What Composer is given: a model, a loader of whole global batches in our order, AdamW, and callbacks of one job each.
+What it is not given: the learning rate's schedule (set from `schedules`, so that the rate of every update is the paper's
+to the last bit) and spinning loaders on resumption (our loader starts where the run stopped).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from composer import Callback, ComposerModel, Trainer
+    from composer.core import DataSpec
+    from composer.utils import dist
+
+from cpt_repro import __version__
+from cpt_repro.data.build import load_fingerprint, validation_sample
+from cpt_repro.data.order import Order
+from cpt_repro.data.shards import Sequences, verify
+from cpt_repro.errors import UserError
+from cpt_repro.files import file_digest, whole_file
+from cpt_repro.plan import Segment, streams
+from cpt_repro.receipts import FinalLoss, Receipt, write
+from cpt_repro.training.model import WEIGHTS, load_weights, neox_config, new_model, save_model
+from cpt_repro.training.store import Store
+
+for _name in ("composer", "streaming"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
+
+BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0  # Ibrahim Table 13; eps from the authors' configuration
+
+
+class CausalLM(ComposerModel):
+    """Next-token loss over sequences of L + 1 tokens: every one of L positions predicts its successor."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self._mask: torch.Tensor | None = None
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (n, L, vocabulary) for a batch (n, L + 1) of token ids."""
+        inputs = batch[:, :-1]
+        # Without an explicit mask transformers looks for packed sequences and builds one, 7 ms a step on a CPU.
+        if self._mask is None or self._mask.shape != inputs.shape:
+            self._mask = torch.ones(inputs.shape, dtype=torch.bool, device=inputs.device)
+        return self.model(input_ids=inputs, attention_mask=self._mask, use_cache=False).logits
+
+    def loss(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in nats per token."""
+        return F.cross_entropy(outputs.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+    @torch.no_grad()
+    def sequence_losses(self, tokens: torch.Tensor, at_once: int = 64) -> torch.Tensor:
+        """Mean loss of each sequence (n,), in float64."""
+        out = []
+        for part in tokens.split(at_once):
+            logits = self(part).float()
+            losses = F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+            out.append(losses.view(len(part), -1).double().mean(1))
+        return torch.cat(out)
+
+
+def adamw(model: torch.nn.Module) -> torch.optim.AdamW:
+    """AdamW as the papers set it; biases and norms are not decayed, as in GPT-NeoX."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1.0, betas=BETAS, eps=EPS, fused=True)
+
+
+class Corpora:
+    """The built corpora of a scale: opened, verified and sampled once per process."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self._open: dict[tuple[str, str], Sequences] = {}
+        self._validation: dict[tuple[str, int], torch.Tensor] = {}
+        self._fingerprints: dict[str, dict[str, Any]] = {}
+
+    def sequences(self, corpus: str, domain: str) -> Sequences:
+        """Training sequences of one domain, checked against their hashes when first opened."""
+        key = (corpus, domain)
+        if key not in self._open:
+            folder = self.root / corpus / "train" / domain
+            verify(folder)
+            self._open[key] = Sequences(folder)
+        return self._open[key]
+
+    def validation(self, corpus: str, n: int) -> torch.Tensor:
+        """The fixed validation sample (n, L + 1), int64."""
+        if (corpus, n) not in self._validation:
+            self._validation[corpus, n] = torch.from_numpy(validation_sample(self.root, corpus, n).astype(np.int64))
+        return self._validation[corpus, n]
+
+    def fingerprint(self, corpus: str) -> dict[str, Any]:
+        """The corpus' fingerprint record."""
+        if corpus not in self._fingerprints:
+            self._fingerprints[corpus] = load_fingerprint(self.root, corpus)
+        return self._fingerprints[corpus]
+
+
+class Batches(Dataset):
+    """Global batch k as (batch, L + 1) int64; a rank takes its rows."""
+
+    def __init__(self, segment: Segment, corpora: Corpora):
+        leaves = streams(segment.mixture)
+        self._sequences = {(s.corpus, s.domain): corpora.sequences(s.corpus, s.domain) for s in leaves}
+        sizes = {key: len(sequences) for key, sequences in self._sequences.items()}
+        self.order = Order(segment.mixture, sizes, segment.batch_sequences, segment.seed, segment.batch_offset)
+        self.length = segment.iterations
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, iteration: int) -> torch.Tensor:
+        parts = [self._sequences[s.corpus, s.domain].take(indices) for s, indices in self.order.batch(iteration)]
+        whole = np.concatenate(parts).astype(np.int64)
+        size = len(whole) // dist.get_world_size()
+        return torch.from_numpy(whole[dist.get_global_rank() * size :][:size])
+
+
+class LearningRate(Callback):
+    """Sets the rate of every update from the segment's schedule."""
+
+    def __init__(self, segment: Segment):
+        self.segment = segment
+
+    def rate(self, iteration: int) -> float:
+        return self.segment.schedule(iteration, self.segment.schedule_iterations)
+
+    def batch_start(self, state, logger) -> None:
+        rate = self.rate(state.timestamp.batch.value)
+        for group in state.optimizers[0].param_groups:
+            group["lr"] = rate
+
+
+class Clip(Callback):
+    """Clips the global gradient norm before the update."""
+
+    def after_train_batch(self, state, logger) -> None:
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
+
+
+class Losses(Callback):
+    """Takes training and validation losses at the planned iterations; survives resumption with the checkpoint."""
+
+    def __init__(self, segment: Segment, validation: dict[str, torch.Tensor], rate: LearningRate):
+        self.due = set(segment.evaluations)
+        self.validation, self.rate = validation, rate
+        self.curves: dict[str, list] = {corpus: [] for corpus in validation}
+        self.train: list = []
+        self.rates: list = []
+        self.noise: dict[str, float] = {}
+        self._sum, self._count = 0.0, 0
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resumption needs."""
+        return {"curves": self.curves, "train": self.train, "rates": self.rates, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.curves, self.train, self.rates = state["curves"], state["train"], state["rates"]
+        self._sum, self._count = state["sum"], state["count"]
+
+    def _take(self, iteration: int, model: CausalLM) -> None:
+        began = time.perf_counter()
+        model.eval()
+        for corpus, tokens in self.validation.items():
+            losses = model.sequence_losses(tokens)
+            self.curves[corpus].append((iteration, losses.mean().item()))
+            self.noise[corpus] = (losses.std() / len(losses) ** 0.5).item()
+        model.train()
+        self.rates.append((iteration, self.rate.rate(iteration)))
+        if self._count:
+            self.train.append((iteration, self._sum / self._count))
+        self._sum, self._count = 0.0, 0
+        self.seconds += time.perf_counter() - began
+
+    def fit_start(self, state, logger) -> None:
+        if state.timestamp.batch.value == 0:
+            self._take(0, state.model)
+
+    def batch_end(self, state, logger) -> None:
+        loss = state.total_loss_dict["loss/train/total"]
+        iteration = state.timestamp.batch.value
+        if not np.isfinite(loss):
+            raise FloatingPointError(iteration)
+        self._sum, self._count = self._sum + loss, self._count + 1
+        if iteration in self.due:
+            self._take(iteration, state.model)
+
+
+class KeepWeights(Callback):
+    """Saves the model where children, evaluations or the end ask for it."""
+
+    def __init__(self, segment: Segment, store: Store, kept: dict[int, bool]):
+        self.segment, self.store, self.kept = segment, store, kept
+        self.hashes: dict[int, str] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Hashes of what was kept before an interruption."""
+        return {"hashes": self.hashes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.hashes = state["hashes"]
+
+    def _save(self, state) -> None:
+        iteration = state.timestamp.batch.value
+        if iteration not in self.kept:
+            return
+        folder = self.store.weights(self.segment, iteration)
+        self.hashes[iteration] = save_model(state.model.model, folder)
+        if self.kept[iteration]:
+            with whole_file(folder / "optimizer.pt") as aside:
+                torch.save(state.optimizers[0].state_dict(), aside)
+
+    def fit_start(self, state, logger) -> None:
+        self._save(state) if state.timestamp.batch.value == 0 else None
+
+    def batch_end(self, state, logger) -> None:
+        self._save(state)
+
+
+class Resumable(Callback):
+    """Writes the whole training state every `every` iterations, aside and then renamed."""
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every = path, every
+        self.trainer: Trainer | None = None
+
+    def batch_checkpoint(self, state, logger) -> None:
+        iteration = state.timestamp.batch.value
+        if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
+            with whole_file(self.path) as aside:
+                self.trainer.save_checkpoint(str(aside))
+
+
+class Report(Callback):
+    """Tells how far the segment is."""
+
+    def __init__(self, progress, every: int = 50):
+        self.progress, self.every = progress, every
+
+    def batch_end(self, state, logger) -> None:
+        if state.timestamp.batch.value % self.every == 0:
+            self.progress(state.timestamp.batch.value)
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that numbers may depend on."""
+    import composer
+    import streaming
+    import transformers
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    modules = {"torch": torch, "numpy": np, "transformers": transformers, "composer": composer, "streaming": streaming}
+    versions = {name: module.__version__ for name, module in modules.items()}
+    return {"python": platform.python_version(), "hardware": device, **versions}
+
+
+def start_weights(model: torch.nn.Module, segment: Segment, parent: Segment | None, store: Store) -> str | None:
+    """Puts the parent's weights into `model`; returns their SHA-256, or None for a run from scratch."""
+    if parent is None:
+        return None
+    folder = store.weights(parent, segment.parent_iteration)
+    load_weights(model, folder)
+    return file_digest(folder / WEIGHTS)
+
+
+def train(
+    segment: Segment,
+    parent: Segment | None,
+    corpora: Corpora,
+    store: Store,
+    kept: dict[int, bool],
+    save_every: int = 0,
+    progress=None,
+) -> Receipt:
+    """Trains one segment, or goes on where it was interrupted; its receipt is in the store when this returns.
+
+    `kept`: iterations whose weights are saved, True where the optimizer's state is too. `save_every`: iterations
+    between states kept against interruption, 0 for none. `progress`: called with the iteration now and then.
+    Raises `UserError` on missing or altered data or parent, and on a loss that is not finite.
+    """
+    torch.set_num_threads(segment.threads)
+    torch.manual_seed(segment.seed)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory would only find reads of uninitialised memory, at a cost in every step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    model = new_model(neox_config(segment.model, segment.vocabulary, segment.sequence_length), segment.seed)
+    parent_weights = start_weights(model, segment, parent, store)
+    wrapped = CausalLM(model)
+    optimizer = adamw(wrapped)
+    if "optimizer" in segment.keep:
+        path = store.weights(parent, segment.parent_iteration) / "optimizer.pt"
+        if not path.exists():
+            raise UserError("the optimizer's state is missing.", where=str(path), do="Train the parent again.")
+        optimizer.load_state_dict(torch.load(path, weights_only=True))
+    batches = Batches(segment, corpora)
+    validation = {c: corpora.validation(c, segment.validation_sequences) for c in segment.validate_on}
+    fingerprints = {corpus: corpora.fingerprint(corpus)["fingerprint"] for corpus in segment.data}
+
+    rate = LearningRate(segment)
+    losses = Losses(segment, validation, rate)
+    weights = KeepWeights(segment, store, kept)
+    resumable = Resumable(store.resume(segment), save_every)
+    callbacks = [rate, Clip(), losses, weights, resumable, *([Report(progress)] if progress else [])]
+    started_at = _resume_iteration(resumable.path, fingerprints)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(started_at, segment.iterations),
+        generator=torch.Generator().manual_seed(segment.seed),
+    )
+    spec = DataSpec(
+        loader,
+        get_num_samples_in_batch=len,
+        get_num_tokens_in_batch=lambda batch: batch.shape[0] * segment.sequence_length,
+        split_batch=lambda batch, size: list(batch.split(size)),
+    )
+    trainer = Trainer(
+        model=wrapped,
+        train_dataloader=spec,
+        max_duration=f"{segment.iterations}ba",
+        optimizers=optimizer,
+        device="cpu" if not torch.cuda.is_available() else "gpu",
+        precision=segment.precision,
+        device_train_microbatch_size=segment.batch_sequences // dist.get_world_size(),
+        callbacks=callbacks,
+        progress_bar=False,
+        spin_dataloaders=False,
+        auto_log_hparams=False,
+        load_path=str(resumable.path) if started_at else None,
+    )
+    resumable.trainer = trainer
+    began = time.perf_counter()
+    try:
+        trainer.fit()
+    except FloatingPointError as error:
+        raise UserError(
+            f"the training loss is not finite after update {error.args[0]}.",
+            where=segment.id,
+            do="Lower eta_max; the last good checkpoint is kept.",
+        ) from None
+    finally:
+        trainer.close()
+    seconds = time.perf_counter() - began
+    if trainer.state.timestamp.batch.value != segment.iterations:
+        done = trainer.state.timestamp.batch.value
+        raise UserError(f"training ended at {done} of {segment.iterations} iterations.", where=segment.id, do="Report it.")
+
+    trained = (segment.iterations - started_at) * segment.batch_sequences * segment.sequence_length
+    receipt = Receipt(
+        identity=segment.identity,
+        segment=segment,
+        parent_weights=parent_weights,
+        data=fingerprints,
+        entropy_floor={corpus: corpora.fingerprint(corpus).get("entropy_floor") for corpus in segment.validate_on},
+        curves=losses.curves,
+        learning_rate=losses.rates,
+        train_loss=losses.train,
+        final={corpus: _final(losses, corpus, segment) for corpus in validation},
+        checkpoints=weights.hashes,
+        parameters=sum(p.numel() for p in model.parameters()),
+        code={"cpt_repro": __version__},
+        environment=environment(),
+        measured={
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(trained / max(seconds - losses.seconds, 1e-9)),
+            "validation_seconds": round(losses.seconds, 2),
+            "resumed_at": started_at,
+        },
+    )
+    write(store.folder(segment) / "receipt.json", receipt)
+    resumable.path.unlink(missing_ok=True)
+    resumable.path.with_suffix(".json").unlink(missing_ok=True)
+    return receipt
+
+
+def _resume_iteration(path: Path, fingerprints: dict[str, str]) -> int:
+    """Iteration of the kept training state, 0 without one."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    return state["state"]["timestamp"]["Timestamp"]["batch"]
+
+
+def _final(losses: Losses, corpus: str, segment: Segment) -> FinalLoss:
+    closing = set(segment.closing)
+    values = np.array([loss for iteration, loss in losses.curves[corpus] if iteration in closing])
+    spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    noise = losses.noise[corpus]
+    return FinalLoss(loss=float(values.mean()), evaluations=len(values), stderr=float(spread), noise=noise)
