@@ -98,7 +98,7 @@ def evaluate(
 
     workflow = _workflow(scale, results)
     models = workflow.evaluations if group == "all" else workflow.group(group)
-    evaluate_models(workflow.plan, models, workflow.data, results, workflow.store, _say)
+    evaluate_models(workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say)
 
 
 @app.command()
@@ -114,7 +114,6 @@ def draw(
     workflow = _workflow(scale, results)
     keys = list(workflow.exhibits) if exhibit == "all" else [tuple(exhibit.split("/", 1))]
     for paper, key in keys:
-        workflow.check_exhibit(paper, key)
         for path in draw_exhibit(workflow.plan, paper, key, results, out):
             _say(str(path))
 
@@ -145,7 +144,8 @@ def plan(scale: Scale = "smoke", as_json: AsJson = False) -> None:
     console = Console()
     console.print(tree)
     console.print(
-        f"{len(segments)} segments in {len(workflow.plan.bundles)} processes, {tokens:,} tokens = {units:.1f} times 300B; "
+        f"{len(segments)} segments in {len(workflow.plan.bundles)} processes, {tokens:,} tokens = "
+        f"{units:.1f} times 300B; "
         f"training each row by itself would take {alone / tokens:.1f} times as much. "
         f"{len(workflow.evaluations)} models to evaluate, {len(workflow.exhibits)} exhibits."
     )
@@ -157,7 +157,7 @@ def plan(scale: Scale = "smoke", as_json: AsJson = False) -> None:
 def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: AsJson = False) -> None:
     """Tells what is done and what is left at a scale."""
     workflow = _workflow(scale, results)
-    segments, models = workflow._outstanding
+    segments, models = workflow.outstanding
     files = workflow.all_files()
     counts = {
         "segments": [len(workflow.plan.segments) - len(segments), len(workflow.plan.segments)],

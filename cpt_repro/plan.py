@@ -295,9 +295,10 @@ class Plan:
         """The run's segments, one per seed; [] where the scale has no counterpart."""
         return [s for seed in self.scale.seeds if (s := self.segments.get(self.id_of(paper, name, seed)))]
 
-    def merge(self, paper: str, name: str) -> Merge:
-        """A declared merge."""
-        return self.papers[paper].merges[name]
+    def merge_of(self, model_id: str) -> Merge:
+        """The declared merge that the id of a merged model, `<paper>/<merge>/seed-<seed>`, names."""
+        paper, _, rest = model_id.partition("/")
+        return self.papers[paper].merges[rest.rpartition("/")[0]]
 
     @cached_property
     def checkpoints(self) -> dict[str, dict[int, bool]]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cpt_repro.config import load_scale
-from cpt_repro.exhibits.declarations import load_exhibits, needs
+from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import evaluation_path, receipt_path
 from cpt_repro.training.store import Store, evaluation_identity, outstanding
@@ -30,8 +30,7 @@ class Job:
 class Workflow:
     """Jobs still to be run at a scale, and the files of every exhibit.
 
-    `results`, `figures`, `data` are folders relative to the working directory; `only` limits the papers' exhibits (and
-    so the runs) to those whose key, such as `ibrahim2024/figure_05`, is given.
+    `results`, `figures`, `data` are folders relative to the working directory.
     """
 
     def __init__(self, scale: str, results: str = "results", figures: str = "figures", data: str = "data"):
@@ -52,7 +51,13 @@ class Workflow:
         return list(dict.fromkeys(model for _, models in self.needs.values() for model in models))
 
     @cached_property
-    def _outstanding(self) -> tuple[set[str], set[str]]:
+    def generating(self) -> set[str]:
+        """Models whose continuations of prompts some exhibit shows."""
+        shown = [key for key, exhibit in self.exhibits.items() if exhibit.kind == "generations"]
+        return {model for key in shown for model in self.needs[key][1]}
+
+    @cached_property
+    def outstanding(self) -> tuple[set[str], set[str]]:
         segments, models = outstanding(self.plan, self.results, self.store, self.evaluations)
         return set(segments), set(models)
 
@@ -70,7 +75,7 @@ class Workflow:
 
     def training(self) -> list[Job]:
         """One job per bundle that has something to train; nothing where every receipt is current."""
-        to_train, _ = self._outstanding
+        to_train, _ = self.outstanding
         jobs = []
         for name, members in self.plan.bundles.items():
             todo = [segment for segment in members if segment.id in to_train]
@@ -85,7 +90,7 @@ class Workflow:
 
     def evaluating(self) -> list[Job]:
         """One job per group of models without a current evaluation; groups follow the plan's order."""
-        to_train, to_evaluate = self._outstanding
+        to_train, to_evaluate = self.outstanding
         jobs = []
         for start in range(0, len(self.evaluations), MODELS_PER_PROCESS):
             todo = [m for m in self.evaluations[start : start + MODELS_PER_PROCESS] if m in to_evaluate]
@@ -104,24 +109,9 @@ class Workflow:
 
     def exhibit_inputs(self, paper: str, key: str) -> list[str]:
         """Receipts and evaluations that an exhibit is drawn from."""
-        self.check_exhibit(paper, key)
+        find_exhibit(paper, key)
         segments, models = self.needs[paper, key]
         return [self.receipt(segment) for segment in segments] + [self.evaluation(model) for model in models]
-
-    def check_exhibit(self, paper: str, key: str) -> None:
-        """Raises a `UserError` with a hint where the exhibit is not declared."""
-        from difflib import get_close_matches
-
-        from cpt_repro.errors import UserError
-
-        if (paper, key) not in self.exhibits:
-            known = [f"{p}/{k}" for p, k in self.exhibits]
-            near = get_close_matches(f"{paper}/{key}", known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise UserError(
-                f"the exhibit '{paper}/{key}' is unknown.",
-                do=f"{hint}Known: {known[0]} ... {known[-1]}; see `cpt-repro plan`.",
-            )
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
         """The files of one exhibit."""

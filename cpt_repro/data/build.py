@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -39,6 +40,8 @@ from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, save_tokenizer, train_tokenizer
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, file_digest, read_json, whole_file, write_json
+
+log = logging.getLogger(__name__)
 
 #: Raise it whenever equal inputs would give other shards.
 FORMAT = 1
@@ -280,7 +283,9 @@ def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, prog
         if not (record.is_file() and read_json(record) == inputs):
             if folder.exists() and not record.is_file() and any(folder.iterdir()):
                 raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
+                shutil.rmtree(folder)
             write_json(record, inputs)
         if not (folder / "fingerprint.json").is_file():
             workers = _Workers(processes)
@@ -297,9 +302,8 @@ def _build(
 ) -> None:
     skipped: dict[str, int] = {}
     numbers: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    words = 0
+    held_out: list[dict] = []
     for split in SPLITS:
-        held_out: list[dict] = []
         for domain, number, part in _parts(manifest, split, skipped):
             numbers[split][domain] += 1
             target = _part_folder(folder / split / domain, number)
@@ -311,7 +315,6 @@ def _build(
         workers.finish()
     with whole_file(folder / "validation.jsonl") as aside, open(aside, "w", encoding="utf-8", newline="\n") as stream:
         for document in held_out:
-            words += len(document["text"].split())
             stream.write(json.dumps(document, ensure_ascii=False) + "\n")
 
     splits = {
@@ -324,6 +327,7 @@ def _build(
     total = sum(tokens.values())
     floor = None
     if isinstance(manifest, Generated):
+        words = sum(len(document["text"].split()) for document in held_out)
         validation_tokens = sum(entry["tokens"] for entry in splits["validation"].values())
         # Rounded, because the last digits of a logarithm depend on the machine.
         floor = round(entropy_rate(manifest) * words / validation_tokens, 6)

@@ -1,32 +1,71 @@
-"""Everything that is evaluated of one model, as the dict that the pipeline writes down."""
+"""Everything that is evaluated of one model, as the record that the pipeline writes down."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
-from cpt_repro.evaluation.generate import generate
-from cpt_repro.evaluation.harness import Harness, environment
+from cpt_repro.errors import UserError
+from cpt_repro.plan import Plan
+from cpt_repro.receipts import Evaluation, evaluation_path, is_current, write
+from cpt_repro.training.store import Store, evaluation_identity
 
-#: Length of a generation, in tokens, and its seed.
-GENERATED_TOKENS = 48
-SEED = 0
+#: Ibrahim Tables 8 and 9: five German prompts, continuations of one length.
+PROMPT_CORPUS, PROMPTS, PROMPT_WORDS, GENERATED_TOKENS, SEED = "german", 5, 8, 48, 0
 
 
-def evaluate_run(harness: Harness, model_dir: Path, prompts: Sequence[str] | None = None) -> dict[str, Any]:
-    """Scores the model in `model_dir` on the harness's suites and, with `prompts`, lets it continue them.
+def evaluate_models(
+    plan: Plan,
+    models: list[str],
+    generating: Collection[str],
+    data: Path,
+    results: Path,
+    store: Store,
+    say: Callable[[str], None],
+) -> None:
+    """Evaluates runs and merges that have no current record yet; those in `generating` also continue prompts.
 
-    Returns {"suites": see `Harness.evaluate`, "suites_fingerprint", "batch_size", "environment"} and, with prompts,
-    "generations": [{"prompt", "continuation"}]. Nothing in it names the machine or the time.
+    Missing weights are a `UserError`; the records written until then stay.
     """
-    result = {
-        "suites": harness.evaluate(model_dir),
-        "suites_fingerprint": harness.fingerprint,
-        "batch_size": harness.batch_size,
-        "environment": environment(),
-    }
-    if prompts:
-        texts = generate(model_dir, harness.tokenizer_dir, prompts, GENERATED_TOKENS, SEED)
-        result["generations"] = [{"prompt": p, "continuation": t} for p, t in zip(prompts, texts, strict=True)]
-    return result
+    harness = None
+    for number, model_id in enumerate(models, 1):
+        path = evaluation_path(results, plan.scale.name, model_id)
+        identity, sources = evaluation_identity(plan, model_id)
+        if is_current(path, identity):
+            continue
+        # lm-eval and transformers take some ten seconds to import: only where there is something to evaluate.
+        from cpt_repro.evaluation.generate import generate, held_out_prompts
+        from cpt_repro.evaluation.harness import Harness, environment
+        from cpt_repro.evaluation.merge import merge_folders
+
+        harness = harness or Harness(plan.scale, data)
+        for segment, iteration in sources:
+            if not store.has(segment, iteration):
+                raise UserError(
+                    "the weights are missing.", where=str(store.weights(segment, iteration)), do="Train the run again."
+                )
+        folders = [store.weights(segment, iteration) for segment, iteration in sources]
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = folders[0]
+            if len(folders) > 1:
+                merge = plan.merge_of(model_id)
+                folder = merge_folders(folders[0], folders[1:], merge.density, Path(scratch) / "merged")
+            suites = harness.evaluate(folder)
+            prompts = generations = []
+            if model_id in generating:
+                prompts = held_out_prompts(data, PROMPT_CORPUS, PROMPTS, PROMPT_WORDS)
+                generations = generate(folder, harness.tokenizer_dir, prompts, GENERATED_TOKENS, SEED)
+        versions = {key: str(value) for key, value in environment().items()}
+        record = Evaluation(
+            id=model_id,
+            identity=identity,
+            suites=suites,
+            prompts=prompts,
+            generations=generations,
+            suites_fingerprint=harness.fingerprint,
+            environment={**versions, "batch_size": str(harness.batch_size)},
+        )
+        write(path, record)
+        scores = ", ".join(f"{name} {100 * suite['average']:.1f} %" for name, suite in suites.items())
+        say(f"[{number}/{len(models)}] {model_id}: {scores}")

@@ -15,21 +15,19 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     """What to see, then the scale, the seeds, and what is missing and why."""
     scale = records.scale
     parts = [exhibit.see]
+    several = len(scale.seeds) > 1
     if exhibit.kind != "schedule":
-        seeds = ", ".join(map(str, scale.seeds))
-        several = len(scale.seeds) > 1
-        parts.append(
-            f"Scale {scale.name}: a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens; "
-            f"{len(scale.seeds)} seed{'s' if several else ''} ({seeds})."
-        )
+        size = f"a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens"
+        seeds = f"; {len(scale.seeds)} seed{'s' if several else ''} ({', '.join(map(str, scale.seeds))})"
+        parts.append(f"Scale {scale.name}: {size}{seeds if exhibit.runs or exhibit.evaluations else ''}.")
         if several and exhibit.kind == "curves":
             parts.append("Lines are means over seeds, bands reach from the lowest to the highest seed.")
     if exhibit.kind == "rows":
         if any(column.show in ("loss", "average_loss") for column in exhibit.columns):
-            over = "seeds" if len(scale.seeds) > 1 else "the closing evaluations"
+            over = "seeds" if several else "the closing evaluations"
             parts.append(f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1.")
         if any(column.suite for column in exhibit.columns):
-            over = "seeds" if len(scale.seeds) > 1 else "documents"
+            over = "seeds" if several else "documents"
             parts.append(f"Scores in percent ± standard error over {over}.")
     for why in sorted(set(records.without.values())):
         names = [name for name, reason in records.without.items() if reason == why]
@@ -42,9 +40,7 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     return " ".join(parts)
 
 
-def draw(
-    plan: Plan, paper: str, key: str, results: Path, out: Path, data: Path | None = None
-) -> list[Path]:
+def draw(plan: Plan, paper: str, key: str, results: Path, out: Path, data: Path | None = None) -> list[Path]:
     """Writes `out/<scale>/<paper>/<key>.*` and returns the paths; what is missing is drawn as missing.
 
     A figure gives .png and .svg, a table .csv, .md and .tex; both give .json, which says what they were drawn from.

@@ -14,47 +14,63 @@ Points = tuple[list[float], list[float]]
 LOSS = "validation loss (nats/token)"
 
 
-def _figure(width: float, height: float, rows: int, columns: int, **keywords: Any) -> tuple[Any, list[Any]]:
-    import matplotlib.pyplot as plt
+def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, list[Any]]:
+    # Without pyplot, which would keep every figure and costs time to import.
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **keywords)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
     return figure, list(axes.flat)
 
 
-def _tokens_label(records: Records, narrow: bool = False) -> str:
+def _tokens_label(records: Records) -> str:
     if records.scale.name == "paper":
         return "tokens (B)"
-    return f"tokens (B of the paper;{chr(10) if narrow else ' '}1 B = {records.scale.tokens_per_billion:,.0f} tokens here)"
+    return f"tokens (B of the paper; 1 B = {records.scale.tokens_per_billion:,.0f} tokens here)"
 
 
-def _panel_title(axes: Any, index: int, count: int, title: str) -> None:
+def _letter(index: int, count: int, title: str) -> str:
     letter = f"({chr(ord('a') + index)})" if count > 1 else ""
-    axes.set_title(" ".join(part for part in (letter, title) if part), loc="left")
+    return " ".join(part for part in (letter, title) if part)
 
 
 class _Legend:
-    """One legend for all panels, below them; entries with the same label are one."""
+    """One legend for all panels, below them; entries with the same label are one, lines of reference come last."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Any] = {}
+        self._order: list[str] = []
+        self._last: str | None = None
 
-    def add(self, label: str, **look: Any) -> None:
+    def begin(self) -> None:
+        """Starts a panel: its curves are put in among those of the panels before, in its order."""
+        self._last = None
+
+    def add(self, label: str, reference: bool = False, **look: Any) -> None:
         from matplotlib.lines import Line2D
 
-        self.entries.setdefault(label, Line2D([], [], **look))
+        if label not in self.entries:
+            self.entries[label] = Line2D([], [], **look)
+            if not reference:
+                self._order.insert(self._order.index(self._last) + 1 if self._last else len(self._order), label)
+        if not reference:
+            self._last = label
 
     def draw(self, figure: Any) -> None:
         if not self.entries:
             return
-        characters = figure.get_size_inches()[0] * 72 / (style.FONT_SIZE * 0.55)
-        widest = max(len(label) for label in self.entries) + 9
-        columns = max(1, min(len(self.entries), 5, int(characters / widest)))
+        width, height = figure.get_size_inches()
+        characters = width * 72 / (7 * 0.54)
+        widest = max(len(label) for label in self.entries) + 8
+        columns = max(1, min(len(self.entries), 6, int(characters / widest)))
         # Matplotlib fills columns downwards; equal columns read better than a full first row.
-        columns = math.ceil(len(self.entries) / math.ceil(len(self.entries) / columns))
-        figure.legend(
-            self.entries.values(), self.entries, loc="outside lower center", ncols=columns, columnspacing=1.2
-        )
+        rows = math.ceil(len(self.entries) / columns)
+        columns = math.ceil(len(self.entries) / rows)
+        figure.set_size_inches(width, height + 0.1 + 0.155 * rows)
+        labels = self._order + [label for label in self.entries if label not in self._order]
+        handles = [self.entries[label] for label in labels]
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 # -- curves
@@ -106,23 +122,26 @@ def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> lis
     return [points for found, points in seeds if found == most]
 
 
-def _limits(all_points: list[Points], panel: Panel, extra: list[float]) -> tuple[float, float] | None:
-    """Limits of y that an early transient does not squash: cut where it would take more than a third of the height."""
+def _limits(all_points: list[tuple[bool, Points]], panel: Panel, extra: list[float]) -> tuple[float, float] | None:
+    """Limits of y that an early transient does not squash: above, what takes more than a third of the height is cut."""
     left, right = panel.xlim
-    first = left if panel.spike else left + panel.settle * (right - left)
-    shown = [(x, y) for xs, ys in all_points for x, y in zip(xs, ys, strict=True) if x <= right and y == y]
-    settled = [y for x, y in shown if x >= first] + extra
+    # Beside curves that go on from a trained model, those from scratch may come in from above the axes.
+    mixed = len({scratch for scratch, _ in all_points}) > 1
+    shown, settled = [], list(extra)
+    for scratch, (xs, ys) in all_points:
+        settle = 0 if panel.spike else max(panel.settle, 0.4) if mixed and scratch else panel.settle
+        points = [(x, y) for x, y in zip(xs, ys, strict=True) if x <= right and y == y]
+        shown += points
+        settled += [y for x, y in points if x >= left + settle * (right - left)]
     if not settled:
         settled = [y for _, y in shown]
     if not settled:
         return None
     low, high = min(settled), max(settled)
     span = max(high - low, 1e-3 * abs(high), 1e-12)
-    for y in (y for _, y in shown):
-        if high < y <= low + 1.5 * span:
-            high = y
-        if high - 1.5 * span <= y < low:
-            low = y
+    high = max(y for _, y in [*shown, (0, high)] if y <= low + 1.5 * span)
+    # Losses leap upwards only: what lies low, such as the loss before forgetting began, always counts.
+    low = min(low, *(y for _, y in shown))
     pad = 0.06 * (high - low or span)
     return low - pad, high + pad
 
@@ -130,7 +149,8 @@ def _limits(all_points: list[Points], panel: Panel, extra: list[float]) -> tuple
 def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, legend: _Legend) -> None:
     import numpy as np
 
-    everything: list[Points] = []
+    everything: list[tuple[bool, Points]] = []
+    legend.begin()
     for index, curve in enumerate(panel.curves):
         look = records.declared.style(curve.runs[0])
         label = curve.label or look.label
@@ -145,7 +165,8 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
             legend.add(f"{label} — not measured on {panel.y}", color="none")
             continue
         partly = f" ({len(gone)} of {len(curve.runs)} {records.why(gone[0])})" if gone else ""
-        everything += lines
+        scratch = records.segment(curve.runs[0]).parent is None
+        everything += [(scratch, points) for points in lines]
         xs = np.array(lines[0][0])
         values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
         marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
@@ -169,9 +190,9 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
         if finals:
             extra.append(sum(finals) / len(finals))
             axes.axhline(extra[0], **drawn, zorder=1.6)
-            legend.add(panel.reference.label, **drawn)
+            legend.add(panel.reference.label, reference=True, **drawn)
         else:
-            legend.add(f"{panel.reference.label} — {records.why(panel.reference.run)}", color="none")
+            legend.add(f"{panel.reference.label} — {records.why(panel.reference.run)}", reference=True, color="none")
     if panel.boundaries:
         _boundaries(axes, panel, exhibit, records)
     limits = _limits(everything, panel, extra)
@@ -184,33 +205,62 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
         if panel.y == LEARNING_RATE:
             limits = (0, limits[1])
         else:
-            limits = _entropy_floor(axes, panel, records, limits, legend)
+            taken = [points for _, points in everything] + [(list(panel.xlim), [level, level]) for level in extra]
+            limits = _entropy_floor(axes, panel, records, limits, legend, taken)
         axes.set_ylim(*limits)
     axes.set_xlim(*panel.xlim)
+
+
+def _stages(panel: Panel, records: Records) -> dict[str, str]:
+    """Run -> domain, where the first curve's pieces each read one domain of their own."""
+    segments = [(name, records.segment(name)) for name in panel.curves[0].runs if panel.boundaries]
+    return {name: s.mixture[-1].stream.domain for name, s in segments if s and s.mixture[-1].stream}
+
+
+def _is_narrow(billions: float, panel: Panel) -> bool:
+    return billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
+
+
+def _room_for_names(panel: Panel, records: Records) -> float:
+    """Points between a panel and its title that upright names of stages take."""
+    names = [
+        (4.4 * len(name) if _is_narrow(records.segment(run).billions, panel) else 9)
+        for run, name in _stages(panel, records).items()
+    ]
+    return max(names, default=0) + 4
 
 
 def _boundaries(axes: Any, panel: Panel, exhibit: Curves, records: Records) -> None:
     """Vertical lines where the pieces of the first curve begin; the domain's name where a stage reads one alone."""
     from matplotlib.transforms import blended_transform_factory
 
+    place = blended_transform_factory(axes.transData, axes.transAxes)
+    stages = _stages(panel, records)
     for name in panel.curves[0].runs:
         for receipt in records.receipts(name)[:1]:
-            start = _origin(records, receipt, exhibit)
-            end = start + receipt.segment.billions
+            start, length = _origin(records, receipt, exhibit), receipt.segment.billions
             if start > 0:
                 axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
-            part = receipt.segment.mixture[-1].stream
-            if part:
-                place = blended_transform_factory(axes.transData, axes.transAxes)
-                narrow = end - start < 0.12 * (panel.xlim[1] - panel.xlim[0])
-                axes.text(
-                    (start + end) / 2, 1.01, part.domain, transform=place, fontsize=7, color="#444444",
-                    ha="center" if not narrow else "left", va="bottom", rotation=55 if narrow else 0,
-                )  # fmt: skip
+            axes.text(start + length / 2, 1.015, stages.get(name, ""), transform=place, fontsize=7, color="#444444",
+                      ha="center", va="bottom", rotation=90 if _is_narrow(length, panel) else 0, in_layout=False)  # fmt: skip
+
+
+def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]) -> tuple[float, float] | None:
+    """A corner (axes fractions) that no curve crosses."""
+    import numpy as np
+
+    low, high = limits
+    for corner_x, corner_y in ((0.99, 0.98), (0.99, 0.02), (0.01, 0.98), (0.01, 0.02)):
+        span = np.linspace(*((0.55, 1) if corner_x > 0.5 else (0, 0.45)), 60)
+        xs = panel.xlim[0] + span * (panel.xlim[1] - panel.xlim[0])
+        heights = [(np.interp(xs, *line) - low) / (high - low) for line in lines]
+        if not any((abs(h - corner_y) < 0.12).any() for h in heights):
+            return corner_x, corner_y
+    return None
 
 
 def _entropy_floor(
-    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: _Legend
+    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: _Legend, lines: list[Points]
 ) -> tuple[float, float]:
     """The entropy rate of a generated language, as a line where it is near the curves, else as a note."""
     receipts = [r for curve in panel.curves for name in curve.runs for r in records.receipts(name)]
@@ -219,43 +269,42 @@ def _entropy_floor(
         return limits
     low, high = limits
     if low - 0.35 * (high - low) <= floor <= high:
-        axes.axhline(floor, color="#555555", linestyle=(0, (1, 2.5)), linewidth=0.9, zorder=1.5)
-        legend.add("entropy rate", color="#555555", linestyle=(0, (1, 2.5)), linewidth=0.9)
+        look = {"color": "#555555", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
+        axes.axhline(floor, **look, zorder=1.5)
+        legend.add("entropy rate", reference=True, **look)
         return min(low, floor - 0.04 * (high - floor)), high
-    axes.text(
-        0.99, 0.02, f"entropy rate: {floor:.2f}", transform=axes.transAxes, ha="right", va="bottom", fontsize=7,
-        color="#555555", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )  # fmt: skip
+    corner = _empty_corner(panel, limits, lines)
+    if corner is None:
+        corpus = records.scale.corpora[panel.y]
+        legend.add(f"entropy rate of {corpus}: {floor:.2f}", reference=True, color="none")
+    else:
+        x, y = corner
+        side, level = "right" if x > 0.5 else "left", "top" if y > 0.5 else "bottom"
+        note = f"entropy rate: {floor:.2f}"
+        axes.text(x, y, note, transform=axes.transAxes, ha=side, va=level, fontsize=7, color="#555555")
     return limits
 
 
 def curves(exhibit: Curves, records: Records) -> Any:
     """Losses or learning rates against tokens."""
-    from matplotlib.ticker import FormatStrFormatter, MaxNLocator
-
     count = len(exhibit.panels)
     columns = min(exhibit.columns, count)
     rows = math.ceil(count / columns)
-    labels = sum(len(panel.curves) for panel in exhibit.panels) / count
-    figure, axes = _figure(style.SINGLE if columns == 1 else style.DOUBLE, 2.15 * rows + 0.35 + 0.08 * labels, rows, columns)
+    pad = max(_room_for_names(panel, records) for panel in exhibit.panels)
+    width = style.SINGLE if columns == 1 else style.DOUBLE
+    figure, axes = _figure(width, (2.2 + pad / 72) * rows + 0.1, rows, columns)
     legend = _Legend()
     for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=False)):
         _draw_panel(ax, panel, exhibit, records, legend)
-        named = panel.boundaries and any(s.mixture[-1].stream for s in [records.segment(panel.curves[0].runs[0])] if s)
-        if named:
-            # The names of the domains take the title's place.
-            ax.text(-0.02, 1.2, f"({chr(ord('a') + index)}) {panel.title}", transform=ax.transAxes, ha="left")
-        else:
-            _panel_title(ax, index, count, panel.title)
+        title = _letter(index, count, panel.title)
         if panel.y == LEARNING_RATE:
             ax.set_ylabel("learning rate")
-            ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=False)
+            ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         else:
-            ax.set_ylabel(f"{LOSS}\n{records.corpus(panel.y)}")
-            ax.yaxis.set_major_locator(MaxNLocator(6))
-            low, high = ax.get_ylim()
-            if ax.get_yticks().size:
-                ax.yaxis.set_major_formatter(FormatStrFormatter("%.2f" if high - low < 4 else "%.1f"))
+            ax.set_ylabel(LOSS)
+            ax.ticklabel_format(axis="y", useOffset=False)
+            title = f"{title}{chr(10) if panel.title else ' '}{records.corpus(panel.y)}".strip()
+        ax.set_title(title, loc="left", pad=pad)
         if index >= count - columns:
             ax.set_xlabel(_tokens_label(records))
     legend.draw(figure)
@@ -277,7 +326,7 @@ def r_squared(xs: list[float], ys: list[float]) -> float:
 
 def plane(exhibit: Plane, records: Records) -> Any:
     """Paths in the plane of two perplexities."""
-    figure, (axes,) = _figure(style.DOUBLE * 0.62, 3.6, 1, 1)
+    figure, (axes,) = _figure(style.DOUBLE * 0.62, 3.0, 1, 1)
     legend, scatter = _Legend(), None
     for curve in exhibit.curves:
         look = records.declared.style(curve.runs[0])
@@ -309,11 +358,13 @@ def plane(exhibit: Plane, records: Records) -> Any:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
     else:
         bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
-        bar.set_label(_tokens_label(records))
+        bar.set_label(_tokens_label(records).replace("; ", ";\n"))
         bar.outline.set_linewidth(0.5)
-        legend.add("before the first update", color=style.START, marker="o", markersize=6, linestyle="none")
         legend.add(
-            "end of the warm-up", marker="o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
+            "before the first update", reference=True, color=style.START, marker="o", markersize=6, linestyle="none"
+        )
+        legend.add(
+            "end of the warm-up", reference=True, marker="o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
             markeredgewidth=1.3, markersize=7, linestyle="none",
         )  # fmt: skip
     axes.set_xlabel(f"validation perplexity, {records.corpus(exhibit.x)}")
@@ -348,7 +399,7 @@ def bars(exhibit: Bars, records: Records) -> Any:
     """Grouped bars: colour by run, hatch by place in the group."""
     from matplotlib.patches import Patch
 
-    figure, axes = _figure(style.DOUBLE, 2.7, 1, len(exhibit.panels))
+    figure, axes = _figure(style.DOUBLE, 2.6, 1, len(exhibit.panels))
     width = 0.8 / len(exhibit.bars)
     for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=True)):
         for place, group in enumerate(exhibit.groups):
@@ -365,7 +416,7 @@ def bars(exhibit: Bars, records: Records) -> Any:
                 text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
                 ax.annotate(text, (x, value[0] + value[1]), xytext=(0, 2), textcoords="offset points", ha="center",
                             va="bottom", fontsize=7, rotation=90)  # fmt: skip
-        _panel_title(ax, index, len(axes), panel.title)
+        ax.set_title(_letter(index, len(axes), panel.title), loc="left")
         ax.set_xticks(range(len(exhibit.groups)), [group.label for group in exhibit.groups])
         ax.set_xlim(-0.55, len(exhibit.groups) - 0.45)
         ax.margins(y=0.22)
@@ -373,10 +424,12 @@ def bars(exhibit: Bars, records: Records) -> Any:
         word = {
             "compute": "units of 300B tokens of the paper",
             "loss": LOSS,
-            "suite": f"average of the {panel.suite} suite (%)",
+            "suite": f"average of the {str(panel.suite).capitalize()} suite (%)",
         }
         ax.set_ylabel(word[panel.show])
-    patches = [Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in style.HATCHES[: len(exhibit.bars)]]
+    patches = [
+        Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in style.HATCHES[: len(exhibit.bars)]
+    ]
     figure.legend(patches, exhibit.bars, loc="outside lower center", ncols=len(patches))
     return figure
 
@@ -388,14 +441,18 @@ def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
     """Warm-up and decay without numbers."""
     figure, (axes,) = _figure(style.SINGLE, 2.2, 1, 1)
     rule, total = exhibit.schedule, 1000
-    axes.plot(range(total + 1), [rule(t, total) for t in range(total + 1)], color=style.COLOURS["vermillion"], linewidth=1.6)
+    axes.plot(
+        range(total + 1), [rule(t, total) for t in range(total + 1)], color=style.COLOURS["vermillion"], linewidth=1.6
+    )
     warm = rule.warmup_frac * total
     axes.axvline(warm, color="#777777", linestyle=(0, (2, 2)), linewidth=0.7)
     axes.set_xticks([0, warm, total], ["0", "$T_{warmup}$", "$t_{end}$"])
     axes.set_yticks([rule.eta_min, rule.eta_max], [r"$\eta_{min}$", r"$\eta_{max}$"])
-    axes.text(warm / 2, rule.eta_max * 1.06, "linear\nwarm-up", ha="center", va="bottom")
-    axes.text((warm + total) / 2, rule.eta_max * 1.06, "cosine decay", ha="center", va="bottom")
-    axes.set(xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.28), xlabel="iterations", ylabel="learning rate")
+    arrow = {"arrowstyle": "-", "linewidth": 0.6, "color": "#777777"}
+    half = rule.eta_max / 2
+    axes.annotate("linear warm-up", (warm / 2, half), (warm * 1.6, half * 0.9), arrowprops=arrow, va="center")
+    axes.text(0.62 * total, rule(0.5 * total, total) * 1.1, "cosine decay")
+    axes.set(xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.1), xlabel="iterations", ylabel="learning rate")
     return figure
 
 

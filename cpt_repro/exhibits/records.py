@@ -88,7 +88,7 @@ class Records:
         return self._one(path, corpus, "corpus", read_json)
 
     def corpus(self, corpus: str) -> str:
-        """A corpus in words, as at this scale: english_upstream (upstream, for the Pile)."""
+        """A corpus in words, as at this scale: upstream (english_upstream, for the Pile)."""
         told = self.declared.corpora[corpus]
         name = self.scale.corpora.get(corpus, corpus)
-        return told.stands_for if self.scale.name == "paper" else f"{name} ({told.role}, for {told.stands_for})"
+        return told.stands_for if self.scale.name == "paper" else f"{told.role} ({name}, for {told.stands_for})"

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from cpt_repro.exhibits.declarations import Column, Domains, Generations, Row, Rows, Settings
 from cpt_repro.exhibits.records import NO_COUNTERPART, NOT_RUN, Records
 from cpt_repro.files import whole_file, write_text
-from cpt_repro.papers import number
 from cpt_repro.plan import domain_shares
 
 ERROR = "standard error"
@@ -98,12 +97,16 @@ def _here(row: Row, records: Records) -> Cell:
     return _text(f"{size}, merge" if row.merge else f"{size}, {_count(segment.tokens)}")
 
 
+def _rate_text(rate: float) -> str:
+    return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{rate:.6e}")
+
+
 def _rate(row: Row, records: Records) -> Cell:
     segment = records.segment(row.run)
     if segment is None:
         return _text(NO_COUNTERPART)
     schedule = segment.schedule
-    return _text(number(getattr(schedule, "eta_max", None) or schedule.eta_const))
+    return _text(_rate_text(getattr(schedule, "eta_max", None) or schedule.eta_const))
 
 
 def _columns(column: Column, records: Records, rows: tuple[Row, ...]) -> list[tuple[str, Any]]:
@@ -226,7 +229,9 @@ def _setting(field: str, run: str, records: Records) -> str:
     for holder in (segment.model, segment.schedule, segment):
         value = getattr(holder, field, None)
         if value is not None:
-            return f"{100 * value:g}" if field.endswith("_frac") else number(value)
+            if field.startswith("eta_"):
+                return _rate_text(value)
+            return f"{100 * value:g}" if field.endswith("_frac") else f"{value:g}"
     return "–"
 
 
@@ -273,10 +278,10 @@ def write_csv(table: Table, path: Path) -> None:
     """All values at full precision, with their errors in columns of their own."""
     import pandas as pd
 
-    names = [list(dict.fromkeys(key for row in table.rows for key in row[k].values)) for k in range(len(table.headings))]
-    data = [
-        [row[k].values.get(name) for k, wanted in enumerate(names) for name in wanted] for row in table.rows
+    names = [
+        list(dict.fromkeys(key for row in table.rows for key in row[k].values)) for k in range(len(table.headings))
     ]
+    data = [[row[k].values.get(name) for k, wanted in enumerate(names) for name in wanted] for row in table.rows]
     heads = [", ".join(p for p in (table.headings[k], name) if p) for k, wanted in enumerate(names) for name in wanted]
     frame = pd.DataFrame(data, columns=heads, dtype=object)
     frame = frame.map(lambda value: f"{value:.6g}" if isinstance(value, float) else value)
@@ -307,30 +312,18 @@ def write_tex(table: Table, path: Path, title: str, caption: str, label: str) ->
         rf">{{\raggedright\arraybackslash}}p{{{weight / sum(weights) * (1 - 0.014 * len(weights)):.3f}\linewidth}}"
         for weight in weights
     )
-    frame = pd.DataFrame([[escape_tex(cell.text) for cell in row] for row in table.rows])
-    frame.columns = [escape_tex(head) for head in table.headings]
-    body = _unique_columns(frame).style.hide(axis="index").to_latex(hrules=True, column_format=columns)
-    for plain, unique in zip([escape_tex(head) for head in table.headings], _unique_columns(frame).columns, strict=True):
-        body = body.replace(unique, plain, 1) if plain != unique else body
+    heads = [escape_tex(head) for head in table.headings]
+    frame = pd.DataFrame([[escape_tex(cell.text) for cell in row] for row in table.rows], columns=heads)
+    body = frame.style.hide(axis="index").to_latex(hrules=True, column_format=columns)
     size = r"\scriptsize" if len(table.headings) > 5 else r"\footnotesize"
     write_text(
         path,
         "% needs \\usepackage{booktabs,array} and, before it, \\usepackage[T1]{fontenc}\n"
         "\\begin{table*}[t]\n\\centering\n" + size + "\n\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{\\textbf{{{escape_tex(title)}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\n" + body + "\\end{table*}\n",
+        f"\\caption{{\\textbf{{{escape_tex(title)}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\n"
+        + body
+        + "\\end{table*}\n",
     )
-
-
-def _unique_columns(frame: Any) -> Any:
-    """Styler refuses two columns of one name; numbers are appended, and taken away again after."""
-    out = frame.copy()
-    seen: dict[str, int] = {}
-    names = []
-    for name in frame.columns:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name}@{seen[name]}")
-    out.columns = names
-    return out
 
 
 BUILDERS = {"rows": rows, "domains": domains, "generations": generations, "settings": settings}

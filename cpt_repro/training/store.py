@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 
 from cpt_repro.config import ROOT
+from cpt_repro.files import digest
 from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import Evaluation, Receipt, evaluation_path, is_current, read_receipt, receipt_path
+from cpt_repro.receipts import Receipt, evaluation_path, is_current, read_receipt, receipt_path
 
 
 def default_store() -> Path:
@@ -60,15 +61,13 @@ class Store:
 
 def evaluation_identity(plan: Plan, model_id: str) -> tuple[str, list[tuple[Segment, int]]]:
     """Identity of a model to be evaluated, and the (segment, iteration) weights it is made of."""
-    from cpt_repro.files import digest
-
     suites = {name: suite.model_dump(mode="json") for name, suite in plan.scale.suites.items()}
     if model_id in plan.segments:
         segment = plan.segments[model_id]
         return digest(["run", segment.identity, suites]), [(segment, segment.iterations)]
-    paper, name, seed = model_id.partition("/")[0], model_id.partition("/")[2].rpartition("/")[0], model_id.rpartition("-")[2]
-    merge = plan.merge(paper, name)
-    sources = [plan.segments[plan.id_of(paper, run, int(seed))] for run in (merge.base, merge.task)]
+    merge, seed = plan.merge_of(model_id), int(model_id.rpartition("-")[2])
+    paper = model_id.partition("/")[0]
+    sources = [plan.segments[plan.id_of(paper, run, seed)] for run in (merge.base, merge.task)]
     identity = digest(["merge", merge.density, [s.identity for s in sources], suites])
     return identity, [(s, s.iterations) for s in sources]
 
@@ -104,6 +103,3 @@ def outstanding(plan: Plan, results: Path, store: Store, evaluations: list[str])
         for segment, iteration in evaluation_identity(plan, model_id)[1]:
             need_weights(segment, iteration)
     return [s for s in plan.segments if s in to_train], to_evaluate
-
-
-__all__ = ["Evaluation", "Store", "default_data", "default_store", "evaluation_identity", "outstanding"]

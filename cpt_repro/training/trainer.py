@@ -371,7 +371,9 @@ def train(
     seconds = time.perf_counter() - began
     if trainer.state.timestamp.batch.value != segment.iterations:
         done = trainer.state.timestamp.batch.value
-        raise UserError(f"training ended at {done} of {segment.iterations} iterations.", where=segment.id, do="Report it.")
+        raise UserError(
+            f"training ended at {done} of {segment.iterations} iterations.", where=segment.id, do="Report it."
+        )
 
     trained = (segment.iterations - started_at) * segment.batch_sequences * segment.sequence_length
     receipt = Receipt(

@@ -1,0 +1,116 @@
+# Paths and resources only; what is run and drawn is declared in configs/, and every command is one of `cpt-repro`.
+#   snakemake --cores all figures/                                  the whole replication at the scale smoke
+#   snakemake --cores all figures/ --config scale=pocket            on real text
+#   snakemake --cores all figures/smoke/ibrahim2024/figure_05.png   one exhibit and what it needs
+import sys
+
+from cpt_repro.errors import UserError
+from cpt_repro.workflow import FIGURE_FILES, TABLE_FILES, Workflow
+
+SCALE = config.get("scale", "smoke")
+try:
+    work = Workflow(SCALE)
+    TRAINING, EVALUATING = work.training(), work.evaluating()
+except UserError as error:
+    sys.exit(f"cpt-repro: {error}")
+
+
+wildcard_constraints:
+    number=r"\d\d",
+    paper="|".join(work.plan.papers),
+
+
+rule:
+    name: "figures/"
+    input:
+        work.all_files(),
+
+
+rule tokenizer:
+    output:
+        f"{work.data}/tokenizer/tokenizer.json",
+    log:
+        f"logs/{SCALE}/tokenizer.log",
+    shell:
+        "cpt-repro corpus tokenizer --scale {SCALE} > {log} 2>&1"
+
+
+rule corpus:
+    input:
+        f"{work.data}/tokenizer/tokenizer.json",
+    output:
+        f"{work.data}/{{corpus}}/fingerprint.json",
+    log:
+        f"logs/{SCALE}/corpus-{{corpus}}.log",
+    shell:
+        "cpt-repro corpus {wildcards.corpus} --scale {SCALE} --processes {threads} > {log} 2>&1"
+
+
+rule suites:
+    input:
+        [work.fingerprint(corpus) for corpus in work.plan.scale.corpora],
+    output:
+        f"{work.data}/suites/fingerprint.json",
+    log:
+        f"logs/{SCALE}/suites.log",
+    shell:
+        "cpt-repro suites --scale {SCALE} > {log} 2>&1"
+
+
+# One rule per process that still has something to train (evaluate): its outputs are the receipts that are missing.
+for job in TRAINING:
+
+    rule:
+        name: f"train_{job.name}"
+        message: f"training {len(job.outputs)} segments: {job.name}"
+        input:
+            job.inputs,
+        output:
+            job.outputs,
+        log:
+            f"logs/{SCALE}/train-{job.name}.log",
+        threads: work.plan.scale.threads
+        params:
+            bundle=job.name,
+        shell:
+            "cpt-repro train {params.bundle} --scale {SCALE} 2>&1 | tee {log}"
+
+
+for job in EVALUATING:
+
+    rule:
+        name: f"evaluate_{job.name}"
+        message: f"evaluating {len(job.outputs)} models"
+        input:
+            job.inputs,
+        output:
+            job.outputs,
+        log:
+            f"logs/{SCALE}/evaluate-{job.name}.log",
+        threads: work.plan.scale.threads
+        params:
+            group=job.name,
+        shell:
+            "cpt-repro evaluate {params.group} --scale {SCALE} 2>&1 | tee {log}"
+
+
+rule figure:
+    input:
+        lambda wildcards: work.exhibit_inputs(wildcards.paper, f"figure_{wildcards.number}"),
+    output:
+        multiext(f"figures/{SCALE}/{{paper}}/figure_{{number}}", *[f".{suffix}" for suffix in FIGURE_FILES]),
+    log:
+        f"logs/{SCALE}/{{paper}}-figure_{{number}}.log",
+    shell:
+        "cpt-repro draw {wildcards.paper}/figure_{wildcards.number} --scale {SCALE} > {log} 2>&1"
+
+
+rule table:
+    input:
+        lambda wildcards: work.exhibit_inputs(wildcards.paper, f"table_{wildcards.number}"),
+    output:
+        multiext(f"figures/{SCALE}/{{paper}}/table_{{number}}", *[f".{suffix}" for suffix in TABLE_FILES]),
+    log:
+        f"logs/{SCALE}/{{paper}}-table_{{number}}.log",
+    shell:
+        "cpt-repro draw {wildcards.paper}/table_{wildcards.number} --scale {SCALE} > {log} 2>&1"
