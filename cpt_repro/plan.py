@@ -314,25 +314,40 @@ class Plan:
 
     @cached_property
     def bundles(self) -> dict[str, list[Segment]]:
-        """Segments trained by one process, in order: of one generation and one model, filled up to `scale.bundle`.
+        """Segments trained by one process, parents before children, filled up to `scale.bundle`.
 
-        A process start costs seconds of imports; small segments share it. The partition depends on the declarations
-        alone, so that a job means the same whatever has been trained already.
+        A process start costs seconds of imports; small segments share it. A lineage that fits stays together; runs with
+        many children stand apart from them, so that the children can be trained side by side. The partition depends on
+        the declarations alone: a job means the same whatever has been trained already.
         """
-        generations: dict[tuple[int, str], list[Segment]] = defaultdict(list)
+        children: dict[str | None, list[Segment]] = defaultdict(list)
         for segment in self.segments.values():
-            generations[len(self.lineage(segment.id)) - 1, segment.model_name].append(segment)
+            children[segment.parent].append(segment)
+
+        def family(segment: Segment) -> list[Segment]:
+            return [segment, *(s for child in children[segment.id] for s in family(child))]
+
+        units: dict[tuple[int, str], list[list[Segment]]] = defaultdict(list)
+
+        def cut(segment: Segment, generation: int) -> None:
+            whole = family(segment)
+            fits = sum(s.billions for s in whole) <= self.scale.bundle
+            units[generation, segment.model_name].append(whole if fits else [segment])
+            for child in [] if fits else children[segment.id]:
+                cut(child, generation + 1)
+
+        for root in children[None]:
+            cut(root, 0)
         out: dict[str, list[Segment]] = {}
-        for (generation, model), members in sorted(generations.items()):
+        for (generation, model), members in sorted(units.items()):
             load, current = 0.0, []
-            for segment in [*members, None]:
-                full = current and (segment is None or load + segment.billions > self.scale.bundle)
-                if full:
-                    out[f"{model}-generation-{generation}-{len(out):03d}"] = current
+            for unit in members:
+                size = sum(segment.billions for segment in unit)
+                if current and load + size > self.scale.bundle:
+                    out[f"{model}-{generation}-{len(out):03d}"] = current
                     load, current = 0.0, []
-                if segment is not None:
-                    current.append(segment)
-                    load += segment.billions
+                current, load = current + unit, load + size
+            out[f"{model}-{generation}-{len(out):03d}"] = current
         return out
 
 

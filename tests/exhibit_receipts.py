@@ -13,7 +13,7 @@ START = {"pile": 2.3, "sp": 2.75, "german": 2.6}
 
 
 def _level(segment: Segment, corpus: str, iteration: int) -> float:
-    """A loss that looks like one: from scratch it falls; afterwards old data is forgotten with rate and left by replay."""
+    """A loss that looks like one: it falls from scratch; later, old data is forgotten with rate and kept by replay."""
     done = iteration / segment.schedule_iterations + (0.86 if "annealed" in segment.name else 0)
     rate = segment.schedule(iteration, segment.schedule_iterations) / (3e-4 * segment.model.eta_factor)
     size = 0.25 if segment.model_name == "10b" else 0.0

@@ -62,6 +62,8 @@ class Curve(Strict):
 
     runs: tuple[str, ...] = Field(min_length=1)
     label: str | None = None
+    #: whether the y-limits make room for it
+    fits: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -354,7 +356,7 @@ def absent(plan: Plan, paper: str, name: str) -> str | None:
 
 
 def needs(plan: Plan, paper: str, exhibit: Exhibit) -> tuple[list[str], list[str]]:
-    """Ids of the segments and of the evaluations that an exhibit is drawn from, over all seeds; absent ones left out."""
+    """Ids of the segments and of the evaluations that an exhibit is drawn from, over all seeds, absent ones out."""
 
     def ids(names: list[str]) -> list[str]:
         present = [name for name in names if absent(plan, paper, name) is None]

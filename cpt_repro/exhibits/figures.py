@@ -1,4 +1,4 @@
-"""Figures: curves, planes, bars and schedule diagrams, from declarations and receipts. Imports matplotlib when drawing."""
+"""Figures (curves, planes, bars, schedule diagrams) from declarations and receipts; matplotlib is imported on use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.declarations import LEARNING_RATE, Bars, Curve, Curves, Panel, Plane, ScheduleDiagram
 from cpt_repro.exhibits.records import Records
+from cpt_repro.plan import Segment
 from cpt_repro.receipts import Receipt
 
 Points = tuple[list[float], list[float]]
@@ -42,10 +43,17 @@ class _Legend:
         self.entries: dict[str, Any] = {}
         self._order: list[str] = []
         self._last: str | None = None
+        self._panel = ""
+        #: what is missing -> letters of the panels
+        self._notes: dict[str, list[str]] = {}
 
-    def begin(self) -> None:
+    def begin(self, panel: str) -> None:
         """Starts a panel: its curves are put in among those of the panels before, in its order."""
-        self._last = None
+        self._last, self._panel = None, panel
+
+    def note(self, text: str) -> None:
+        """What a panel lacks, named after all entries."""
+        self._notes.setdefault(text, []).append(self._panel)
 
     def add(self, label: str, reference: bool = False, **look: Any) -> None:
         from matplotlib.lines import Line2D
@@ -58,6 +66,8 @@ class _Legend:
             self._last = label
 
     def draw(self, figure: Any) -> None:
+        for text, panels in self._notes.items():
+            self.add(" ".join([*filter(None, panels), text]), reference=True, color="none")
         if not self.entries:
             return
         width, height = figure.get_size_inches()
@@ -76,9 +86,9 @@ class _Legend:
 # -- curves
 
 
-def _origin(records: Records, receipt: Receipt, exhibit: Curves) -> float:
+def _origin(records: Records, segment: Segment, exhibit: Curves) -> float:
     """Where a run begins on the x-axis: after the tokens of its ancestors, or at 0."""
-    segment, x = receipt.segment, 0.0
+    x = 0.0
     while exhibit.lineage and segment.parent:
         parent = records.plan.segments[segment.parent]
         if parent.name == exhibit.after:
@@ -109,7 +119,7 @@ def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> lis
             if piece is None:
                 continue
             receipt, (piece_x, piece_y) = piece
-            origin = _origin(records, receipt, exhibit)
+            origin = _origin(records, receipt.segment, exhibit)
             if xs and origin > xs[-1] + 1e-6:
                 xs.append(origin)
                 ys.append(math.nan)
@@ -150,23 +160,31 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
     import numpy as np
 
     everything: list[tuple[bool, Points]] = []
-    legend.begin()
+    apart: list[tuple[str, list[float], list[float]]] = []
+    axes.set_xlim(*panel.xlim)
+    runs = [name for curve in panel.curves for name in curve.runs]
+    if not any(records.receipts(name) for name in runs):
+        words = " / ".join(dict.fromkeys(records.why(name) for name in runs))
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.set_yticks([])
+        return
     for index, curve in enumerate(panel.curves):
         look = records.declared.style(curve.runs[0])
         label = curve.label or look.label
         lines = curve_points(records, curve, panel.y, exhibit)
         gone = [name for name in curve.runs if not records.receipts(name)]
         if len(gone) == len(curve.runs):
-            words = records.why(gone[0])
-            if lines or not records.receipts(gone[0]):
-                legend.add(f"{label} — {words}", color="none")
+            legend.note(f"{label}: {records.why(gone[0])}")
             continue
         if not lines:
-            legend.add(f"{label} — not measured on {panel.y}", color="none")
+            legend.note(f"{label}: not measured on {panel.y}")
             continue
         partly = f" ({len(gone)} of {len(curve.runs)} {records.why(gone[0])})" if gone else ""
         scratch = records.segment(curve.runs[0]).parent is None
-        everything += [(scratch, points) for points in lines]
+        if curve.fits:
+            everything += [(scratch, points) for points in lines]
+        else:
+            apart.append((label, *lines[0]))
         xs = np.array(lines[0][0])
         values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
         marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
@@ -192,23 +210,23 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
             axes.axhline(extra[0], **drawn, zorder=1.6)
             legend.add(panel.reference.label, reference=True, **drawn)
         else:
-            legend.add(f"{panel.reference.label} — {records.why(panel.reference.run)}", reference=True, color="none")
+            legend.note(f"{panel.reference.label}: {records.why(panel.reference.run)}")
     if panel.boundaries:
         _boundaries(axes, panel, exhibit, records)
-    limits = _limits(everything, panel, extra)
+    limits = _limits(everything or [(False, (xs, ys)) for _, xs, ys in apart], panel, extra)
     if panel.ylim and records.scale.name == "paper":
         limits = panel.ylim
-    if limits is None:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
-        axes.set_yticks([])
-    else:
+    if limits is not None:
         if panel.y == LEARNING_RATE:
             limits = (0, limits[1])
         else:
             taken = [points for _, points in everything] + [(list(panel.xlim), [level, level]) for level in extra]
             limits = _entropy_floor(axes, panel, records, limits, legend, taken)
         axes.set_ylim(*limits)
-    axes.set_xlim(*panel.xlim)
+        for label, xs, ys in apart:
+            settled = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
+            if min(settled) > limits[1]:
+                legend.note(f"{label}: above the axes, ends at {ys[-1]:.2f}")
 
 
 def _stages(panel: Panel, records: Records) -> dict[str, str]:
@@ -237,12 +255,15 @@ def _boundaries(axes: Any, panel: Panel, exhibit: Curves, records: Records) -> N
     place = blended_transform_factory(axes.transData, axes.transAxes)
     stages = _stages(panel, records)
     for name in panel.curves[0].runs:
-        for receipt in records.receipts(name)[:1]:
-            start, length = _origin(records, receipt, exhibit), receipt.segment.billions
-            if start > 0:
-                axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
-            axes.text(start + length / 2, 1.015, stages.get(name, ""), transform=place, fontsize=7, color="#444444",
-                      ha="center", va="bottom", rotation=90 if _is_narrow(length, panel) else 0, in_layout=False)  # fmt: skip
+        segment = records.segment(name)
+        if segment is None:
+            continue
+        start, length = _origin(records, segment, exhibit), segment.billions
+        if start > 0:
+            axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
+        turn = 90 if _is_narrow(length, panel) else 0
+        label = axes.text(start + length / 2, 1.015, stages.get(name, ""), transform=place, ha="center", va="bottom")
+        label.set(fontsize=7, color="#444444", rotation=turn, in_layout=False)
 
 
 def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]) -> tuple[float, float] | None:
@@ -251,10 +272,12 @@ def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]
 
     low, high = limits
     for corner_x, corner_y in ((0.99, 0.98), (0.99, 0.02), (0.01, 0.98), (0.01, 0.02)):
-        span = np.linspace(*((0.55, 1) if corner_x > 0.5 else (0, 0.45)), 60)
-        xs = panel.xlim[0] + span * (panel.xlim[1] - panel.xlim[0])
-        heights = [(np.interp(xs, *line) - low) / (high - low) for line in lines]
-        if not any((abs(h - corner_y) < 0.12).any() for h in heights):
+        ends = (0.55, 1) if corner_x > 0.5 else (0, 0.45)
+        first, last = (panel.xlim[0] + end * (panel.xlim[1] - panel.xlim[0]) for end in ends)
+        even = np.linspace(first, last, 60)
+        heights = [np.interp(even, *line) for line in lines]
+        heights += [np.array([y for x, y in zip(*line, strict=True) if first <= x <= last]) for line in lines]
+        if not any((abs((h - low) / (high - low) - corner_y) < 0.12).any() for h in heights):
             return corner_x, corner_y
     return None
 
@@ -295,6 +318,7 @@ def curves(exhibit: Curves, records: Records) -> Any:
     figure, axes = _figure(width, (2.2 + pad / 72) * rows + 0.1, rows, columns)
     legend = _Legend()
     for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=False)):
+        legend.begin(_letter(index, count, ""))
         _draw_panel(ax, panel, exhibit, records, legend)
         title = _letter(index, count, panel.title)
         if panel.y == LEARNING_RATE:
@@ -333,7 +357,7 @@ def plane(exhibit: Plane, records: Records) -> Any:
         label = curve.label or look.label
         receipts = [r for r in records.receipts(curve.runs[0]) if {exhibit.x, exhibit.y} <= set(r.curves)]
         if not receipts:
-            legend.add(f"{label} — {records.why(curve.runs[0])}", color="none")
+            legend.note(f"{label}: {records.why(curve.runs[0])}")
             continue
         fits = []
         for receipt in receipts:
@@ -341,10 +365,9 @@ def plane(exhibit: Plane, records: Records) -> Any:
             xs, ys = ([math.exp(v) for _, v in receipt.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y))
             fits.append(r_squared(xs, ys))
             axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
-            scatter = axes.scatter(
-                xs, ys, c=tokens, cmap=style.TOKENS_MAP, vmin=0, vmax=exhibit.until, s=13, marker=look.marker,
-                linewidths=0.9 if look.marker in "x+" else 0.3, edgecolors=None if look.marker in "x+" else "white", zorder=3,
-            )  # fmt: skip
+            edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
+            colours = {"c": tokens, "cmap": style.TOKENS_MAP, "vmin": 0, "vmax": exhibit.until}
+            scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
             axes.plot(xs[0], ys[0], "o", color=style.START, markersize=6, zorder=5)
             segment = receipt.segment
             warm = getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations
@@ -356,6 +379,7 @@ def plane(exhibit: Plane, records: Records) -> Any:
         legend.add(label + fit, **style.line(look), marker=look.marker)
     if scatter is None:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.set(xticks=[], yticks=[])
     else:
         bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
         bar.set_label(_tokens_label(records).replace("; ", ";\n"))
@@ -410,9 +434,9 @@ def bars(exhibit: Bars, records: Records) -> Any:
                     ax.text(x, 0.02, records.why(name), rotation=90, ha="center", va="bottom", fontsize=7,
                             color="#666666", transform=ax.get_xaxis_transform())  # fmt: skip
                     continue
-                colour = style.COLOURS[records.declared.style(name).colour]
-                ax.bar(x, value[0], width * 0.94, color=colour, hatch=style.HATCHES[k], edgecolor="white", linewidth=0.4,
-                       yerr=value[1] or None, error_kw={"linewidth": 0.8, "ecolor": "#333333"})  # fmt: skip
+                fill = {"color": style.COLOURS[records.declared.style(name).colour], "hatch": style.HATCHES[k]}
+                error = {"yerr": value[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
+                ax.bar(x, value[0], width * 0.94, edgecolor="white", linewidth=0.4, **fill, **error)
                 text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
                 ax.annotate(text, (x, value[0] + value[1]), xytext=(0, 2), textcoords="offset points", ha="center",
                             va="bottom", fontsize=7, rotation=90)  # fmt: skip

@@ -256,7 +256,8 @@ def settings(exhibit: Settings, records: Records) -> Table:
 
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "∪": r"$\cup$", "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "—": "---", "²": r"$^2$",
     "η": r"$\eta$", "α": r"$\alpha$", "β": r"$\beta$", "„": ",,", "“": "``", "”": "''", "‚": ",", "‘": "`", "’": "'",
     "…": r"\dots{}", "«": "``", "»": "''", "\u00a0": "~", "€": "EUR", "°": r"$^\circ$", "§": r"\S{}",
