@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -73,3 +74,34 @@ def bench_train(scale_name: str, data: Path, rounds: int, iterations: int) -> di
         for arm in (("composer", composer), ("plain", plain))[:: 1 if turn % 2 else -1]:
             rates[arm[0]].append(arm[1]())
     return {**_summary("train", scale_name, rates, "tokens/s"), "hardware": ours.environment()["hardware"]}
+
+
+def bench_data(scale_name: str, rounds: int) -> dict[str, Any]:
+    """Tokens/s, with one process, of the whole corpus build (read, check, tokenise, pack, write, hash) and of the
+    tokenizer alone on the same text, in turns, on the scale's downstream corpus."""
+    from cpt_repro.data.build import build_corpus, build_tokenizer, load_fingerprint
+    from cpt_repro.data.manifest import SPLITS, load_manifest
+    from cpt_repro.data.text import documents
+    from cpt_repro.data.tokenizer import load_tokenizer
+
+    scale = load_scale(scale_name)
+    rates: dict[str, list[float]] = {"build": [], "tokenizer": []}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        tokenizer = load_tokenizer(build_tokenizer(scale, root))
+        for _ in range(rounds):
+            shutil.rmtree(root / "sp", ignore_errors=True)
+            began = time.perf_counter()
+            build_corpus(scale, "sp", root, processes=1, progress=False)
+            seconds = time.perf_counter() - began
+            splits = load_fingerprint(root, "sp")["splits"]
+            tokens = sum(domain["tokens"] for split in splits.values() for domain in split.values())
+            rates["build"].append(tokens / seconds)
+            manifest = load_manifest(scale.corpora["sp"])
+            texts = [document["text"] for split in SPLITS for document in documents(manifest, split)]
+            began = time.perf_counter()
+            count = sum(
+                len(e.ids) for k in range(0, len(texts), 512) for e in tokenizer.encode_batch(texts[k : k + 512])
+            )
+            rates["tokenizer"].append(count / (time.perf_counter() - began))
+    return _summary("data", scale_name, rates, "tokens/s")

@@ -76,14 +76,13 @@ def train(
 
     workflow = _workflow(scale, results)
     plan = workflow.plan
-    if bundle in plan.bundles:
-        segments = plan.bundles[bundle]
-    else:
+    wanted = {s.id for s in plan.bundles.get(bundle, ())}
+    if not wanted:
         named = [s for s in plan.segments.values() if bundle is None or s.id.startswith(bundle)]
         if not named:
             raise UserError(f"no bundle or run begins with '{bundle}'.", do="See `cpt-repro plan`.")
         wanted = {ancestor.id for segment in named for ancestor in plan.lineage(segment.id)}
-        segments = [segment for segment in plan.segments.values() if segment.id in wanted]
+    segments = [plan.segments[segment] for segment in workflow.outstanding[0] if segment in wanted]
     train_segments(plan, segments, workflow.data, results, workflow.store, _say)
 
 
@@ -173,6 +172,22 @@ def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: 
         return
     for name, (done, total) in counts.items():
         _say(f"{name}: {done} of {total} done")
+
+
+@bench.command("train")
+def bench_train(scale: Scale = "pocket", rounds: int = 5, iterations: int = 200) -> None:
+    """Tokens/s of our training against a plain PyTorch loop, in turns; needs the scale's corpora."""
+    from cpt_repro.bench import bench_train as run
+
+    _say(json.dumps(run(scale, Path("data") / scale, rounds, iterations)))
+
+
+@bench.command("data")
+def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
+    """Tokens/s of building a corpus with one process, against the tokenizer alone on the same text."""
+    from cpt_repro.bench import bench_data as run
+
+    _say(json.dumps(run(scale, rounds)))
 
 
 @corpora.command("fetch")

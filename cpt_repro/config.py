@@ -61,15 +61,18 @@ T = TypeVar("T", bound=BaseModel)
 
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     """Keys allowed where a validation error arose, as far as the model's plain nesting tells."""
-    current: Any = model
+    current, choices = model, []
     for part in location:
-        fields = getattr(current, "model_fields", None)
-        if fields is None or part not in fields:
-            continue
-        inner = fields[part].annotation
-        arguments = [inner, *getattr(inner, "__args__", ())]
-        current = next((a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)), current)
-    return list(getattr(current, "model_fields", {}))
+        tagged = [c for c in choices if "kind" in c.model_fields and c.model_fields["kind"].default == part]
+        if tagged:  # the tag of a union, which a location holds before the keys of its member
+            current, choices = tagged[0], []
+        fields = {field.alias or name: field for name, field in current.model_fields.items()}
+        if part in fields:
+            inner = fields[part].annotation
+            arguments = [inner, *getattr(inner, "__args__", ())]
+            choices = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)] or [current]
+            current = choices[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def parse(model: type[T], value: Any, where: str) -> T:
@@ -168,7 +171,8 @@ class Scale(Strict):
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
     tokenizer: Tokenizer
-    models: dict[str, ModelSize]
+    #: The papers' models -> sizes here; null: the scale has no counterpart.
+    models: dict[str, ModelSize | None]
     #: The papers' corpora (pile, sp, german) -> manifest names.
     corpora: dict[str, str]
     seeds: tuple[int, ...] = (0,)

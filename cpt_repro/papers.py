@@ -44,8 +44,8 @@ class Run(Strict):
     #: share of every batch that is replayed from all that the lineage saw before (Ibrahim section 4.2, A.1).
     replay_fraction: Share = 0
     iterations: int = Field(ge=1)
-    until: float | None = Field(default=None, gt=0)
-    start: float = Field(default=0, ge=0)
+    until: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    start: float = Field(default=0, ge=0, allow_inf_nan=False)
     batch: Batch | None = None
     schedule: Schedule
     validate_on: tuple[str, ...] = Field(alias="validate", min_length=1)
@@ -77,6 +77,14 @@ class Paper(Strict):
     runs: dict[str, Run]
     merges: dict[str, Merge] = {}
 
+    @model_validator(mode="after")
+    def _merges_of_runs(self) -> Paper:
+        for name, merge in self.merges.items():
+            for run in (merge.base, merge.task):
+                if run not in self.runs:
+                    raise ValueError(f"merges.{name} names the run '{run}', which is not declared")
+        return self
+
 
 def number(value: Any) -> str:
     """How a value stands in a name: 0.005, 3e-4, 1.5e-4."""
@@ -101,10 +109,15 @@ def _fill(value: Any, given: dict[str, Any]) -> Any:
 def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
     """Templates with `each` become one entry per combination."""
     out: dict[str, Any] = {}
+    if not isinstance(declared, dict):
+        raise UserError("the keys 'runs' and 'merges' must be mappings.", where=where, do="Correct it.")
     for name, body in declared.items():
         if not isinstance(body, dict):
             raise UserError(f"the key '{name}' must be a mapping.", where=where, do="Correct it.")
         each = body.get("each", {})
+        if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
+            do = "Give every variable a list: each: {x: [1, 2]}."
+            raise UserError(f"the key '{name}.each' is wrong.", where=where, do=do)
         rest = {key: value for key, value in body.items() if key != "each"}
         for combination in itertools.product(*each.values()):
             given = dict(zip(each, combination, strict=True))
@@ -112,7 +125,12 @@ def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
             schedule = filled.get("schedule")
             if isinstance(schedule, dict) and "eta_min_ratio" in schedule:
                 schedule = dict(schedule)
-                schedule["eta_min"] = schedule["eta_max"] * schedule.pop("eta_min_ratio")
+                try:
+                    schedule["eta_min"] = float(schedule["eta_max"]) * float(schedule.pop("eta_min_ratio"))
+                except (KeyError, TypeError, ValueError):
+                    key = f"{full_name}.schedule"
+                    do = "Give both 'eta_max' and 'eta_min_ratio' as numbers."
+                    raise UserError(f"the key '{key}.eta_min_ratio' is wrong.", where=where, do=do) from None
                 filled["schedule"] = schedule
             if full_name in out:
                 raise UserError(f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them.")
@@ -129,7 +147,10 @@ def paper_names() -> list[str]:
 def load_paper(name: str) -> Paper:
     """Reads and expands one paper's declarations; every fault is a `UserError` naming file and key."""
     path = PAPERS / name / "runs.yaml"
-    raw = dict(read_yaml(path))
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError("it must hold a mapping.", where=str(path), do="Give it 'paper', 'batch', 'runs'.")
+    raw = dict(raw)
     raw.pop("schedules", None)  # anchors only
     raw["runs"] = _expand(raw.get("runs", {}), str(path))
     raw["merges"] = _expand(raw.get("merges", {}), str(path))

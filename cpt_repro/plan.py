@@ -6,6 +6,7 @@ numbers, its parent's identity included; a receipt with another identity is stal
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from functools import cached_property
 from typing import Literal
@@ -96,8 +97,8 @@ def domain_shares(scale: Scale, corpus: str) -> dict[str, float]:
 
 
 def _split_rank(key: str) -> tuple[str, int | None]:
-    corpus, _, rank = key.partition("/")
-    return corpus, int(rank) if rank else None
+    corpus, slash, rank = key.partition("/")
+    return corpus, int(rank) if slash else None
 
 
 class Plan:
@@ -139,6 +140,9 @@ class Plan:
             return self.segments.get(segment_id)
         run, scale = paper.runs[name], self.scale
         if run.model not in scale.models:
+            do = f"Known at scale {scale.name}: {', '.join(scale.models)}; a scale says null for what it leaves out."
+            raise UserError(f"the model '{run.model}' is unknown.", where=where, do=do)
+        if scale.models[run.model] is None:
             self.absent[paper.paper, name] = f"scale {scale.name} has no counterpart of the model {run.model}"
             return None
         parent = None
@@ -147,7 +151,24 @@ class Plan:
             if parent is None:
                 self.absent[paper.paper, name] = self.absent[paper.paper, run.init_from.run]
                 return None
+        if parent and parent.model_name != run.model:
+            do = "Give both the same 'model'."
+            raise UserError(
+                f"its model is {run.model}, but '{parent.name}' is a {parent.model_name}.", where=where, do=do
+            )
+        if "data" in run.keep:
+            trunk = paper.runs[parent.name]
+            if (run.data, run.replay_fraction) != (trunk.data, trunk.replay_fraction):
+                what = f"'keep' has 'data', but the mixture is not that of '{parent.name}'."
+                raise UserError(what, where=where, do="Repeat its 'data' and 'replay_fraction'.")
+        for corpus in run.validate_on:
+            if corpus not in self._shares:
+                do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
+                raise UserError(f"the corpus '{corpus}' in 'validate' is unknown.", where=where, do=do)
         for key in run.data:
+            if not re.fullmatch(r"[^/]+(/[1-9][0-9]*)?", key):
+                do = "Write a corpus, or corpus/k for its k-th largest domain, k from 1."
+                raise UserError(f"'{key}' in 'data' is not a corpus or one of its domains.", where=where, do=do)
             corpus, rank = _split_rank(key)
             if corpus not in self._shares:
                 do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
@@ -198,6 +219,10 @@ class Plan:
                 parent_iteration = asked
                 if "data" in run.keep:  # a branch goes on to the very end of its trunk, whatever the rounding
                     total = iterations = parent.schedule_iterations - parent_iteration
+                    if total < 1:
+                        do = "Ask for an earlier iteration."
+                        what = f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
+                        raise UserError(what, where=where, do=do)
         offset = 0
         if "data" in run.keep:
             mixture, offset = parent.mixture, parent.batch_offset + parent_iteration
@@ -263,6 +288,9 @@ class Plan:
         if not run.replay_fraction:
             return new
         lineage = self._lineage(parent)
+        if any(segment.replay_fraction == 1 for segment in lineage):
+            where = self._where(self.papers[parent.paper], parent.name)
+            raise UserError("'replay_fraction' 1 leaves no new data to replay.", where=where, do="Lower it.")
         shares = reservoir_shares([segment.tokens for segment in lineage], run.replay_fraction)
         replayed = tuple(
             Part(share=share, parts=segment.mixture if not segment.replay_fraction else segment.mixture[1:])

@@ -112,4 +112,4 @@ def is_current(path: Path, identity: str) -> bool:
     if not path.exists():
         return False
     raw = read_json(path)
-    return raw.get("schema_version") == SCHEMA_VERSION and raw.get("identity") == identity
+    return isinstance(raw, dict) and (raw.get("schema_version"), raw.get("identity")) == (SCHEMA_VERSION, identity)

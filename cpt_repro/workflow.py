@@ -57,9 +57,9 @@ class Workflow:
         return {model for key in shown for model in self.needs[key][1]}
 
     @cached_property
-    def outstanding(self) -> tuple[set[str], set[str]]:
-        segments, models = outstanding(self.plan, self.results, self.store, self.evaluations)
-        return set(segments), set(models)
+    def outstanding(self) -> tuple[list[str], list[str]]:
+        """(segments to train, models to evaluate), in the plan's order."""
+        return outstanding(self.plan, self.results, self.store, self.evaluations)
 
     def receipt(self, segment_id: str) -> str:
         """Path of a segment's receipt."""
@@ -75,7 +75,7 @@ class Workflow:
 
     def training(self) -> list[Job]:
         """One job per bundle that has something to train; nothing where every receipt is current."""
-        to_train, _ = self.outstanding
+        to_train = set(self.outstanding[0])
         jobs = []
         for name, members in self.plan.bundles.items():
             todo = [segment for segment in members if segment.id in to_train]
@@ -90,7 +90,7 @@ class Workflow:
 
     def evaluating(self) -> list[Job]:
         """One job per group of models without a current evaluation; groups follow the plan's order."""
-        to_train, to_evaluate = self.outstanding
+        to_train, to_evaluate = (set(part) for part in self.outstanding)
         jobs = []
         for start in range(0, len(self.evaluations), MODELS_PER_PROCESS):
             todo = [m for m in self.evaluations[start : start + MODELS_PER_PROCESS] if m in to_evaluate]

@@ -61,7 +61,9 @@ def cumulative_counts(parts: tuple[Part, ...], n: int) -> list[int]:
     rest, rest_share = n, 1.0
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
-        own = rest if last else min(rest, math.floor(part.share / rest_share * rest + 0.5))
+        # Once the shares given out reach 1 nothing is left, and the shares to come are 0.
+        ratio = part.share / rest_share if rest_share > 0 else 0.0
+        own = rest if last else min(rest, math.floor(ratio * rest + 0.5))
         out += [own] if part.stream else cumulative_counts(part.parts, own)
         rest, rest_share = rest - own, rest_share - part.share
     return out

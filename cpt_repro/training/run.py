@@ -1,4 +1,4 @@
-"""Training a bundle: several segments in one process, so that imports are paid once; failures stay with their segment."""
+"""Training a bundle: several segments in one process, so that imports are paid once; each may fail by itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,17 @@ def train_segments(
                 say(f"{label}: {done}/{total}")
 
             try:
-                receipt = train(segment, parent, corpora, store, kept, every, progress if every else None)
+                receipt = train(
+                    segment,
+                    parent,
+                    corpora,
+                    store,
+                    kept,
+                    save_every=every,
+                    progress=progress if every else None,
+                    device=plan.scale.device,
+                    microbatch=plan.scale.microbatch_sequences,
+                )
             except UserError as error:
                 failed[segment.id] = str(error)
                 say(f"{label}: FAILED. {error}")

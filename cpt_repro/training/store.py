@@ -1,7 +1,7 @@
 """Where trained weights lie: `store/<scale>/<segment id>/<identity>/`, outside every declared output.
 
-The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder `iteration-<n>` holds
-a model (and the optimizer's state where a child asked for it); `resume.pt` is the training state kept against
+The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder `iteration-<n>`
+holds a model (and the optimizer's state where a child asked for it); `resume.pt` is the training state kept against
 interruption; `receipt.json` appears last, when all is there.
 """
 

@@ -1,12 +1,13 @@
 """Training of segments by Composer. The only module that knows Composer.
 
 What Composer is given: a model, a loader of whole global batches in our order, AdamW, and callbacks of one job each.
-What it is not given: the learning rate's schedule (set from `schedules`, so that the rate of every update is the paper's
-to the last bit) and spinning loaders on resumption (our loader starts where the run stopped).
+What it is not given: the learning rate's schedule (set from `schedules`, so that every update's rate is the paper's to
+the last bit) and spinning loaders on resumption (our loader starts where the run stopped).
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -42,6 +43,17 @@ from cpt_repro.training.store import Store
 for _name in ("composer", "streaming"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
+
+
+def keep_memory() -> None:
+    """Lets glibc keep freed memory; returning it and faulting it in again took 7 % of a small model's step."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass  # another C library: slower, with the same bits
+
 
 BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0  # Ibrahim Table 13; eps from the authors' configuration
 
@@ -132,7 +144,7 @@ class Batches(Dataset):
     def __getitem__(self, iteration: int) -> torch.Tensor:
         parts = [self._sequences[s.corpus, s.domain].take(indices) for s, indices in self.order.batch(iteration)]
         whole = np.concatenate(parts).astype(np.int64)
-        size = len(whole) // dist.get_world_size()
+        size = len(whole) // dist.get_world_size()  # `train` has seen to it that nothing is left over
         return torch.from_numpy(whole[dist.get_global_rank() * size :][:size])
 
 
@@ -243,9 +255,28 @@ class KeepWeights(Callback):
 class Resumable(Callback):
     """Writes the whole training state every `every` iterations, aside and then renamed."""
 
-    def __init__(self, path: Path, every: int):
-        self.path, self.every = path, every
+    def __init__(self, path: Path, every: int, data: dict[str, str]):
+        self.path, self.every, self.data = path, every, data
         self.trainer: Trainer | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Fingerprints of the data trained on so far."""
+        return {"data": self.data}
+
+    def found(self) -> int:
+        """Iteration of the state at hand, 0 without one; a `UserError` if it was trained on other data."""
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, map_location="cpu", weights_only=False)["state"]
+        data = dict(state["callbacks"])[type(self).__name__]["data"]
+        for corpus, fingerprint in self.data.items():
+            if data.get(corpus) != fingerprint:
+                raise UserError(
+                    f"it was trained on '{corpus}' with fingerprint {data.get(corpus)}, which is now {fingerprint}.",
+                    where=str(self.path),
+                    do="Restore the corpus, or remove this file to train anew.",
+                )
+        return state["timestamp"]["Timestamp"]["batch"]
 
     def batch_checkpoint(self, state, logger) -> None:
         iteration = state.timestamp.batch.value
@@ -299,13 +330,27 @@ def train(
     kept: dict[int, bool],
     save_every: int = 0,
     progress=None,
+    device: str = "cpu",
+    microbatch: int | None = None,
 ) -> Receipt:
     """Trains one segment, or goes on where it was interrupted; its receipt is in the store when this returns.
 
     `kept`: iterations whose weights are saved, True where the optimizer's state is too. `save_every`: iterations
-    between states kept against interruption, 0 for none. `progress`: called with the iteration now and then.
-    Raises `UserError` on missing or altered data or parent, and on a loss that is not finite.
+    between states kept against interruption, 0 for none. `progress`: called with the iteration now and then. `device`:
+    cpu or gpu. `microbatch`: sequences in one forward pass of a rank, None for all of its share.
+    Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU, and where
+    the ranks do not divide the batch.
     """
+    ranks = dist.get_world_size()
+    if segment.batch_sequences % ranks:
+        raise UserError(
+            f"{ranks} ranks do not divide the batch of {segment.batch_sequences} sequences.",
+            where=segment.id,
+            do="Use a number of ranks that does.",
+        )
+    if device == "gpu" and not torch.cuda.is_available():
+        raise UserError("the scale asks for a GPU, and there is none.", where=segment.id, do="Choose a scale for CPUs.")
+    keep_memory()
     torch.set_num_threads(segment.threads)
     torch.manual_seed(segment.seed)
     torch.use_deterministic_algorithms(True)
@@ -327,9 +372,9 @@ def train(
     rate = LearningRate(segment)
     losses = Losses(segment, validation, rate)
     weights = KeepWeights(segment, store, kept)
-    resumable = Resumable(store.resume(segment), save_every)
+    resumable = Resumable(store.resume(segment), save_every, fingerprints)
     callbacks = [rate, Clip(), losses, weights, resumable, *([Report(progress)] if progress else [])]
-    started_at = _resume_iteration(resumable.path, fingerprints)
+    started_at = resumable.found()
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -347,9 +392,9 @@ def train(
         train_dataloader=spec,
         max_duration=f"{segment.iterations}ba",
         optimizers=optimizer,
-        device="cpu" if not torch.cuda.is_available() else "gpu",
+        device=device,
         precision=segment.precision,
-        device_train_microbatch_size=segment.batch_sequences // dist.get_world_size(),
+        device_train_microbatch_size=microbatch or segment.batch_sequences // ranks,
         callbacks=callbacks,
         progress_bar=False,
         spin_dataloaders=False,
@@ -399,16 +444,7 @@ def train(
     )
     write(store.folder(segment) / "receipt.json", receipt)
     resumable.path.unlink(missing_ok=True)
-    resumable.path.with_suffix(".json").unlink(missing_ok=True)
     return receipt
-
-
-def _resume_iteration(path: Path, fingerprints: dict[str, str]) -> int:
-    """Iteration of the kept training state, 0 without one."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=False)
-    return state["state"]["timestamp"]["Timestamp"]["batch"]
 
 
 def _final(losses: Losses, corpus: str, segment: Segment) -> FinalLoss:

@@ -1,0 +1,194 @@
+"""Training: bits, resumption, faults, and the papers' main orders at smoke scale."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from cpt_repro.config import load_scale
+from cpt_repro.errors import UserError
+from cpt_repro.plan import Plan
+from cpt_repro.receipts import receipt_path, read_receipt
+from cpt_repro.training.run import train_segments
+from cpt_repro.training.store import Store
+
+PAPER = "ibrahim2024/405m"
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return Plan(load_scale("smoke"))
+
+
+def segment(plan, name):
+    return plan.segments[f"{PAPER}/{name}/seed-0"]
+
+
+@pytest.fixture(scope="module")
+def trained(plan, smoke_data, tmp_path_factory):
+    """The runs that the main orders speak of, really trained: losses by run and corpus."""
+    folder = tmp_path_factory.mktemp("trained")
+    names = [
+        "pile",
+        "sp",
+        "pile--sp/replay-0",
+        "pile--sp/replay-0.05",
+        "pile--sp/replay-0.5",
+        "pile--sp/eta_max-1.5e-4",
+        "pile--sp/eta_max-6e-4",
+        "pile--sp/constant-3e-5",
+        "pile--german/replay-0",
+        "pile--german/replay-0.25",
+        "pile--sp/keep-optimizer",
+    ]
+    segments = [segment(plan, name) for name in names]
+    train_segments(plan, segments, smoke_data, folder / "results", Store("smoke", folder / "store"), print)
+    return folder, {n: read_receipt(receipt_path(folder / "results", "smoke", f"{PAPER}/{n}/seed-0")) for n in names}
+
+
+def loss(trained, name, corpus):
+    return trained[1][name].final[corpus].loss
+
+
+def test_higher_eta_max_forgets_more_and_adapts_more(trained):
+    rates = ["constant-3e-5", "eta_max-1.5e-4", "replay-0", "eta_max-6e-4"]
+    upstream = [loss(trained, f"pile--sp/{rate}", "pile") for rate in rates]
+    downstream = [loss(trained, f"pile--sp/{rate}", "sp") for rate in rates]
+    assert upstream == sorted(upstream)
+    assert downstream == sorted(downstream, reverse=True)
+
+
+def test_replay_reduces_forgetting_at_little_cost(trained):
+    upstream = [loss(trained, f"pile--sp/replay-{r}", "pile") for r in ("0", "0.05", "0.5")]
+    assert upstream == sorted(upstream, reverse=True)
+    saved = upstream[0] - upstream[1]
+    cost = loss(trained, "pile--sp/replay-0.05", "sp") - loss(trained, "pile--sp/replay-0", "sp")
+    assert saved > 2 * cost
+    assert loss(trained, "pile--german/replay-0.25", "pile") < loss(trained, "pile--german/replay-0", "pile") - 1
+
+
+def test_a_stronger_shift_forgets_more(trained):
+    start = loss(trained, "pile", "pile")
+    weak = loss(trained, "pile--sp/replay-0", "pile") - start
+    strong = loss(trained, "pile--german/replay-0", "pile") - start
+    assert 0.1 < weak < strong / 4
+
+
+def test_continual_pretraining_beats_training_from_scratch(trained):
+    for corpus in ("pile", "sp"):
+        assert loss(trained, "pile--sp/replay-0", corpus) < loss(trained, "sp", corpus)
+
+
+def test_losses_stay_above_the_entropy_rate(trained):
+    for receipt in trained[1].values():
+        for corpus, final in receipt.final.items():
+            assert final.loss > receipt.entropy_floor[corpus] > 0
+
+
+def test_receipts_say_what_was_done(trained, plan):
+    receipt = trained[1]["pile--sp/replay-0"]
+    parent = trained[1]["pile"]
+    own = receipt.segment
+    assert own == segment(plan, "pile--sp/replay-0")
+    assert receipt.parent_weights == parent.checkpoints[parent.segment.iterations]
+    assert [i for i, _ in receipt.curves["sp"]] == list(own.evaluations)
+    # The first validation is the parent's last: weights were carried over, exactly.
+    assert receipt.curves["sp"][0][1] == parent.curves["sp"][-1][1]
+    assert dict(receipt.learning_rate)[0] == 0.0
+    assert max(rate for _, rate in receipt.learning_rate) <= own.schedule.eta_max
+
+
+def test_kept_optimizer_state_changes_the_start_only(trained):
+    kept, dropped = (dict(trained[1][f"pile--sp/{n}"].curves["sp"]) for n in ("keep-optimizer", "replay-0"))
+    assert kept[0] == dropped[0]
+    assert kept[6] != dropped[6]
+    assert abs(kept[39] - dropped[39]) < 0.1
+
+
+def test_the_same_bits_again_and_after_interruptions(trained, plan, smoke_data, tmp_path):
+    """Killed twice during training (with replay): weights, curves and receipt as if never stopped."""
+    from cpt_repro.training import trainer
+
+    folder, receipts = trained
+    own = segment(plan, "pile--sp/replay-0.05")
+    store = Store("smoke", tmp_path)
+    parent = segment(plan, "pile")
+    shutil.copytree(Store("smoke", folder / "store").folder(parent), store.folder(parent))
+    corpora = trainer.Corpora(smoke_data)
+
+    class Killed(Exception):
+        pass
+
+    for stop in (100, 250):
+
+        def progress(done, stop=stop):
+            if done == stop:
+                raise Killed
+
+        with pytest.raises(Killed):
+            trainer.train(own, parent, corpora, store, plan.checkpoints[own.id], save_every=40, progress=progress)
+    again = trainer.train(own, parent, corpora, store, plan.checkpoints[own.id], save_every=40)
+    assert again.measured["resumed_at"] == 240
+    before = receipts["pile--sp/replay-0.05"].model_dump(exclude={"measured"})
+    assert again.model_dump(exclude={"measured"}) == before
+
+
+def test_resuming_on_other_data_is_refused(plan, smoke_data, tmp_path):
+    from cpt_repro.training import trainer
+
+    own, store = segment(plan, "pile"), Store("smoke", tmp_path / "store")
+    corpora = trainer.Corpora(smoke_data)
+
+    class Killed(Exception):
+        pass
+
+    def progress(done):
+        raise Killed
+
+    with pytest.raises(Killed):
+        trainer.train(own, None, corpora, store, {}, save_every=20, progress=progress)
+    corpora.fingerprint("pile")["fingerprint"] = "0" * 64
+    with pytest.raises(UserError, match="0000000000"):
+        trainer.train(own, None, corpora, store, {}, save_every=20)
+
+
+def test_a_missing_or_altered_shard_stops_before_training(plan, smoke_data, tmp_path):
+    from cpt_repro.training import trainer
+
+    root = tmp_path / "data"
+    shutil.copytree(smoke_data, root)
+    shard = next((root / "sp" / "train").rglob("*.mds"))
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    with pytest.raises(UserError, match=shard.name):
+        trainer.train(segment(plan, "sp"), None, trainer.Corpora(root), Store("smoke", tmp_path / "store"), {})
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_failed_segment_does_not_stop_the_others(plan, smoke_data, tmp_path):
+    """Without its parent's weights a child fails, by name; its neighbour is trained and published."""
+    child, neighbour = segment(plan, "pile--sp/warmup-0"), segment(plan, "sp-3x100/infinite-cosine/split-1")
+    with pytest.raises(UserError, match="pile--sp/warmup-0.*weights are missing"):
+        train_segments(plan, [child, neighbour], smoke_data, tmp_path, Store("smoke", tmp_path / "store"), print)
+    assert receipt_path(tmp_path, "smoke", neighbour.id).exists()
+    assert not receipt_path(tmp_path, "smoke", child.id).exists()
+
+
+def test_a_loss_that_is_not_finite_stops(plan, smoke_data, tmp_path, monkeypatch):
+    from cpt_repro.training import trainer
+
+    monkeypatch.setattr(trainer.CausalLM, "loss", lambda self, outputs, batch: outputs.sum() * torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        trainer.train(segment(plan, "sp"), None, trainer.Corpora(smoke_data), Store("smoke", tmp_path), {})
+
+
+def test_finished_segments_are_published_without_training(trained, plan, smoke_data, tmp_path, monkeypatch):
+    folder, _ = trained
+    import cpt_repro.training.trainer as trainer
+
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("trained again"))
+    own = segment(plan, "pile")
+    train_segments(plan, [own], smoke_data, tmp_path, Store("smoke", folder / "store"), print)
+    assert json.loads(receipt_path(tmp_path, "smoke", own.id).read_text())["identity"] == own.identity
