@@ -21,12 +21,15 @@ wildcard_constraints:
 
 
 rule:
-    name: "figures/"
+    name:
+        "figures/"
     input:
         work.all_files(),
 
 
 rule tokenizer:
+    input:
+        work.tokenizer_request(),
     output:
         f"{work.data}/tokenizer/tokenizer.json",
     log:
@@ -38,6 +41,7 @@ rule tokenizer:
 rule corpus:
     input:
         f"{work.data}/tokenizer/tokenizer.json",
+        lambda wildcards: work.corpus_request(wildcards.corpus),
     output:
         f"{work.data}/{{corpus}}/fingerprint.json",
     log:
@@ -46,8 +50,22 @@ rule corpus:
         "cpt-repro corpus {wildcards.corpus} --scale {SCALE} --processes {threads} > {log} 2>&1"
 
 
+for name in work.recording():
+
+    rule:
+        name:
+            f"record_{name}"
+        input:
+            work.fingerprint(name),
+        output:
+            work.corpus_record(name),
+        shell:
+            "cp {input} {output}"
+
+
 rule suites:
     input:
+        work.suites_request(),
         [work.fingerprint(corpus) for corpus in work.plan.scale.corpora],
     output:
         f"{work.data}/suites/fingerprint.json",
@@ -61,8 +79,8 @@ rule suites:
 for job in TRAINING:
 
     rule:
-        name: f"train_{job.name}"
-        message: f"training {len(job.outputs)} segments: {job.name}"
+        name:
+            f"train_{job.name}"
         input:
             job.inputs,
         output:
@@ -72,6 +90,8 @@ for job in TRAINING:
         threads: work.plan.scale.threads
         params:
             bundle=job.name,
+        message:
+            f"training {len(job.outputs)} segments: {job.name}"
         shell:
             "cpt-repro train {params.bundle} --scale {SCALE} 2>&1 | tee {log}"
 
@@ -79,8 +99,8 @@ for job in TRAINING:
 for job in EVALUATING:
 
     rule:
-        name: f"evaluate_{job.name}"
-        message: f"evaluating {len(job.outputs)} models"
+        name:
+            f"evaluate_{job.name}"
         input:
             job.inputs,
         output:
@@ -90,15 +110,22 @@ for job in EVALUATING:
         threads: work.plan.scale.threads
         params:
             group=job.name,
+        message:
+            f"evaluating {len(job.outputs)} models"
         shell:
             "cpt-repro evaluate {params.group} --scale {SCALE} 2>&1 | tee {log}"
 
 
 rule figure:
     input:
-        lambda wildcards: work.exhibit_inputs(wildcards.paper, f"figure_{wildcards.number}"),
+        lambda wildcards: work.exhibit_inputs(
+            wildcards.paper, f"figure_{wildcards.number}"
+        ),
     output:
-        multiext(f"figures/{SCALE}/{{paper}}/figure_{{number}}", *[f".{suffix}" for suffix in FIGURE_FILES]),
+        multiext(
+            f"figures/{SCALE}/{{paper}}/figure_{{number}}",
+            *[f".{suffix}" for suffix in FIGURE_FILES],
+        ),
     log:
         f"logs/{SCALE}/{{paper}}-figure_{{number}}.log",
     shell:
@@ -107,9 +134,14 @@ rule figure:
 
 rule table:
     input:
-        lambda wildcards: work.exhibit_inputs(wildcards.paper, f"table_{wildcards.number}"),
+        lambda wildcards: work.exhibit_inputs(
+            wildcards.paper, f"table_{wildcards.number}"
+        ),
     output:
-        multiext(f"figures/{SCALE}/{{paper}}/table_{{number}}", *[f".{suffix}" for suffix in TABLE_FILES]),
+        multiext(
+            f"figures/{SCALE}/{{paper}}/table_{{number}}",
+            *[f".{suffix}" for suffix in TABLE_FILES],
+        ),
     log:
         f"logs/{SCALE}/{{paper}}-table_{{number}}.log",
     shell:

@@ -80,6 +80,11 @@ def evaluation_path(results: Path, scale: str, model_id: str) -> Path:
     return Path(results) / scale / "runs" / model_id / "evaluation.json"
 
 
+def corpus_path(results: Path, scale: str, corpus: str) -> Path:
+    """Where the record of a built corpus (a copy of its fingerprint) lies."""
+    return Path(results) / scale / "corpora" / f"{corpus}.json"
+
+
 def _read(model: type, path: Path) -> Any:
     raw = read_json(path)
     version = raw.get("schema_version") if isinstance(raw, dict) else None

@@ -7,9 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 from cpt_repro.config import load_scale
+from cpt_repro.data.manifest import load_manifest
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
+from cpt_repro.errors import UserError
+from cpt_repro.files import digest, read_json, write_text
 from cpt_repro.plan import Plan
-from cpt_repro.receipts import evaluation_path, receipt_path
+from cpt_repro.receipts import corpus_path, evaluation_path, receipt_path
 from cpt_repro.training.store import Store, evaluation_identity, outstanding
 
 FIGURE_FILES = ("png", "svg", "json")
@@ -73,6 +76,54 @@ class Workflow:
         """Path of a corpus' fingerprint, its last file to be written."""
         return str(self.data / corpus / "fingerprint.json")
 
+    def _request(self, what: str, wanted: str, product: str | Path, current: bool) -> str:
+        """A small file, input of the job that makes `product`, that says what is wanted; its path.
+
+        The workflow engine compares times of files and cannot know that a product is of another identity than the one
+        wanted. So the file is written anew when the wish changes, or when a product that is not current is newer.
+        """
+        path, product = self.store.root / "requests" / what, Path(product)
+        stale = not current and product.exists()
+        if (
+            not path.exists()
+            or path.read_text() != wanted
+            or (stale and product.stat().st_mtime >= path.stat().st_mtime)
+        ):
+            write_text(path, wanted)
+        return str(path)
+
+    def tokenizer_request(self) -> str:
+        """Wish for the tokenizer, input of its job."""
+        wanted = digest([load_manifest(self.plan.scale.corpora["pile"]).digest, self.plan.scale.tokenizer.model_dump()])
+        return self._request("tokenizer", wanted, self.data / "tokenizer" / "tokenizer.json", True)
+
+    def corpus_request(self, corpus: str) -> str:
+        """Wish for a built corpus, input of its job."""
+        if corpus not in self.plan.scale.corpora:
+            raise UserError(f"the corpus '{corpus}' is unknown.", do=f"Known: {', '.join(self.plan.scale.corpora)}.")
+        manifest, length = load_manifest(self.plan.scale.corpora[corpus]).digest, self.plan.scale.sequence_length
+        path = Path(self.fingerprint(corpus))
+        built = read_json(path) if path.exists() else {}
+        current = (built.get("manifest"), built.get("sequence_length")) == (manifest, length)
+        return self._request(f"corpora/{corpus}", digest([manifest, length]), path, current)
+
+    def suites_request(self) -> str:
+        """Wish for the benchmark tasks, input of their job."""
+        wanted = digest({name: suite.model_dump(mode="json") for name, suite in self.plan.scale.suites.items()})
+        return self._request("suites", wanted, self.data / "suites" / "fingerprint.json", True)
+
+    def recording(self) -> list[str]:
+        """Corpora of which no current record lies among the results."""
+        current = {}
+        for corpus, name in self.plan.scale.corpora.items():
+            path = corpus_path(self.results, self.scale, corpus)
+            current[corpus] = path.exists() and read_json(path).get("manifest") == load_manifest(name).digest
+        return [corpus for corpus, there in current.items() if not there]
+
+    def corpus_record(self, corpus: str) -> str:
+        """Path of a corpus' record among the results."""
+        return str(corpus_path(self.results, self.scale, corpus))
+
     def training(self) -> list[Job]:
         """One job per bundle that has something to train; nothing where every receipt is current."""
         to_train = set(self.outstanding[0])
@@ -85,6 +136,7 @@ class Workflow:
             corpora = sorted({corpus for segment in todo for corpus in segment.data})
             parents = sorted({s.parent for s in todo if s.parent in to_train and s.parent not in own})
             inputs = [self.fingerprint(corpus) for corpus in corpora] + [self.receipt(parent) for parent in parents]
+            inputs += [self._request(f"runs/{s.id}", s.identity, self.receipt(s.id), False) for s in todo]
             jobs.append(Job(name, inputs, [self.receipt(segment.id) for segment in todo]))
         return jobs
 
@@ -97,6 +149,9 @@ class Workflow:
             if todo:
                 sources = {s.id for model in todo for s, _ in evaluation_identity(self.plan, model)[1]}
                 inputs = [self.receipt(source) for source in sorted(sources & to_train)]
+                for model in todo:
+                    wanted = evaluation_identity(self.plan, model)[0]
+                    inputs.append(self._request(f"evaluations/{model}", wanted, self.evaluation(model), False))
                 suites = str(self.data / "suites" / "fingerprint.json")
                 job = Job(f"{start // MODELS_PER_PROCESS:03d}", [suites, *inputs], [self.evaluation(m) for m in todo])
                 jobs.append(job)
@@ -111,7 +166,9 @@ class Workflow:
         """Receipts and evaluations that an exhibit is drawn from."""
         find_exhibit(paper, key)
         segments, models = self.needs[paper, key]
-        return [self.receipt(segment) for segment in segments] + [self.evaluation(model) for model in models]
+        corpora = [exhibit.corpus] if (exhibit := self.exhibits[paper, key]).kind == "domains" else []
+        records = [self.corpus_record(corpus) for corpus in corpora]
+        return [*map(self.receipt, segments), *map(self.evaluation, models), *records]
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
         """The files of one exhibit."""

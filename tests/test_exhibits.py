@@ -141,7 +141,7 @@ def test_a_run_has_one_look_and_every_pattern_is_used():
     + [("ibrahim2024", k) for k in ("figure_01", "figure_02", "figure_05", "figure_10", "figure_11")],
 )
 def test_figures_are_drawn(plan, results, tmp_path, paper, key):
-    paths = draw(plan, paper, key, results, tmp_path, data=tmp_path)
+    paths = draw(plan, paper, key, results, tmp_path)
     assert [path.suffix for path in paths] == [".png", ".svg", ".json"]
     assert all(path.stat().st_size > 1000 for path in paths[:2])
     metadata = paths[1].read_text(encoding="utf-8").split("</metadata>")[0]
@@ -154,7 +154,7 @@ def test_figures_are_drawn(plan, results, tmp_path, paper, key):
 
 @pytest.mark.parametrize(("paper", "key"), _every("table"))
 def test_tables_are_written(plan, results, tmp_path, paper, key):
-    paths = draw(plan, paper, key, results, tmp_path, data=tmp_path)
+    paths = draw(plan, paper, key, results, tmp_path)
     assert [path.suffix for path in paths] == [".csv", ".md", ".tex", ".json"]
     with open(paths[0], newline="", encoding="utf-8") as stream:
         heads, *rows = csv.reader(stream)
@@ -243,8 +243,8 @@ def test_the_same_receipts_give_the_same_bytes(results, tmp_path):
         "from cpt_repro.exhibits.draw import draw\n"
         "plan, results, out = Plan(load_scale('smoke')), *map(pathlib.Path, sys.argv[1:])\n"
         "for key in ('figure_05', 'figure_01', 'table_12', 'table_09'):\n"
-        "    draw(plan, 'ibrahim2024', key, results, out, data=out)\n"
-        "draw(plan, 'gupta2023', 'figure_04', results, out, data=out)\n"
+        "    draw(plan, 'ibrahim2024', key, results, out)\n"
+        "draw(plan, 'gupta2023', 'figure_04', results, out)\n"
     )
     for k, (zone, language) in enumerate((("UTC", "C"), ("Asia/Kathmandu", "de_DE.UTF-8"))):
         settings = {"PYTHONHASHSEED": str(k), "TZ": zone, "LC_ALL": language, "SOURCE_DATE_EPOCH": str(k)}

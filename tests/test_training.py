@@ -9,7 +9,7 @@ import torch
 from cpt_repro.config import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.plan import Plan
-from cpt_repro.receipts import receipt_path, read_receipt
+from cpt_repro.receipts import read_receipt, receipt_path
 from cpt_repro.training.run import train_segments
 from cpt_repro.training.store import Store
 

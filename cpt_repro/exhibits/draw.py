@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpt_repro.config import ROOT
 from cpt_repro.exhibits.declarations import Exhibit, find_exhibit
 from cpt_repro.exhibits.records import Records
 from cpt_repro.files import digest, write_json
@@ -40,14 +39,14 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     return " ".join(parts)
 
 
-def draw(plan: Plan, paper: str, key: str, results: Path, out: Path, data: Path | None = None) -> list[Path]:
+def draw(plan: Plan, paper: str, key: str, results: Path, out: Path) -> list[Path]:
     """Writes `out/<scale>/<paper>/<key>.*` and returns the paths; what is missing is drawn as missing.
 
     A figure gives .png and .svg, a table .csv, .md and .tex; both give .json, which says what they were drawn from.
-    An unknown paper or exhibit is a `UserError`. `data` is the folder of built corpora.
+    An unknown paper or exhibit is a `UserError`.
     """
     exhibit = find_exhibit(paper, key)
-    records = Records(plan, paper, results, data or ROOT / "data")
+    records = Records(plan, paper, results)
     for name in exhibit.runs:
         records.receipts(name)
     for name in exhibit.evaluations:

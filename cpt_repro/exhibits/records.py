@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cpt_repro.exhibits.declarations import Exhibits, absent, load_declarations
-from cpt_repro.files import file_digest, read_json
+from cpt_repro.files import digest, read_json
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import (
     Evaluation,
     Receipt,
+    corpus_path,
     evaluation_path,
     read_evaluation,
     read_receipt,
@@ -24,10 +25,10 @@ NOT_RUN, NO_COUNTERPART = "not run", "no counterpart"
 class Records:
     """What one paper's runs left at one scale."""
 
-    def __init__(self, plan: Plan, paper: str, results: Path, data: Path):
-        self.plan, self.paper, self.results, self.data = plan, paper, Path(results), Path(data)
+    def __init__(self, plan: Plan, paper: str, results: Path):
+        self.plan, self.paper, self.results = plan, paper, Path(results)
         self.scale = plan.scale
-        #: path below the results (or data) folder -> SHA-256
+        #: record -> SHA-256 of its content, without what was `measured` of speed
         self.digests: dict[str, str] = {}
         #: "receipt <id>" or "evaluation <id>", wanted and not there
         self.missing: set[str] = set()
@@ -46,7 +47,9 @@ class Records:
         if path not in self._read:
             if path.is_file():
                 self._read[path] = reader(path)
-                self.digests[f"{kind} {name}"] = file_digest(path)
+                told = read_json(path)
+                told.pop("measured", None)
+                self.digests[f"{kind} {name}"] = digest(told)
             else:
                 self._read[path] = None
                 self.missing.add(f"{kind} {name}")
@@ -84,8 +87,7 @@ class Records:
 
     def fingerprint(self, corpus: str) -> dict[str, Any] | None:
         """What was built of a corpus, or None."""
-        path = self.data / self.scale.name / corpus / "fingerprint.json"
-        return self._one(path, corpus, "corpus", read_json)
+        return self._one(corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_json)
 
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (english_upstream, for the Pile)."""

@@ -58,7 +58,9 @@ def _new_corpus(row: Row, records: Records) -> str:
 
 
 def _loss(row: Row, corpora: list[str], records: Records) -> Cell:
-    """The final loss on a corpus, or the plain mean over two."""
+    """The final loss on a corpus, or the plain mean over two; merges have none."""
+    if row.run is None:
+        return Cell("–", {"": None, ERROR: None, "noise of the validation set": None, "seeds": 0})
     finals = [[r.final[c] for c in corpora] for r in records.receipts(row.run) if set(corpora) <= set(r.final)]
     if not finals:
         word = records.why(row.run)
