@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cpt_repro.config import load_scale
 from cpt_repro.data.manifest import load_manifest
-from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.files import digest, read_json, write_text
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import corpus_path, evaluation_path, receipt_path

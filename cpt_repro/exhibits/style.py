@@ -71,10 +71,11 @@ RC = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draws with matplotlib's defaults, this look and the fonts that matplotlib ships; nothing of the user's."""
+    """Draws in seaborn's plain style, this look and the fonts that matplotlib ships; nothing of the user's."""
     import matplotlib
 
     matplotlib.use("Agg")
+    import seaborn
     from matplotlib import font_manager
 
     manager = font_manager.fontManager
@@ -86,7 +87,7 @@ def drawing() -> Iterator[None]:
     try:
         with matplotlib.rc_context():
             matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"})
-            matplotlib.rcParams.update(RC)
+            matplotlib.rcParams.update(seaborn.plotting_context("paper") | seaborn.axes_style("ticks") | RC)
             yield
     finally:
         manager.ttflist = everything
