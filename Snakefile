@@ -2,11 +2,16 @@
 #   snakemake --cores all figures/                                  the whole replication at the scale smoke
 #   snakemake --cores all figures/ --config scale=pocket            on real text
 #   snakemake --cores all figures/smoke/ibrahim2024/figure_05.png   one exhibit and what it needs
+import os
 import sys
 
 from cpt_repro.errors import UserError
 from cpt_repro.workflow import FIGURE_FILES, TABLE_FILES, Workflow
 
+# `cpt-repro` of the environment that runs snakemake, also where that is not activated.
+os.environ["PATH"] = os.pathsep.join(
+    [os.path.dirname(sys.executable), os.environ["PATH"]]
+)
 SCALE = config.get("scale", "smoke")
 try:
     work = Workflow(SCALE)

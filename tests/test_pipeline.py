@@ -88,13 +88,7 @@ class Project:
         self.scale = folder / "configs" / "scales" / "smoke.yaml"
         self.scale.parent.mkdir()
         self.scale.write_text(yaml.safe_dump(scale))
-        commands = folder / "bin"
-        commands.mkdir()
-        script = f'#!/bin/sh\nexec "{sys.executable}" -c "from cpt_repro.cli import main; main()" "$@"\n'
-        (commands / "cpt-repro").write_text(script)
-        (commands / "cpt-repro").chmod(0o755)
-        tools = Path(sys.executable).parent
-        self.environment = {**os.environ, "PATH": f"{commands}:{tools}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+        self.environment = {**os.environ, "PYTHONPATH": str(folder)}
         self.environment.pop("CPT_REPRO_STORE", None)
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
