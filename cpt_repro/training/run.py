@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,14 +61,3 @@ def train_segments(
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
         raise UserError(f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again.")
-
-
-def drop_stale(plan: Plan, store: Store) -> list[Path]:
-    """Removes folders of segments whose identity is no longer in the plan; returns what was removed."""
-    current = {store.folder(segment) for segment in plan.segments.values()}
-    removed = []
-    for folder in store.root.glob("**/seed-*/*"):
-        if folder.is_dir() and folder not in current and len(folder.name) == 16:
-            shutil.rmtree(folder)
-            removed.append(folder)
-    return removed

@@ -21,11 +21,6 @@ def default_store() -> Path:
     return Path(os.environ.get("CPT_REPRO_STORE", ROOT / "store"))
 
 
-def default_data() -> Path:
-    """`$CPT_REPRO_DATA`, or `data/` in the repository."""
-    return Path(os.environ.get("CPT_REPRO_DATA", ROOT / "data"))
-
-
 class Store:
     """Checkpoints of one scale."""
 
