@@ -95,7 +95,8 @@ def build_tokenizer(scale: Scale, root: Path) -> Path:
     }
     record = folder / "training.json"
     with _lock(root, "tokenizer"):
-        if record.is_file() and read_json(record) == training:
+        whole = (folder / "tokenizer.json").is_file() and record.is_file()
+        if whole and read_json(record) == training:
             return folder
         # Two passes, so that the sample is even without holding all text.
         total = sum(len(document["text"]) for document in documents(manifest, "train"))
