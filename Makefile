@@ -1,5 +1,6 @@
 # Needs Python 3.11 or 3.12 and a package index; everything else is made in .venv.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+FITS := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 ON := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 scale ?= smoke
@@ -10,7 +11,7 @@ env: $(VENV)/ready
 
 # uv installs the lock file: exact versions, checked by hash. The stamp is written last.
 $(VENV)/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Python 3.11 or 3.12 is needed, %s is %d.%d. Set PYTHON=..." % (sys.executable, *v))'
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with the module venv was found. Set PYTHON=/path/to/python." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python requirements.lock
