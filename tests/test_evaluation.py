@@ -15,11 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cpt_repro.config import Scale
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation import harness as harness_module
 from cpt_repro.evaluation.generate import generate, held_out_prompts
-from cpt_repro.evaluation.harness import Harness, environment, mean_and_error
+from cpt_repro.evaluation.harness import Harness, mean_and_error
 from cpt_repro.evaluation.merge import merge_folders, ties_merge, trim
-from cpt_repro.evaluation.run import evaluate_run
 from cpt_repro.evaluation.suites import build_suites
 
 DOCUMENTS = 40
@@ -294,18 +292,6 @@ def test_unfit_models_are_refused(world, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="GPU"):
             Harness(gpu, root)
-
-
-def test_a_run_is_evaluated_whole(world):
-    root, harness = world
-    prompts = held_out_prompts(root, "pile", 2, 5)
-    result = evaluate_run(harness, root / "trained", prompts)
-    assert result["suites"] == harness.evaluate(root / "trained")
-    assert result["suites_fingerprint"] == json.loads((root / "suites/fingerprint.json").read_text())["fingerprint"]
-    assert result["batch_size"] == harness_module.BATCH_SIZE
-    assert [generation["prompt"] for generation in result["generations"]] == prompts
-    assert set(environment()) == {"lm_eval", "transformers", "torch", "threads"}
-    assert str(root) not in json.dumps(result, allow_nan=False)
 
 
 # --- TIES merges ---

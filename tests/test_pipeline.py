@@ -120,6 +120,17 @@ def test_everything_is_made(project):
     assert len(list(project.folder.glob("results/smoke/runs/**/evaluation.json"))) == 5
 
 
+def test_records_name_what_they_depend_on_and_no_path(project):
+    suites = json.loads((project.folder / "data" / "smoke" / "suites" / "fingerprint.json").read_text())
+    for path in project.folder.glob("results/**/*.json"):
+        assert str(project.folder) not in path.read_text()
+    for path in project.folder.glob("results/**/evaluation.json"):
+        record = json.loads(path.read_text())
+        assert record["suites_fingerprint"] == suites["fingerprint"]
+        assert set(record["environment"]) == {"lm_eval", "transformers", "torch", "threads", "batch_size"}
+        assert 0 <= record["suites"]["german"]["average"] <= 1
+
+
 def test_a_second_call_has_nothing_to_do(project):
     before = project.receipts()
     result = project.snakemake()
