@@ -59,6 +59,13 @@ def read_yaml(path: Path) -> Any:
 T = TypeVar("T", bound=BaseModel)
 
 
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type such as dict[str, Model | None] is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     """Keys allowed where a validation error arose, as far as the model's plain nesting tells."""
     current, choices = model, []
@@ -68,9 +75,7 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
             current, choices = tagged[0], []
         fields = {field.alias or name: field for name, field in current.model_fields.items()}
         if part in fields:
-            inner = fields[part].annotation
-            arguments = [inner, *getattr(inner, "__args__", ())]
-            choices = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)] or [current]
+            choices = _models_in(fields[part].annotation) or [current]
             current = choices[0]
     return [field.alias or name for name, field in current.model_fields.items()]
 
