@@ -327,10 +327,7 @@ def curves(exhibit: Curves, records: Records) -> Any:
         else:
             ax.set_ylabel(LOSS)
             ax.ticklabel_format(axis="y", useOffset=False)
-            corpus = records.corpus(panel.y)
-            # A letter and a long name do not fit one line over a panel of half a page.
-            line_break = panel.title or len(f"{title} {corpus}") > 48
-            title = f"{title}{chr(10) if line_break else ' '}{corpus}".strip()
+            title = f"{title}{chr(10) if panel.title else ' '}{records.corpus(panel.y)}".strip()
         ax.set_title(title, loc="left", pad=pad)
         if index >= count - columns:
             ax.set_xlabel(_tokens_label(records))
