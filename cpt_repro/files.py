@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,3 +70,15 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"not valid JSON ({error}).", where=str(path), do="Remove it and run again; it will be made anew."
         ) from None
+
+
+def code_commit(root: Path) -> str | None:
+    """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None outside git."""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        watched = ["cpt_repro", "configs", "data_manifests"]
+        changed = subprocess.run([*git, "status", "--porcelain", "--", *watched], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changed.stdout.strip() else "")

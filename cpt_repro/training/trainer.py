@@ -30,11 +30,12 @@ with warnings.catch_warnings():
     from composer.utils import dist
 
 from cpt_repro import __version__
+from cpt_repro.config import ROOT
 from cpt_repro.data.build import load_fingerprint, validation_sample
 from cpt_repro.data.order import Order
 from cpt_repro.data.shards import Sequences, verify
 from cpt_repro.errors import UserError
-from cpt_repro.files import file_digest, whole_file
+from cpt_repro.files import code_commit, file_digest, whole_file
 from cpt_repro.plan import Segment, streams
 from cpt_repro.receipts import FinalLoss, Receipt, write
 from cpt_repro.training.model import WEIGHTS, load_weights, neox_config, new_model, save_model
@@ -440,6 +441,7 @@ def train(
             "tokens_per_second": round(trained / max(seconds - losses.seconds, 1e-9)),
             "validation_seconds": round(losses.seconds, 2),
             "resumed_at": started_at,
+            "commit": code_commit(ROOT),
         },
     )
     write(store.folder(segment) / "receipt.json", receipt)
