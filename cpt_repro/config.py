@@ -161,6 +161,14 @@ class Suite(Strict):
     tasks: dict[str, Task]
 
 
+class MoreSeeds(Strict):
+    """Further seeds of the runs whose noise must be known; what they start from is trained with them."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    #: patterns of `<paper>/<run>`
+    runs: tuple[str, ...] = Field(min_length=1)
+
+
 class Scale(Strict):
     """How big: everything that turns a paper's declarations into runs on this machine."""
 
@@ -180,7 +188,9 @@ class Scale(Strict):
     models: dict[str, ModelSize | None]
     #: The papers' corpora (pile, sp, german) -> manifest names.
     corpora: dict[str, str]
-    seeds: tuple[int, ...] = (0,)
+    #: A seed is an initialisation and an order of samples; every run has these, some have more.
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    more_seeds: MoreSeeds | None = None
     validation: Validation
     suites: dict[str, Suite] = {}
     #: Work of one training process, in billions of the papers' tokens; 0: one segment a process.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal
 
 from pydantic import Field
 
-from cpt_repro.config import ModelSize, Scale, Strict
+from cpt_repro.config import ModelSize, MoreSeeds, Scale, Strict
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
@@ -118,6 +119,18 @@ class Plan:
         for paper in self.papers.values():
             for name in paper.runs:
                 for seed in scale.seeds:
+                    self._resolve(paper, name, seed, ())
+        if scale.more_seeds:
+            self._repeat(scale.more_seeds)
+
+    def _repeat(self, more: MoreSeeds) -> None:
+        for pattern in more.runs:
+            names = [(p, n) for p in self.papers.values() for n in p.runs if fnmatchcase(f"{p.paper}/{n}", pattern)]
+            if not names:
+                where = f"configs/scales/{self.scale.name}.yaml, more_seeds.runs"
+                raise UserError(f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any.")
+            for paper, name in names:
+                for seed in more.seeds:
                     self._resolve(paper, name, seed, ())
 
     # -- resolution
@@ -321,7 +334,20 @@ class Plan:
 
     def find(self, paper: str, name: str) -> list[Segment]:
         """The run's segments, one per seed; [] where the scale has no counterpart."""
-        return [s for seed in self.scale.seeds if (s := self.segments.get(self.id_of(paper, name, seed)))]
+        return [s for seed in self.seeds if (s := self.segments.get(self.id_of(paper, name, seed)))]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that some run has, those of all runs first."""
+        more = self.scale.more_seeds
+        return tuple(dict.fromkeys((*self.scale.seeds, *(more.seeds if more else ()))))
+
+    def ids(self, paper: str, name: str) -> list[str]:
+        """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no counterpart."""
+        merge = self.papers[paper].merges.get(name)
+        runs = (merge.base, merge.task) if merge else (name,)
+        there = [s for s in self.seeds if all(self.id_of(paper, run, s) in self.segments for run in runs)]
+        return [self.id_of(paper, name, seed) for seed in there]
 
     def merge_of(self, model_id: str) -> Merge:
         """The declared merge that the id of a merged model, `<paper>/<merge>/seed-<seed>`, names."""

@@ -43,6 +43,8 @@ class Receipt(Strict):
     #: [(iteration, mean training loss since the last point)]
     train_loss: list[tuple[int, float]]
     final: dict[str, FinalLoss]
+    #: corpus -> loss of each validation sequence at the last evaluation, to compare models sequence by sequence
+    sequence_losses: dict[str, tuple[float, ...]] = {}
     #: iteration -> SHA-256 of the weights file kept there
     checkpoints: dict[int, str]
     parameters: int

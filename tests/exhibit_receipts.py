@@ -89,6 +89,5 @@ def make_results(plan: Plan, results: Path, leave_out: tuple[str, ...] = ()) -> 
     for paper in plan.papers.values():
         for name in [*paper.runs, *paper.merges]:
             if name not in leave_out:
-                for seed in plan.scale.seeds:
-                    model_id = plan.id_of(paper.paper, name, seed)
+                for model_id in plan.ids(paper.paper, name):
                     write(evaluation_path(results, plan.scale.name, model_id), _evaluation(plan, model_id))

@@ -62,6 +62,8 @@ class Curve(Strict):
 
     runs: tuple[str, ...] = Field(min_length=1)
     label: str | None = None
+    #: labels of the digitised curves of the panel that show these runs, in the order of their pieces
+    published: tuple[str, ...] = ()
     #: whether the y-limits make room for it
     fits: bool = True
 
@@ -76,12 +78,16 @@ class Reference(Strict):
 
     run: str
     label: str
+    #: label of the printed line in the digitised panel
+    published: str | None = None
 
 
 class Panel(Strict):
     """One pair of axes; x is tokens in billions of the paper."""
 
     title: str = ""
+    #: the digitised panel, such as 4a
+    published: str | None = None
     #: a corpus of the paper, or `learning_rate`
     y: str
     xlim: Range
@@ -144,6 +150,8 @@ class BarPanel(Strict):
     show: Literal["compute", "loss", "suite"]
     corpus: str | None = None
     suite: str | None = None
+    #: column of the published values of this figure; their rows are the bars, group by group
+    published: str | None = None
 
 
 class Bars(_Exhibit):
@@ -181,6 +189,8 @@ class Column(Strict):
     #: the first of these names that the suite has
     task: tuple[str, ...] = ()
     key: str | None = None
+    #: columns of the published table: one, of `tasks` all
+    published: tuple[str, ...] = ()
 
 
 class Row(Strict):
@@ -205,12 +215,25 @@ class Row(Strict):
         return self
 
 
+class Anchors(Strict):
+    """What 0 and 1 mean when losses are made comparable across scales: (loss - zero) / (one - zero), per column."""
+
+    #: the rows it holds for: their new corpus and their model
+    new: str
+    model: str
+    zero: str
+    one: str
+    #: in words, such as: gap to the union as a share of the gap without replay
+    says: str
+
+
 class Rows(_Exhibit):
-    """A table with one run or merge a row."""
+    """A table with one run or merge a row; its rows are those of the published table, in order."""
 
     kind: Literal["rows"]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    anchors: tuple[Anchors, ...] = ()
 
     @property
     def runs(self) -> list[str]:
@@ -229,6 +252,8 @@ class Domains(_Exhibit):
     kind: Literal["domains"]
     corpus: str
     columns: tuple[Literal["domain", "sampling", "train", "validation"], ...]
+    #: columns of the published table, in the order of `columns`; its rows are `order` and the total
+    published: tuple[str, ...] = ()
     #: order of domains that the paper has; others follow
     order: tuple[str, ...] = ()
 
@@ -250,14 +275,15 @@ class SettingColumn(Strict):
 
     label: str
     run: str | None = None
+    #: column of the published table
+    published: str
 
 
 class Setting(Strict):
-    """A setting: as printed, and a field of the resolved run (or the same `everywhere`)."""
+    """A setting: a field of the resolved run, or the same `everywhere`; what was printed is in the published table."""
 
     group: str = ""
     label: str
-    paper: tuple[str, ...]
     run: str | None = None
     field: str | None = None
     everywhere: str | None = None
@@ -359,7 +385,6 @@ def needs(plan: Plan, paper: str, exhibit: Exhibit) -> tuple[list[str], list[str
     """Ids of the segments and of the evaluations that an exhibit is drawn from, over all seeds, absent ones out."""
 
     def ids(names: list[str]) -> list[str]:
-        present = [name for name in names if absent(plan, paper, name) is None]
-        return [plan.id_of(paper, name, seed) for name in present for seed in plan.scale.seeds]
+        return [model for name in names for model in plan.ids(paper, name)]
 
     return ids(exhibit.runs), ids(exhibit.evaluations)

@@ -14,19 +14,25 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     """What to see, then the scale, the seeds, and what is missing and why."""
     scale = records.scale
     parts = [exhibit.see]
-    several = len(scale.seeds) > 1
+    counts = sorted({len(records.plan.ids(records.paper, n)) for n in [*exhibit.runs, *exhibit.evaluations]} - {0})
+    several = bool(counts) and counts[-1] > 1
     if exhibit.kind != "schedule":
         size = f"a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens"
-        seeds = f"; {len(scale.seeds)} seed{'s' if several else ''} ({', '.join(map(str, scale.seeds))})"
-        parts.append(f"Scale {scale.name}: {size}{seeds if exhibit.runs or exhibit.evaluations else ''}.")
+        span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
+        seeds = f"; {span} seed{'s' if several else ''} a run" if span else ""
+        parts.append(f"Scale {scale.name}: {size}{seeds}.")
         if several and exhibit.kind == "curves":
             parts.append("Lines are means over seeds, bands reach from the lowest to the highest seed.")
     if exhibit.kind == "rows":
         if any(column.show in ("loss", "average_loss") for column in exhibit.columns):
-            over = "seeds" if several else "the closing evaluations"
+            over = (
+                "seeds where there are several, else over the closing evaluations"
+                if several
+                else "the closing evaluations"
+            )
             parts.append(f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1.")
         if any(column.suite for column in exhibit.columns):
-            over = "seeds" if several else "documents"
+            over = "seeds where there are several, else over documents" if several else "documents"
             parts.append(f"Scores in percent ± standard error over {over}.")
     for why in sorted(set(records.without.values())):
         names = [name for name, reason in records.without.items() if reason == why]
@@ -75,7 +81,7 @@ def draw(plan: Plan, paper: str, key: str, results: Path, out: Path) -> list[Pat
         "caption": caption(exhibit, records),
         "paper": paper,
         "scale": plan.scale.name,
-        "seeds": list(plan.scale.seeds),
+        "seeds": {name: len(plan.ids(paper, name)) for name in sorted({*exhibit.runs, *exhibit.evaluations})},
         "runs": exhibit.runs,
         "evaluations": exhibit.evaluations,
         "sha256": dict(sorted(records.digests.items())),

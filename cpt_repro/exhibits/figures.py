@@ -112,7 +112,7 @@ def _pieces(records: Records, name: str, y: str, seed: int) -> tuple[Receipt, Po
 def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> list[Points]:
     """A curve for each seed that has all its pieces, else what pieces there are; NaN where the pen is lifted."""
     seeds: list[tuple[int, Points]] = []
-    for seed in records.scale.seeds:
+    for seed in records.plan.seeds:
         xs, ys, found = [], [], 0
         for name in curve.runs:
             piece = _pieces(records, name, y, seed)

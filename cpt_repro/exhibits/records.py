@@ -59,7 +59,7 @@ class Records:
         if why := absent(self.plan, self.paper, name):
             self.without[name] = why
             return []
-        ids = [self.plan.id_of(self.paper, name, seed) for seed in self.scale.seeds]
+        ids = self.plan.ids(self.paper, name)
         found = [self._one(where(self.results, self.scale.name, i), i, kind, reader) for i in ids]
         return [record for record in found if record is not None]
 

@@ -180,7 +180,8 @@ class Losses(Callback):
         self.curves: dict[str, list] = {corpus: [] for corpus in validation}
         self.train: list = []
         self.rates: list = []
-        self.noise: dict[str, float] = {}
+        #: corpus -> loss of each validation sequence at the latest evaluation
+        self.sequences: dict[str, torch.Tensor] = {}
         self._sum, self._count = 0.0, 0
         self.seconds = 0.0
 
@@ -199,7 +200,7 @@ class Losses(Callback):
         for corpus, tokens in self.validation.items():
             losses = model.sequence_losses(tokens)
             self.curves[corpus].append((iteration, losses.mean().item()))
-            self.noise[corpus] = (losses.std() / len(losses) ** 0.5).item()
+            self.sequences[corpus] = losses
         model.train()
         self.rates.append((iteration, self.rate.rate(iteration)))
         if self._count:
@@ -432,6 +433,7 @@ def train(
         learning_rate=losses.rates,
         train_loss=losses.train,
         final={corpus: _final(losses, corpus, segment) for corpus in validation},
+        sequence_losses={corpus: [round(v, 5) for v in losses.sequences[corpus].tolist()] for corpus in validation},
         checkpoints=weights.hashes,
         parameters=sum(p.numel() for p in model.parameters()),
         code={"cpt_repro": __version__},
@@ -453,5 +455,6 @@ def _final(losses: Losses, corpus: str, segment: Segment) -> FinalLoss:
     closing = set(segment.closing)
     values = np.array([loss for iteration, loss in losses.curves[corpus] if iteration in closing])
     spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    noise = losses.noise[corpus]
+    sequences = losses.sequences[corpus]
+    noise = (sequences.std() / len(sequences) ** 0.5).item()
     return FinalLoss(loss=float(values.mean()), evaluations=len(values), stderr=float(spread), noise=noise)

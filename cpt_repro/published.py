@@ -1,0 +1,109 @@
+"""What a paper published: `configs/papers/<paper>/published.yaml` (tables, facts) and `digitised.json` (curves).
+
+Every value carries its mark (printed in the paper, digitised from a plot, authors' code, derived by arithmetic) and its
+place. They are facts to compare with, and never an input of a run.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cpt_repro.config import PAPERS, Strict, load, parse
+from cpt_repro.files import read_json
+
+Mark = Literal["printed", "digitised", "authors' code", "derived"]
+Points = tuple[tuple[float, float], ...]
+
+
+class Value(Strict):
+    """One published number (or text), with its mark and where it stands."""
+
+    value: float | int | str
+    mark: Mark
+    place: str
+
+
+class PublishedTable(Strict):
+    """A table as published; None where a cell is empty."""
+
+    mark: Mark
+    place: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+    #: column -> mark, where it is not the table's
+    marks: dict[str, Mark] = {}
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> PublishedTable:
+        for number, row in enumerate(self.rows, 1):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} cells and not {len(self.columns)}")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("a column stands twice")
+        return self
+
+    def cell(self, key: str, row: int, column: str) -> Value | None:
+        """The value in a row (from 0) of a column; `key` (table_02) goes into its place."""
+        value = self.rows[row][self.columns.index(column)]
+        place = f"{key.replace('_0', ' ').replace('_', ' ').capitalize()} ({self.place}), row {row + 1}, {column}"
+        return None if value is None else Value(value=value, mark=self.marks.get(column, self.mark), place=place)
+
+
+class Fact(Strict):
+    """A published number outside tables: a hyperparameter, a length, a token count."""
+
+    name: str
+    value: float | int | str
+    unit: str = ""
+    mark: Mark
+    place: str
+
+
+class Published(Strict):
+    """One paper's published tables and facts."""
+
+    source: str
+    tables: dict[str, PublishedTable] = {}
+    facts: tuple[Fact, ...] = ()
+
+
+class DigitisedCurve(Strict):
+    """A curve read off a plot: (x, y) in the plot's units."""
+
+    points: Points = Field(min_length=1)
+
+
+class DigitisedPanel(Strict):
+    """One pair of axes: curves by legend label, horizontal lines by label."""
+
+    x: str
+    y: str
+    curves: dict[str, DigitisedCurve]
+    lines: dict[str, float] = {}
+
+
+class Digitised(Strict):
+    """One paper's digitised panels, by figure number and letter (4a)."""
+
+    source: str
+    #: what a y-value may be trusted to, in nats
+    tolerance: float
+    panels: dict[str, DigitisedPanel]
+
+
+@cache
+def load_published(paper: str) -> Published:
+    """A paper's published tables and facts; empty where it has no file."""
+    path = PAPERS / paper / "published.yaml"
+    return load(Published, path) if path.exists() else Published(source="")
+
+
+@cache
+def load_digitised(paper: str) -> Digitised:
+    """A paper's digitised curves; empty where it has no file."""
+    path = PAPERS / paper / "digitised.json"
+    empty = Digitised(source="", tolerance=0, panels={})
+    return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
