@@ -151,3 +151,26 @@ rule table:
         f"logs/{SCALE}/{{paper}}-table_{{number}}.log",
     shell:
         "cpt-repro draw {wildcards.paper}/table_{wildcards.number} --scale {SCALE} > {log} 2>&1"
+
+
+rule claims:
+    input:
+        work.records(),
+    output:
+        work.ledger_files(),
+    log:
+        f"logs/{SCALE}/claims.log",
+    shell:
+        "cpt-repro claims --write --scale {SCALE} > {log} 2>&1"
+
+
+rule report:
+    input:
+        work.exhibit_sidecars(),
+        work.ledger_files(),
+    output:
+        work.report(),
+    log:
+        f"logs/{SCALE}/report.log",
+    shell:
+        "cpt-repro report --scale {SCALE} > {log} 2>&1"

@@ -122,6 +122,7 @@ def plan(scale: Scale = "smoke", as_json: AsJson = False) -> None:
     """Lists what would be trained: segments, their parents and lengths, and the totals."""
     workflow = _workflow(scale)
     segments = list(workflow.plan.segments.values())
+    first = workflow.plan.scale.seeds[0]
     units = sum(segment.billions for segment in segments) / 300
     alone = sum(ancestor.tokens for s in segments for ancestor in workflow.plan.lineage(s.id))
     tokens = sum(segment.tokens for segment in segments)
@@ -137,8 +138,10 @@ def plan(scale: Scale = "smoke", as_json: AsJson = False) -> None:
 
     tree = Tree(f"[bold]{scale}[/]: {len(segments)} segments")
     nodes = {}
-    for s in segments:
-        text = f"{s.id.rpartition('/')[0]}  [dim]{s.iterations:,} it, {s.tokens:,} tokens ({s.billions:.0f}B)[/]"
+    for s in (s for s in segments if s.seed == first):
+        seeds = len(workflow.plan.ids(s.paper, s.name))
+        times = f", {seeds} seeds" if seeds > 1 else ""
+        text = f"{s.paper}/{s.name}  [dim]{s.iterations:,} it, {s.tokens:,} tokens ({s.billions:.0f}B){times}[/]"
         nodes[s.id] = (nodes[s.parent] if s.parent else tree).add(text)
     console = Console()
     console.print(tree)

@@ -175,6 +175,23 @@ class Workflow:
         suffixes = FIGURE_FILES if key.startswith("figure") else TABLE_FILES
         return [str(self.figures / self.scale / paper / f"{key}.{suffix}") for suffix in suffixes]
 
+    def exhibit_sidecars(self) -> list[str]:
+        """The record beside each exhibit: what it was drawn from."""
+        return [str(self.figures / self.scale / paper / f"{key}.json") for paper, key in self.exhibits]
+
+    def records(self) -> list[str]:
+        """Every receipt and evaluation of the scale: what the claims are judged by."""
+        return [*map(self.receipt, self.plan.segments), *map(self.evaluation, self.evaluations)]
+
+    def ledger_files(self) -> list[str]:
+        """The claims with their verdicts."""
+        return [str(self.figures / self.scale / name) for name in ("claims.json", "claims.md")]
+
+    def report(self) -> str:
+        """The page that shows all."""
+        return str(self.figures / self.scale / "index.html")
+
     def all_files(self) -> list[str]:
-        """The files of every exhibit."""
-        return [path for paper, key in self.exhibits for path in self.exhibit_files(paper, key)]
+        """The files of every exhibit, the claims and the report."""
+        exhibits = [path for paper, key in self.exhibits for path in self.exhibit_files(paper, key)]
+        return [*exhibits, *self.ledger_files(), self.report()]

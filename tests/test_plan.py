@@ -51,7 +51,7 @@ def test_number_of_segments_seven_domains():
 
 
 def test_number_of_segments_three_domains():
-    plan = Plan(load_scale("pocket"))
+    plan = Plan(load_scale("pocket").model_copy(update={"more_seeds": None}))
     assert len(plan._shares["sp"]) == 3
     assert Counter((s.paper, s.model_name) for s in plan.segments.values()) == {
         ("gupta2023", "405m"): 17,
@@ -69,6 +69,8 @@ def test_units_of_300_billion_tokens(plan):
     # optimizer 40; together 10144.4. 10B: 4 x 299.3 + 598.6 = 1795.7.
     units = Counter()
     for segment in plan.segments.values():
+        if segment.seed != plan.scale.seeds[0]:
+            continue
         units[segment.paper, segment.model_name] += segment.billions / 300
     assert units["gupta2023", "405m"] == pytest.approx(2046.4 / 300, abs=0.02)
     assert units["ibrahim2024", "405m"] == pytest.approx(10144.4 / 300, abs=0.05)
@@ -150,6 +152,45 @@ def test_seeds_multiply_the_segments():
     assert all(s.parent is None or s.parent.endswith(f"seed-{s.seed}") for s in plan.segments.values())
 
 
+def test_more_seeds_of_some_runs_bring_their_ancestors():
+    more = {"seeds": (5, 6), "runs": ("ibrahim2024/405m/pile--sp/replay-0.0*",)}
+    plan = Plan(parse(Scale, SMOKE.model_dump() | {"more_seeds": more}, "smoke"))
+    check(plan)
+    repeated = {"405m/pile", *(f"405m/pile--sp/replay-{r}" for r in (0.005, 0.01, 0.05))}
+    assert {s.name for s in plan.segments.values() if s.seed == 5} == repeated
+    assert len(plan.segments) == 87 + 2 * 4
+    assert [s.seed for s in plan.find("ibrahim2024", "405m/pile--sp/replay-0.05")] == [0, 5, 6]
+    # A merge has the seeds that both of its runs have.
+    assert plan.ids("ibrahim2024", "405m/ties/sp-0.5") == ["ibrahim2024/405m/ties/sp-0.5/seed-0"]
+    first = Plan(SMOKE)
+    assert all(plan.segments[name].identity == segment.identity for name, segment in first.segments.items())
+
+
+def test_more_seeds_of_no_run_are_refused():
+    scale = parse(Scale, SMOKE.model_dump() | {"more_seeds": {"seeds": (1,), "runs": ("*/pile-sp/*",)}}, "smoke")
+    with pytest.raises(UserError, match=r"no run fits '\*/pile-sp/\*'"):
+        Plan(scale)
+
+
+def test_central_comparisons_of_pocket_have_three_seeds():
+    plan = Plan(load_scale("pocket"))
+    shifts = [
+        f"405m/pile--{new}/{arm}"
+        for new in ("sp", "german")
+        for arm in (
+            "constant-3e-5",
+            "constant-3e-4",
+            "eta_max-1.5e-4",
+            "eta_max-6e-4",
+            "replay-0",
+            "replay-0.05",
+            "replay-0.5",
+        )
+    ]
+    for name in [*shifts, "405m/pile", "405m/pile+sp", "405m/pile+german"]:
+        assert len(plan.ids("ibrahim2024", name)) >= 3
+
+
 @pytest.mark.parametrize(
     ("scale", "iterations"),
     # Pythia's batch has 1024 x 2048 tokens: 10,000 are 20.97152B, 27,000 are 56.623104B, 143,000 are 299.892736B.
@@ -158,14 +199,14 @@ def test_seeds_multiply_the_segments():
 )
 def test_earlier_upstream_checkpoints(scale, iterations):
     plan = Plan(load_scale(scale))
-    (upstream,) = plan.find("gupta2023", "410m/pile")
+    upstream, *_ = plan.find("gupta2023", "410m/pile")
     assert (20.97152 * plan.scale.tokens_per_billion) / plan.scale.batch_tokens == pytest.approx(iterations[0], abs=0.5)
     assert plan.checkpoints[upstream.id] == dict.fromkeys(iterations, False)
     for paper_iteration, expected in zip((10000, 27000), iterations, strict=False):
         for warmup in ("0", "0.01"):
             (child,) = plan.find("gupta2023", f"410m/pile@{paper_iteration}--sp/warmup-{warmup}")
             assert child.parent_iteration == expected
-    (last,) = plan.find("gupta2023", "410m/pile--sp/eta_max-3e-4")
+    last, *_ = plan.find("gupta2023", "410m/pile--sp/eta_max-3e-4")
     assert last.parent_iteration == upstream.iterations == iterations[2]
 
 

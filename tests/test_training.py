@@ -97,6 +97,9 @@ def test_receipts_say_what_was_done(trained, plan):
     assert receipt.curves["sp"][0][1] == parent.curves["sp"][-1][1]
     assert dict(receipt.learning_rate)[0] == 0.0
     assert max(rate for _, rate in receipt.learning_rate) <= own.schedule.eta_max
+    for corpus, losses in receipt.sequence_losses.items():
+        assert len(losses) == own.validation_sequences
+        assert sum(losses) / len(losses) == pytest.approx(receipt.curves[corpus][-1][1], abs=1e-5)
 
 
 def test_kept_optimizer_state_changes_the_start_only(trained):
