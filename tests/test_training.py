@@ -11,7 +11,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import read_receipt, receipt_path
 from cpt_repro.training.run import train_segments
-from cpt_repro.training.store import Store
+from cpt_repro.training.store import SavedStates, Store
 
 PAPER = "ibrahim2024/405m"
 
@@ -131,10 +131,63 @@ def test_the_same_bits_again_and_after_interruptions(trained, plan, smoke_data, 
 
         with pytest.raises(Killed):
             trainer.train(own, parent, corpora, store, plan.checkpoints[own.id], save_every=40, progress=progress)
+    assert sorted(p.name for p in store.folder(own).glob("resume*")) == [
+        "resume-200.pt",
+        "resume-240.pt",
+        "resume.json",
+    ]
     again = trainer.train(own, parent, corpora, store, plan.checkpoints[own.id], save_every=40)
     assert again.measured["resumed_at"] == 240
     before = receipts["pile--sp/replay-0.05"].model_dump(exclude={"measured"})
     assert again.model_dump(exclude={"measured"}) == before
+    assert not list(store.folder(own).glob("*resume*"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "unnamed"])
+def test_only_a_whole_saved_state_is_gone_on_from(tmp_path, damage):
+    saved = SavedStates(tmp_path, {"pile": "a"})
+    for iteration in (40, 80, 120):
+        with saved.adding(iteration) as aside:
+            aside.write_bytes(bytes([iteration]) * 1000)
+    newest = tmp_path / "resume-120.pt"
+    assert saved.newest() == (120, newest) and not (tmp_path / "resume-40.pt").exists()
+    if damage == "flip":
+        newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    elif damage == "truncate":
+        newest.write_bytes(newest.read_bytes()[:-1])
+    elif damage == "remove":
+        newest.unlink()
+    else:  # killed between the state and its name
+        (tmp_path / "resume-160.pt").write_bytes(b"whole, and not vouched for")
+        assert saved.newest() == (120, newest)
+        newest.unlink()
+    assert saved.newest() == (80, tmp_path / "resume-80.pt")
+
+
+def test_a_state_that_could_not_be_written_leaves_the_ones_before(tmp_path):
+    saved = SavedStates(tmp_path, {})
+    with saved.adding(40) as aside:
+        aside.write_bytes(b"good")
+    with pytest.raises(OSError, match="full"), saved.adding(80) as aside:
+        aside.write_bytes(b"half")
+        raise OSError("disk full")
+    assert saved.newest() == (40, tmp_path / "resume-40.pt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume-40.pt", "resume.json"]
+
+
+def test_altered_weights_of_a_parent_are_refused(trained, plan, smoke_data, tmp_path):
+    from cpt_repro.training import trainer
+
+    parent, child = segment(plan, "pile"), segment(plan, "pile--sp/replay-0")
+    store = Store("smoke", tmp_path)
+    shutil.copytree(Store("smoke", trained[0] / "store").folder(parent), store.folder(parent))
+    path = store.weights(parent, parent.iterations) / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match="altered"):
+        trainer.train(child, parent, trainer.Corpora(smoke_data), store, {})
+    assert not store.folder(child).exists()
 
 
 def test_resuming_on_other_data_is_refused(plan, smoke_data, tmp_path):
@@ -183,8 +236,28 @@ def test_a_loss_that_is_not_finite_stops(plan, smoke_data, tmp_path, monkeypatch
     from cpt_repro.training import trainer
 
     monkeypatch.setattr(trainer.CausalLM, "loss", lambda self, outputs, batch: outputs.sum() * torch.nan)
-    with pytest.raises(UserError, match="not finite"):
-        trainer.train(segment(plan, "sp"), None, trainer.Corpora(smoke_data), Store("smoke", tmp_path), {})
+    own = segment(plan, "sp")
+    with pytest.raises(UserError, match="batch 0 is not finite; its sequences: sp/"):
+        trainer.train(own, None, trainer.Corpora(smoke_data), Store("smoke", tmp_path), {})
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight_and_no_saved_state(plan, smoke_data, tmp_path, monkeypatch):
+    from cpt_repro.training import trainer
+
+    own, store, seen = segment(plan, "sp"), Store("smoke", tmp_path), []
+    whole = torch.nn.utils.clip_grad_norm_
+
+    def explode(parameters, limit):
+        seen.append(None)
+        return torch.tensor(torch.inf) if len(seen) == 51 else whole(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", explode)
+    with pytest.raises(UserError, match="gradient of batch 50 is not finite"):
+        trainer.train(own, None, trainer.Corpora(smoke_data), store, {}, save_every=20)
+    iteration, path = SavedStates(store.folder(own), {}).newest()
+    assert iteration == 40
+    state = torch.load(path, weights_only=False)["state"]["model"]
+    assert all(torch.isfinite(value).all() for value in state.values())
 
 
 def test_finished_segments_are_published_without_training(trained, plan, smoke_data, tmp_path, monkeypatch):

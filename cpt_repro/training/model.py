@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 from cpt_repro.config import ModelSize
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest
+from cpt_repro.training.store import OPTIMIZER
 
 WEIGHTS = "model.safetensors"
 
@@ -61,8 +63,11 @@ def new_model(config: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
     return model
 
 
-def save_model(model: GPTNeoXForCausalLM, folder: Path) -> str:
-    """Writes `config.json` and `model.safetensors`, the folder whole or not at all; returns the weights' SHA-256."""
+def save_model(model: GPTNeoXForCausalLM, folder: Path, optimizer: dict[str, Any] | None = None) -> str:
+    """Writes `config.json`, `model.safetensors` and, if given, the optimizer's state as `optimizer.pt`.
+
+    The folder appears whole or not at all. Returns the weights' SHA-256.
+    """
     aside = folder.with_name(f".{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -70,17 +75,26 @@ def save_model(model: GPTNeoXForCausalLM, folder: Path) -> str:
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS
     )
+    if optimizer is not None:
+        torch.save(optimizer, aside / OPTIMIZER)
     checksum = file_digest(aside / WEIGHTS)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return checksum
 
 
-def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
-    """Loads a saved folder's weights; another architecture is a `UserError`."""
+def load_weights(model: GPTNeoXForCausalLM, folder: Path, expected: str | None = None) -> str:
+    """Loads a saved folder's weights and returns their SHA-256.
+
+    Weights that are missing, of another architecture, or of another hash than `expected` are a `UserError`.
+    """
     path = folder / WEIGHTS
     if not path.exists():
         raise UserError("the weights are missing.", where=str(path), do="Train the run that makes them again.")
+    found = file_digest(path)
+    if expected is not None and found != expected:
+        fault = f"the weights are altered: SHA-256 {expected} was written, {found} is there."
+        raise UserError(fault, where=str(path), do="Remove the folder of this run and train it again.")
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (RuntimeError, ValueError) as error:
@@ -88,3 +102,4 @@ def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
         raise UserError(
             f"its weights do not fit this model ({first}).", where=str(path), do="Check model sizes."
         ) from None
+    return found

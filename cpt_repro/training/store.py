@@ -1,19 +1,26 @@
 """Where trained weights lie: `store/<scale>/<segment id>/<identity>/`, outside every declared output.
 
 The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder `iteration-<n>`
-holds a model (and the optimizer's state where a child asked for it); `resume.pt` is the training state kept against
-interruption; `receipt.json` appears last, when all is there.
+holds a model (and the optimizer's state where a child asked for it); `resume.json` names the training states kept
+against interruption; `receipt.json` appears last, when all is there.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cpt_repro.config import ROOT
-from cpt_repro.files import digest
+from cpt_repro.errors import UserError
+from cpt_repro.files import digest, file_digest, read_json, write_json
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import Receipt, evaluation_path, is_current, read_receipt, receipt_path
+
+#: The optimizer's state beside a model's weights.
+OPTIMIZER = "optimizer.pt"
 
 
 def default_store() -> Path:
@@ -38,11 +45,12 @@ class Store:
     def has(self, segment: Segment, iteration: int, optimizer: bool = False) -> bool:
         """Whether the model (and the optimizer's state) of `iteration` is there."""
         folder = self.weights(segment, iteration)
-        return folder.is_dir() and (not optimizer or (folder / "optimizer.pt").exists())
+        return folder.is_dir() and (not optimizer or (folder / OPTIMIZER).exists())
 
-    def resume(self, segment: Segment) -> Path:
-        """The training state kept against interruption."""
-        return self.folder(segment) / "resume.pt"
+    def recorded_hash(self, segment: Segment, iteration: int) -> str | None:
+        """SHA-256 that the finished segment's receipt gives for the weights of `iteration`."""
+        path = self.folder(segment) / "receipt.json"
+        return read_receipt(path).checkpoints.get(iteration) if is_current(path, segment.identity) else None
 
     def finished(self, segment: Segment, kept: dict[int, bool]) -> Receipt | None:
         """The receipt in the store, if the segment finished and every checkpoint in `kept` is there."""
@@ -52,6 +60,74 @@ class Store:
         if not all(self.has(segment, iteration, optimizer) for iteration, optimizer in kept.items()):
             return None
         return read_receipt(path)
+
+
+class SavedStates:
+    """Training states kept against interruption: `resume-<iteration>.pt`, and `resume.json`, which vouches for them.
+
+    A state counts once the JSON, written after it, names it with its hash; of the two newest the first whole one is
+    used. They are this program's own files, of one run and one machine, and hold more than weights.
+    """
+
+    KEPT = 2
+
+    def __init__(self, folder: Path, data: dict[str, str]):
+        self.folder, self.data = folder, data
+        self.record = folder / "resume.json"
+
+    def _named(self) -> list[dict[str, Any]]:
+        return read_json(self.record) if self.record.exists() else []
+
+    def newest(self) -> tuple[int, Path | None]:
+        """(iteration, file) of the newest whole state, (0, None) without one; other data than now is a `UserError`."""
+        for state in self._named():
+            path = self.folder / state["file"]
+            if not path.is_file() or file_digest(path) != state["sha256"]:
+                continue
+            for corpus, fingerprint in self.data.items():
+                if state["data"].get(corpus) != fingerprint:
+                    then = state["data"].get(corpus)
+                    raise UserError(
+                        f"it was trained on '{corpus}' with fingerprint {then}, which is now {fingerprint}.",
+                        where=str(path),
+                        do="Restore the corpus, or remove this folder to train anew.",
+                    )
+            return state["iteration"], path
+        return 0, None
+
+    @contextmanager
+    def adding(self, iteration: int, write: bool = True) -> Iterator[Path]:
+        """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest removed.
+
+        `write` False (other ranks than the first) only yields the path.
+        """
+        path = self.folder / f"resume-{iteration}.pt"
+        aside = path.with_name(f".{path.stem}.aside.pt")
+        if not write:
+            yield aside
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            new = {"iteration": iteration, "file": path.name, "sha256": file_digest(aside), "data": self.data}
+            with open(aside, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        named = [new, *(state for state in self._named() if state["iteration"] < iteration)][: self.KEPT]
+        write_json(self.record, named)
+        self._remove_but({state["file"] for state in named})
+
+    def clear(self) -> None:
+        """Removes all states: the segment is finished."""
+        self.record.unlink(missing_ok=True)
+        self._remove_but(set())
+
+    def _remove_but(self, kept: set[str]) -> None:
+        for path in [*self.folder.glob("resume-*.pt"), *self.folder.glob(".resume-*.aside.pt")]:
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
 def evaluation_identity(plan: Plan, model_id: str) -> tuple[str, list[tuple[Segment, int]]]:

@@ -35,11 +35,11 @@ from cpt_repro.data.build import load_fingerprint, validation_sample
 from cpt_repro.data.order import Order
 from cpt_repro.data.shards import Sequences, verify
 from cpt_repro.errors import UserError
-from cpt_repro.files import code_commit, file_digest, whole_file
+from cpt_repro.files import code_commit
 from cpt_repro.plan import Segment, streams
 from cpt_repro.receipts import FinalLoss, Receipt, write
-from cpt_repro.training.model import WEIGHTS, load_weights, neox_config, new_model, save_model
-from cpt_repro.training.store import Store
+from cpt_repro.training.model import load_weights, neox_config, new_model, save_model
+from cpt_repro.training.store import OPTIMIZER, SavedStates, Store
 
 for _name in ("composer", "streaming"):
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -164,11 +164,17 @@ class LearningRate(Callback):
             group["lr"] = rate
 
 
+class NotFinite(Exception):
+    """Loss or gradient of an update is infinite or not a number."""
+
+
 class Clip(Callback):
-    """Clips the global gradient norm before the update."""
+    """Clips the global gradient norm before the update; a norm that is not finite never reaches the weights."""
 
     def after_train_batch(self, state, logger) -> None:
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
+        if not torch.isfinite(norm):
+            raise NotFinite("gradient", state.timestamp.batch.value)
 
 
 class Losses(Callback):
@@ -216,7 +222,7 @@ class Losses(Callback):
         loss = state.total_loss_dict["loss/train/total"]
         iteration = state.timestamp.batch.value
         if not np.isfinite(loss):
-            raise FloatingPointError(iteration)
+            raise NotFinite("training loss", iteration - 1)
         self._sum, self._count = self._sum + loss, self._count + 1
         if iteration in self.due:
             self._take(iteration, state.model)
@@ -241,11 +247,11 @@ class KeepWeights(Callback):
         iteration = state.timestamp.batch.value
         if iteration not in self.kept:
             return
-        folder = self.store.weights(self.segment, iteration)
-        self.hashes[iteration] = save_model(state.model.model, folder)
-        if self.kept[iteration]:
-            with whole_file(folder / "optimizer.pt") as aside:
-                torch.save(state.optimizers[0].state_dict(), aside)
+        if dist.get_global_rank() == 0:
+            folder = self.store.weights(self.segment, iteration)
+            optimizer = state.optimizers[0].state_dict() if self.kept[iteration] else None
+            self.hashes[iteration] = save_model(state.model.model, folder, optimizer)
+        dist.barrier()
 
     def fit_start(self, state, logger) -> None:
         self._save(state) if state.timestamp.batch.value == 0 else None
@@ -255,36 +261,18 @@ class KeepWeights(Callback):
 
 
 class Resumable(Callback):
-    """Writes the whole training state every `every` iterations, aside and then renamed."""
+    """Writes the whole training state every `every` iterations; the two newest are kept, with their hashes."""
 
-    def __init__(self, path: Path, every: int, data: dict[str, str]):
-        self.path, self.every, self.data = path, every, data
+    def __init__(self, saved: SavedStates, every: int):
+        self.saved, self.every = saved, every
         self.trainer: Trainer | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Fingerprints of the data trained on so far."""
-        return {"data": self.data}
-
-    def found(self) -> int:
-        """Iteration of the state at hand, 0 without one; a `UserError` if it was trained on other data."""
-        if not self.path.exists():
-            return 0
-        state = torch.load(self.path, map_location="cpu", weights_only=False)["state"]
-        data = dict(state["callbacks"])[type(self).__name__]["data"]
-        for corpus, fingerprint in self.data.items():
-            if data.get(corpus) != fingerprint:
-                raise UserError(
-                    f"it was trained on '{corpus}' with fingerprint {data.get(corpus)}, which is now {fingerprint}.",
-                    where=str(self.path),
-                    do="Restore the corpus, or remove this file to train anew.",
-                )
-        return state["timestamp"]["Timestamp"]["batch"]
 
     def batch_checkpoint(self, state, logger) -> None:
         iteration = state.timestamp.batch.value
         if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
-            with whole_file(self.path) as aside:
+            with self.saved.adding(iteration, write=dist.get_global_rank() == 0) as aside:
                 self.trainer.save_checkpoint(str(aside))
+            dist.barrier()
 
 
 class Report(Callback):
@@ -320,8 +308,7 @@ def start_weights(model: torch.nn.Module, segment: Segment, parent: Segment | No
     if parent is None:
         return None
     folder = store.weights(parent, segment.parent_iteration)
-    load_weights(model, folder)
-    return file_digest(folder / WEIGHTS)
+    return load_weights(model, folder, store.recorded_hash(parent, segment.parent_iteration))
 
 
 def train(
@@ -363,7 +350,7 @@ def train(
     wrapped = CausalLM(model)
     optimizer = adamw(wrapped)
     if "optimizer" in segment.keep:
-        path = store.weights(parent, segment.parent_iteration) / "optimizer.pt"
+        path = store.weights(parent, segment.parent_iteration) / OPTIMIZER
         if not path.exists():
             raise UserError("the optimizer's state is missing.", where=str(path), do="Train the parent again.")
         optimizer.load_state_dict(torch.load(path, weights_only=True))
@@ -374,9 +361,10 @@ def train(
     rate = LearningRate(segment)
     losses = Losses(segment, validation, rate)
     weights = KeepWeights(segment, store, kept)
-    resumable = Resumable(store.resume(segment), save_every, fingerprints)
+    saved = SavedStates(store.folder(segment), fingerprints)
+    resumable = Resumable(saved, save_every)
     callbacks = [rate, Clip(), losses, weights, resumable, *([Report(progress)] if progress else [])]
-    started_at = resumable.found()
+    started_at, state = saved.newest()
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -401,17 +389,21 @@ def train(
         progress_bar=False,
         spin_dataloaders=False,
         auto_log_hparams=False,
-        load_path=str(resumable.path) if started_at else None,
+        load_path=str(state) if state else None,
     )
     resumable.trainer = trainer
     began = time.perf_counter()
     try:
         trainer.fit()
-    except FloatingPointError as error:
+    except NotFinite as error:
+        quantity, iteration = error.args
+        samples = "; ".join(
+            f"{s.corpus}/{s.domain} {', '.join(map(str, i))}" for s, i in batches.order.batch(iteration)
+        )
         raise UserError(
-            f"the training loss is not finite after update {error.args[0]}.",
+            f"the {quantity} of batch {iteration} is not finite; its sequences: {samples}.",
             where=segment.id,
-            do="Lower eta_max; the last good checkpoint is kept.",
+            do="Look at these sequences or lower eta_max; the last good checkpoint is kept.",
         ) from None
     finally:
         trainer.close()
@@ -446,8 +438,10 @@ def train(
             "commit": code_commit(ROOT),
         },
     )
-    write(store.folder(segment) / "receipt.json", receipt)
-    resumable.path.unlink(missing_ok=True)
+    if dist.get_global_rank() == 0:
+        write(store.folder(segment) / "receipt.json", receipt)
+        saved.clear()
+    dist.barrier()
     return receipt
 
 
