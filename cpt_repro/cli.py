@@ -177,6 +177,77 @@ def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: 
         _say(f"{name}: {done} of {total} done")
 
 
+@app.command()
+def claims(
+    scale: Scale = "smoke",
+    paper: Annotated[str | None, typer.Option(help="One paper's claims alone.")] = None,
+    claim: Annotated[str | None, typer.Option(help="One claim with its tests, such as C1 or ibrahim2024/12.")] = None,
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    write: Annotated[bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Says of every claim of the papers whether it held, with what was measured, published, and what decided."""
+    from cpt_repro.claims import ledger as claims
+
+    plan = _workflow(scale, results).plan
+    if write:
+        for path in claims.write_ledger(claims.build_ledger(plan, results), out):
+            _say(str(path))
+        return
+    told = claims.build_ledger(plan, results, [paper] if paper else None)
+    told = claims.selected(told, claim) if claim else told
+    if as_json:
+        _say(json.dumps(told.model_dump(mode="json"), indent=1, ensure_ascii=False, sort_keys=True))
+    else:
+        claims.print_ledger(told, details=claim is not None)
+
+
+@app.command()
+def report(
+    scale: Scale = "smoke",
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+) -> None:
+    """Writes the page figures/<scale>/index.html from the exhibits, the ledger and the receipts at hand."""
+    from cpt_repro.report.page import write_report
+
+    _say(str(write_report(_workflow(scale, results).plan, results, out)))
+
+
+@app.command()
+def verify(
+    scale: Scale = "smoke",
+    results: Results = Path("results"),
+    figures: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    as_json: AsJson = False,
+) -> None:
+    """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any difference."""
+    from cpt_repro import provenance
+
+    quiet = (lambda line: None) if as_json else _say
+    found = provenance.verify(_workflow(scale, results).plan, results, figures, say=quiet)
+    _say(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(provenance.summary(found)))
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cite(
+    exhibit: Annotated[str | None, typer.Argument(help="Such as ibrahim2024/figure_05; the whole without it.")] = None,
+    scale: Scale = "smoke",
+    figures: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    as_json: AsJson = False,
+) -> None:
+    """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the paper."""
+    from cpt_repro.config import ROOT
+    from cpt_repro.files import code_commit
+    from cpt_repro.provenance import citation
+
+    told = citation(_workflow(scale).plan, figures, exhibit, code_commit(ROOT))
+    _say(json.dumps(told, indent=1, ensure_ascii=False) if as_json else f"{told['text']}\n\n{told['bibtex']}")
+
+
 @bench.command("train")
 def bench_train(scale: Scale = "pocket", rounds: int = 5, iterations: int = 200) -> None:
     """Tokens/s of our training against a plain PyTorch loop, in turns; needs the scale's corpora."""

@@ -183,6 +183,8 @@ class Scale(Strict):
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
+    #: Processes that read training data for each rank; 0: the training process itself. The order does not depend on it.
+    loader_workers: int = Field(default=0, ge=0)
     tokenizer: Tokenizer
     #: The papers' models -> sizes here; null: the scale has no counterpart.
     models: dict[str, ModelSize | None]
@@ -191,6 +193,9 @@ class Scale(Strict):
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
+    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Segments keep
+    #: their ids, so a scale with variants needs a name of its own.
+    variants: tuple[str, ...] = ()
     validation: Validation
     suites: dict[str, Suite] = {}
     #: Work of one training process, in billions of the papers' tokens; 0: one segment a process.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ from pydantic import Field, model_validator
 
 from cpt_repro.config import PAPERS, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
+from cpt_repro.published import Variant, load_discrepancies
 from cpt_repro.schedules import Schedule
 
 
@@ -143,9 +146,52 @@ def paper_names() -> list[str]:
     return sorted(path.parent.name for path in PAPERS.glob("*/runs.yaml"))
 
 
+def known_variants(paper: str) -> dict[str, Variant]:
+    """The other readings of one paper's discrepancies, by `<paper>/<discrepancy>/<variant>`."""
+    found = load_discrepancies(paper)
+    return {f"{paper}/{one.id}/{name}": variant for one in found for name, variant in one.variants.items()}
+
+
+def _switch(runs: dict[str, Any], paper: str, variants: tuple[str, ...]) -> None:
+    """Sets what the variants say in the expanded runs; a clash, or a pattern that fits no run, is a `UserError`."""
+    where, known, decided = str(PAPERS / paper / "discrepancies.yaml"), known_variants(paper), {}
+    for variant in variants:
+        for change in known[variant].changes:
+            for pattern in change.runs:
+                names = [name for name in runs if fnmatchcase(name, pattern)]
+                if not names:
+                    do = "Correct the pattern."
+                    raise UserError(f"no run fits '{pattern}' of the variant '{variant}'.", where=where, do=do)
+                for name, (key, value) in itertools.product(names, change.set.items()):
+                    before = decided.setdefault((name, key), (variant, value))
+                    if before[1] != value:
+                        what = f"'{before[0]}' and '{variant}' both set '{key}' of the run '{name}', differently."
+                        raise UserError(what, where=where, do="Choose one of them.")
+                    *path, last = key.split(".")
+                    at = runs[name]
+                    for part in path:
+                        at = at.get(part) if isinstance(at, dict) else None
+                    if not isinstance(at, dict):
+                        what = f"'{key}' of the variant '{variant}' leads nowhere in the run '{name}'."
+                        raise UserError(what, where=where, do="Correct the key.")
+                    at[last] = value
+
+
+def load_papers(variants: tuple[str, ...] = (), where: str = "variants") -> list[Paper]:
+    """All papers, with the variants `<paper>/<discrepancy>/<variant>` in force; an unknown one is a `UserError`."""
+    known = [variant for paper in paper_names() for variant in known_variants(paper)] if variants else []
+    for variant in variants:
+        if variant not in known:
+            near = difflib.get_close_matches(variant, known, n=1)
+            do = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known) or 'none'}."
+            raise UserError(f"the variant '{variant}' is unknown.", where=where, do=do)
+    own = {name: tuple(v for v in known if v in variants and v.startswith(f"{name}/")) for name in paper_names()}
+    return [load_paper(name, own[name]) if own[name] else load_paper(name) for name in own]
+
+
 @cache
-def load_paper(name: str) -> Paper:
-    """Reads and expands one paper's declarations; every fault is a `UserError` naming file and key."""
+def load_paper(name: str, variants: tuple[str, ...] = ()) -> Paper:
+    """Reads and expands one paper's declarations, with known variants in force; every fault is a `UserError`."""
     path = PAPERS / name / "runs.yaml"
     raw = read_yaml(path)
     if not isinstance(raw, dict):
@@ -154,4 +200,5 @@ def load_paper(name: str) -> Paper:
     raw.pop("schedules", None)  # anchors only
     raw["runs"] = _expand(raw.get("runs", {}), str(path))
     raw["merges"] = _expand(raw.get("merges", {}), str(path))
+    _switch(raw["runs"], name, variants)
     return parse(Paper, raw, str(path))

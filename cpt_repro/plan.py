@@ -18,7 +18,7 @@ from cpt_repro.config import ModelSize, MoreSeeds, Scale, Strict
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
-from cpt_repro.papers import Merge, Paper, Run, load_paper, paper_names
+from cpt_repro.papers import Merge, Paper, Run, load_papers
 from cpt_repro.schedules import Schedule
 
 #: Raised when the meaning of a segment changes in code, so that old receipts become stale.
@@ -107,7 +107,8 @@ class Plan:
 
     def __init__(self, scale: Scale, papers: list[Paper] | None = None):
         self.scale = scale
-        self.papers = {paper.paper: paper for paper in (papers or [load_paper(name) for name in paper_names()])}
+        where = f"configs/scales/{scale.name}.yaml, variants"
+        self.papers = {paper.paper: paper for paper in (papers or load_papers(scale.variants, where))}
         self.segments: dict[str, Segment] = {}
         #: Runs that have no counterpart at this scale -> why.
         self.absent: dict[tuple[str, str], str] = {}

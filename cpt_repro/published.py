@@ -1,13 +1,14 @@
 """What a paper published: `configs/papers/<paper>/published.yaml` (tables, facts) and `digitised.json` (curves).
 
 Every value carries its mark (printed in the paper, digitised from a plot, authors' code, derived by arithmetic) and its
-place. They are facts to compare with, and never an input of a run.
+place. They are facts to compare with, and never an input of a run. `discrepancies.yaml` says where they contradict each
+other, what is taken, and how runs are switched to another reading.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -94,6 +95,61 @@ class Digitised(Strict):
     panels: dict[str, DigitisedPanel]
 
 
+class Source(Strict):
+    """One side of a discrepancy."""
+
+    place: str
+    mark: Mark
+    says: str
+
+
+class Change(Strict):
+    """What another reading sets: patterns of run names, and dotted keys of `runs.yaml` with their values."""
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    set: dict[str, Any] = Field(min_length=1)
+
+
+class Variant(Strict):
+    """Another reading, as a switch: the changes to the runs that it means."""
+
+    says: str
+    changes: tuple[Change, ...] = Field(min_length=1)
+
+
+class Misprint(Strict):
+    """Cells that do not hold what their row and column say: nothing is compared with them. Rows count from 1."""
+
+    table: str
+    row: int = Field(ge=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+
+
+class Discrepancy(Strict):
+    """A conflict between a paper and its code, or within the paper; without variants it concerns the print alone."""
+
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    what: str
+    sources: tuple[Source, ...] = Field(min_length=2)
+    #: what is taken, and why
+    default: str
+    variants: dict[str, Variant] = {}
+    misprints: tuple[Misprint, ...] = ()
+
+
+class Discrepancies(Strict):
+    """One paper's discrepancies."""
+
+    discrepancies: tuple[Discrepancy, ...]
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Discrepancies:
+        names = [found.id for found in self.discrepancies]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the id '{twice[0]}' stands twice")
+        return self
+
+
 @cache
 def load_published(paper: str) -> Published:
     """A paper's published tables and facts; empty where it has no file."""
@@ -107,3 +163,10 @@ def load_digitised(paper: str) -> Digitised:
     path = PAPERS / paper / "digitised.json"
     empty = Digitised(source="", tolerance=0, panels={})
     return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
+
+
+@cache
+def load_discrepancies(paper: str) -> tuple[Discrepancy, ...]:
+    """A paper's discrepancies in their order; none where it has no file."""
+    path = PAPERS / paper / "discrepancies.yaml"
+    return load(Discrepancies, path).discrepancies if path.exists() else ()

@@ -1,23 +1,26 @@
 """Figures and tables: declarations that hold together, files that are whole, the same bytes from the same receipts."""
 
-import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from exhibit_receipts import make_results
 
 from cpt_repro.config import load_scale
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits import declarations
-from cpt_repro.exhibits.declarations import load_declarations, load_exhibits, needs
+from cpt_repro.exhibits import declarations, tables, typeset
+from cpt_repro.exhibits.declarations import Anchors, load_declarations, load_exhibits, needs
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.exhibits.records import Records
-from cpt_repro.files import read_json
+from cpt_repro.files import file_digest, read_json
 from cpt_repro.plan import Plan
+from cpt_repro.published import Published, PublishedTable, Value
+from cpt_repro.receipts import receipt_path
 
 PAPERS = ("gupta2023", "ibrahim2024")
 #: Curves in each panel, by the papers' legends; lines of reference and diagrams not counted.
@@ -58,8 +61,8 @@ def _panels(exhibit):
 
 def test_every_exhibit_of_both_papers_is_declared():
     expected = {"gupta2023": (9, 1), "ibrahim2024": (13, 14)}
-    for paper, (figures, tables) in expected.items():
-        keys = [f"figure_{n:02d}" for n in range(1, figures + 1)] + [f"table_{n:02d}" for n in range(1, tables + 1)]
+    for paper, (drawn, written) in expected.items():
+        keys = [f"figure_{n:02d}" for n in range(1, drawn + 1)] + [f"table_{n:02d}" for n in range(1, written + 1)]
         assert list(load_exhibits(paper)) == keys
 
 
@@ -152,34 +155,176 @@ def test_figures_are_drawn(plan, results, tmp_path, paper, key):
     assert len(about["sha256"]) == len(segments) + len(evaluations)
 
 
+def _pipe_tables(text):
+    """The pipe tables of a Markdown text as lists of rows of cells."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
+    return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
+
+
 @pytest.mark.parametrize(("paper", "key"), _every("table"))
-def test_tables_are_written(plan, results, tmp_path, paper, key):
-    paths = draw(plan, paper, key, results, tmp_path)
-    assert [path.suffix for path in paths] == [".csv", ".md", ".tex", ".json"]
-    with open(paths[0], newline="", encoding="utf-8") as stream:
-        heads, *rows = csv.reader(stream)
-    assert len(set(heads)) == len(heads) and all(len(row) == len(heads) for row in rows)
+def test_every_cell_has_both_values_or_a_state(plan, results, tmp_path, paper, key):
+    csv_path, markdown, tex, about = draw(plan, paper, key, results, tmp_path)
+    frame, states = pd.read_csv(csv_path, keep_default_na=False), 0
+    assert frame.columns.is_unique
     if paper == "ibrahim2024" and int(key[-2:]) in ROWS:
-        assert len(rows) == ROWS[int(key[-2:])]
-    assert "not run" not in paths[1].read_text(encoding="utf-8")
+        assert len(frame) == ROWS[int(key[-2:])]
+    for head in frame.columns:
+        if not head.endswith(", state"):
+            continue
+        name = head.removesuffix(", state")
+        (here,) = (column for column in frame if column.startswith(f"{name}, reproduced ("))
+        for published, reproduced, state in zip(frame[f"{name}, published"], frame[here], frame[head], strict=True):
+            told, _, unsaid = state.partition("; ")
+            assert unsaid == ("" if published != "" else "not published")
+            there = r"(reproduced at scale smoke with 1 seed|(used|planned) at scale smoke)"
+            assert re.fullmatch(there if reproduced != "" else "no counterpart|not built", told), (head, state)
+            states += 1
+    assert states or load_exhibits(paper)[key].kind == "generations"
+    for table in _pipe_tables(markdown.read_text(encoding="utf-8")):
+        assert len({len(row) for row in table}) == 1 and all(cell.strip() for row in table[2:] for cell in row)
     # No value of this scale stands under a heading of the paper's.
-    for head in heads:
-        if re.match(r"D0|D1|AVG|continuation|last_word|Trained|English", head):
+    heads = [head for table in _pipe_tables(markdown.read_text(encoding="utf-8")) for head in table[0]]
+    assert not [head for head in heads if "(published" in head and "smoke" in head and "→" not in head]
+    for head in [*frame.columns, *heads]:
+        if re.search(r"reproduced|error|noise|seeds|difference|Trained|Generation|Text|→|, rank \(|, effect \(", head):
             assert "smoke scale" in head, head
-    _check_tex(paths[2].read_text(encoding="utf-8"))
+        elif re.match(r"D0|D1|AVG|English|continuation|last_word", head):
+            assert re.search(r"published|mark|state|ranked rows|smoke scale", head), head
+    assert read_json(about)["files"] == {path.name: file_digest(path) for path in (csv_path, markdown, tex)}
+    _check_tex(tex.read_text(encoding="utf-8"))
 
 
 def _check_tex(text):
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    body = "\n".join(re.sub(r"(?<!\\)%$", "", line) for line in text.splitlines() if not line.startswith("%"))
+    body = body.replace(r"\\", "\n")  # ends of lines
     assert body.isascii() or not re.search("[^\u00c0-\u017f\x00-\x7f]", body)
     assert not re.search(r"(?<!\\)[%#]", body)
     plain = body.replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")
     assert len(re.findall(r"(?<!\\)\$", body)) % 2 == 0
-    assert re.findall(r"\\begin{(\w+)", body) == re.findall(r"\\end{(\w+)", body)[::-1]
-    rows = body[body.index(r"\midrule") : body.index(r"\bottomrule")].strip().split("\\\\\n")
-    columns = len(re.findall(r"p\{", body[: body.index(r"\toprule")]))
-    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows if "&" in row} == {columns}
+    for part in text.split(r"\toprule")[1:]:
+        rows = part[: part.index(r"\bottomrule")].strip().split("\\\\\n")
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows if "&" in row}) == 1
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_the_tables_compile(plan, results, tmp_path):
+    paths = [draw(plan, paper, key, results, tmp_path)[2] for paper, key in _every("table")]
+    packages = r"\usepackage[T1]{fontenc}\usepackage[margin=2cm]{geometry}\usepackage{booktabs,array,graphicx,rotating}"
+    pages = "".join(rf"\input{{{path.relative_to(tmp_path)}}}\clearpage" for path in paths)
+    text = rf"\documentclass[10pt,a4paper]{{article}}{packages}\begin{{document}}{pages}\end{{document}}"
+    (tmp_path / "all.tex").write_text(text, encoding="utf-8")
+    command = ["pdflatex", "-draftmode", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "all.log").read_text(errors="replace")
+    assert not re.findall(r"Float too large.*|Missing character.*", log)
+    assert all(float(points) < 5 for points in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log))
+
+
+def _column(losses, published, here, errors=None):
+    """A column of compared values and its rows: the union and three shares of replay."""
+    names = ["union", "r-0", "r-5", "r-50"]
+    cells = [
+        typeset.Cell(
+            None if said is None else Value(value=said, mark="printed", place="here"),
+            None if value is None else typeset.Measured(value, "", error, None, 1, 3),
+            "",
+        )
+        for said, value, error in zip(published, here, errors or [0.001] * 4, strict=True)
+    ]
+    column = typeset.Values("D0", "", "", "pocket", cells, 2)
+    anchors = (Anchors(new="sp", model="405m", zero="union", one="r-0", says="share of the gap"),)
+    tables._compare(column, [(name, "sp", "405m") for name in names], anchors, losses)
+    return cells
+
+
+def test_ranks_and_effects_by_hand():
+    union, without, five, fifty = _column(True, [2.17, 2.44, 2.23, 2.17], [3.50, 4.00, 3.60, 3.4999])
+    assert [c.ranks for c in (union, without, five, fifty)] == [(1, 1, 4), (4, 4, 4), (3, 3, 4), (1, 1, 4)]
+    assert union.effects == (0, 0) and without.effects == (1, 1)
+    assert five.effects == pytest.approx((0.06 / 0.27, 0.2)) and fifty.effects[1] == pytest.approx(-0.0002)
+    assert all(cell.difference is None for cell in (union, without, five, fifty))
+    # Scores: the highest is first; they have no effects. A row without one of its values is out of the ranking.
+    cells = _column(False, [30.0, 20.0, 40.0, None], [50.0, 60.0, None, 10.0])
+    assert [c.ranks for c in cells] == [(1, 2, 2), (2, 1, 2), None, None]
+    assert all(cell.effects == (None, None) for cell in cells)
+    # Anchors that are equal in print, or closer than the noise here, carry no effect.
+    assert _column(True, [2.5, 2.5, 2.6, 2.7], [3.5, 4.0, 3.6, 3.7])[2].effects == (None, pytest.approx(0.2))
+    assert _column(True, [2.5, 2.6, 2.6, 2.7], [3.5, 4, 3.6, 3.7], [0.2] * 4)[2].effects == (pytest.approx(1), None)
+
+
+def test_a_table_by_hand_from_receipts_to_csv(plan, results, tmp_path):
+    records = Records(plan, "ibrahim2024", results)
+    names = ["405m/pile+sp", "405m/pile--sp/replay-0", "405m/pile--sp/replay-0.05"]
+    union, without, five = (records.receipts(name)[0].final["pile"].loss for name in names)
+    frame = pd.read_csv(draw(plan, "ibrahim2024", "table_02", results, tmp_path)[0])
+    row = frame.loc[3]
+    assert row["D0, published"] == 2.23 and row["D0, mark"] == "printed" and row["D0, published rank"] == 4
+    assert row["D0, reproduced (smoke_upstream, smoke scale)"] == pytest.approx(five, rel=1e-9)
+    assert row["D0, effect (smoke scale)"] == pytest.approx((five - union) / (without - union), rel=1e-9)
+    assert row["D0, published effect"] == pytest.approx((2.23 - 2.17) / (2.44 - 2.17), rel=1e-9)
+    assert row["D0, ranked rows"] == 7 and row["D0, noise of the validation set (smoke scale)"] == 0.02
+    losses = frame["D0, reproduced (smoke_upstream, smoke scale)"]
+    assert list(frame["D0, rank (smoke scale)"][:7]) == list(losses[:7].rank(method="min"))
+    assert not [head for head in frame if "difference" in head]
+    pairs = tables.pairs(load_exhibits("ibrahim2024")["table_02"], records)
+    assert len(pairs) == 3 * 14 and len({group for group, _, _ in pairs}) == 3 * 2
+    assert ("D0, sp, 405m", 2.23, five) in pairs
+    # A run in two rows counts once; domains and settings are inputs.
+    assert len(tables.pairs(load_exhibits("ibrahim2024")["table_12"], records)) == 3 * (36 - 3)
+    assert tables.pairs(load_exhibits("ibrahim2024")["table_13"], records) == []
+
+
+def test_at_scale_paper_differences_are_shown(tmp_path):
+    plan = Plan(load_scale("smoke").model_copy(update={"name": "paper"}))
+    make_results(plan, tmp_path / "results")
+    frame = pd.read_csv(draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)[0])
+    here = frame["D0, reproduced (the Pile, paper scale)"]
+    assert list(frame["D0, difference (paper scale)"]) == pytest.approx(list(here - frame["D0, published"]), rel=1e-6)
+    text = draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)[1].read_text(encoding="utf-8")
+    assert "D0 (published: the Pile) | D0 (reproduced: the Pile) | D0 (difference) |" in text
+    settings = pd.read_csv(draw(plan, "ibrahim2024", "table_13", tmp_path / "results", tmp_path)[0], dtype=str)
+    assert list(settings["405M, difference (paper scale)"][2:6]) == ["differs", "differs", "differs", "equal"]
+
+
+def test_what_failed_is_told_from_what_was_not_run(plan, tmp_path):
+    gone = ("405m/pile--sp/replay-0.05", "405m/pile--sp/replay-0.1", "405m/ties/sp-0.5")
+    make_results(plan, tmp_path / "results", leave_out=gone)
+    place = receipt_path(tmp_path / "results", "smoke", plan.ids("ibrahim2024", gone[0])[0])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.with_name("failure.json").write_text("{}", encoding="utf-8")
+    paths = draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)
+    frame = pd.read_csv(paths[0], keep_default_na=False)
+    assert list(frame["D0, state"][3:5]) == ["failed", "not run"]
+    assert list(frame["D0, published"][3:5]) == [2.23, 2.21]
+    assert [str(count) for count in frame["D0, ranked rows"][2:5]] == ["5.0", "", ""]
+    lines = paths[1].read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "(5% Replay)" in line and "SP" in line][0].count("| failed |") == 3
+
+
+def test_misprints_are_shown_and_not_compared(plan, results, tmp_path):
+    paths = draw(plan, "ibrahim2024", "table_03", results, tmp_path)
+    row = pd.read_csv(paths[0]).loc[5]
+    assert (
+        row["D1, published"] == 2.70 and row["D1, mark"] == "printed; misprint" and pd.isna(row["D1, published rank"])
+    )
+    assert row["D0, ranked rows"] == 5 and row["D0, mark"] == "printed"
+    text = paths[1].read_text(encoding="utf-8")
+    assert "| 2.70ᵐ |" in text and "ᵐ: a misprint, not compared." in text
+    pairs = tables.pairs(load_exhibits("ibrahim2024")["table_03"], Records(plan, "ibrahim2024", results))
+    assert [sum(group == f"{column}, german, 405m" for group, *_ in pairs) for column in ("D0", "D1")] == [5, 4]
+
+
+def test_published_marks_are_explained(plan, results, tmp_path, monkeypatch):
+    rows = tuple(("", 2.4, 2.5 + n, 2.0) for n in range(14))
+    heads = ("Training tokens", "D0 Pile", "D1 SP/German", "AVG")
+    table = PublishedTable(mark="printed", place="p. 1", columns=heads, rows=rows, marks={"AVG": "derived"})
+    monkeypatch.setattr(tables, "load_published", lambda paper: Published(source="made up", tables={"table_02": table}))
+    paths = draw(plan, "ibrahim2024", "table_02", results, tmp_path)
+    text = paths[1].read_text(encoding="utf-8")
+    assert "Published values: made up. ᵃ: derived." in text and "| 2.0ᵃ |" in text and "| 2.4 |" in text
+    assert r"2.0$^{\mathrm{a}}$" in paths[2].read_text(encoding="utf-8")
 
 
 def test_symbols_are_escaped_for_tex(plan, results, tmp_path):
@@ -194,7 +339,7 @@ def test_what_was_not_run_is_marked(plan, tmp_path):
     files = {key: draw(plan, "ibrahim2024", key, tmp_path / "results", tmp_path) for key in ("table_02", "table_06")}
     for suffix in range(3):
         assert "not run" in files["table_02"][suffix].read_text(encoding="utf-8")
-    row = next(line for line in files["table_06"][1].read_text().splitlines() if "300B SP | 50 |" in line)
+    row = next(line for line in files["table_06"][1].read_text("utf-8").splitlines() if "300B SP | 50 |" in line)
     assert row.count("not run") == 3
     *_, sidecar = draw(plan, "ibrahim2024", "figure_05", tmp_path / "results", tmp_path)
     assert read_json(sidecar)["missing"] == [
@@ -222,11 +367,11 @@ def test_several_seeds_give_means_and_no_counterparts_are_told(tmp_path):
     assert "no counterpart of the model 10b" in about["caption"] and "Lines are means over seeds" in about["caption"]
     assert len(about["no_counterpart"]) == 5 and len(about["sha256"]) == 15
     table = draw(plan, "ibrahim2024", "table_04", tmp_path / "results", tmp_path)
-    with open(table[0], newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert rows[0]["D0 (smoke_upstream, smoke scale)"] == "no counterpart"
-    assert rows[5]["D0 (smoke_upstream, smoke scale), seeds"] == "3"
-    assert float(rows[5]["D0 (smoke_upstream, smoke scale), standard error"]) > 0
+    rows = pd.read_csv(table[0])
+    assert rows["D0, state"][0] == "no counterpart" and rows["D0, published"][0] == 1.75
+    assert rows["D0, state"][5] == "reproduced at scale smoke with 3 seeds"
+    assert rows["D0, seeds (smoke scale)"][5] == 3 and rows["D0, standard error (smoke scale)"][5] > 0
+    assert "[3] |" in table[1].read_text(encoding="utf-8")
 
 
 def test_a_receipt_of_another_plan_is_told(plan, results):

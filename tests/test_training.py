@@ -230,6 +230,8 @@ def test_a_failed_segment_does_not_stop_the_others(plan, smoke_data, tmp_path):
         train_segments(plan, [child, neighbour], smoke_data, tmp_path, Store("smoke", tmp_path / "store"), print)
     assert receipt_path(tmp_path, "smoke", neighbour.id).exists()
     assert not receipt_path(tmp_path, "smoke", child.id).exists()
+    failure = json.loads(receipt_path(tmp_path, "smoke", child.id).with_name("failure.json").read_text())
+    assert failure["identity"] == child.identity and "weights are missing" in failure["why"]
 
 
 def test_a_loss_that_is_not_finite_stops(plan, smoke_data, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ finished before an interruption is kept. Layout below `root`:
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import logging
 import multiprocessing
@@ -39,7 +38,7 @@ from cpt_repro.data.manifest import SPLITS, Files, Generated, Hub, Manifest, Spl
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, save_tokenizer, train_tokenizer
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, read_json, whole_file, write_json
+from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +56,6 @@ def _manifest(scale: Scale, corpus: str) -> Any:
         known = ", ".join(scale.corpora)
         raise UserError(f"the scale '{scale.name}' has no corpus '{corpus}'.", do=f"Known: {known}.")
     return load_manifest(scale.corpora[corpus])
-
-
-@contextmanager
-def _lock(root: Path, name: str) -> Iterator[None]:
-    """One builder at a time for each result; a second one waits and then finds it done."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / f".{name}.lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _fresh_folder(path: Path) -> Path:
@@ -94,7 +84,7 @@ def build_tokenizer(scale: Scale, root: Path) -> Path:
         "train_characters": settings.train_characters,
     }
     record = folder / "training.json"
-    with _lock(root, "tokenizer"):
+    with locked(root / ".tokenizer.lock"):
         whole = (folder / "tokenizer.json").is_file() and record.is_file()
         if whole and read_json(record) == training:
             return folder
@@ -279,7 +269,7 @@ def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, prog
         "sequence_length": length,
     }
     folder = root / corpus
-    with _lock(root, corpus):
+    with locked(root / f".{corpus}.lock"):
         record = folder / "build.json"
         if not (record.is_file() and read_json(record) == inputs):
             if folder.exists() and not record.is_file() and any(folder.iterdir()):

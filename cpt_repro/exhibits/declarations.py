@@ -14,6 +14,7 @@ from cpt_repro.config import PAPERS, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.papers import load_paper, paper_names
 from cpt_repro.plan import Plan
+from cpt_repro.published import load_digitised, load_discrepancies, load_published
 from cpt_repro.schedules import Cosine
 
 Range = tuple[float, float]
@@ -332,6 +333,67 @@ def _check(name: str, known: Iterable[str], what: str, key: str, where: str) -> 
         raise UserError(f"the {what} '{name}' in '{key}' is not declared.", where=where, do=do)
 
 
+def _check_published(declared: Exhibits, where: str) -> None:
+    """Refuses what names no published table, column, panel, label or line, and tables of other lengths."""
+    published, panels = load_published(declared.paper), load_digitised(declared.paper).panels
+
+    def table(key: str, names: Iterable[str], rows: int) -> None:
+        names = list(names)
+        if not names:
+            return
+        _check(key, published.tables, "published table", f"exhibits.{key}", where)
+        for name in names:
+            _check(name, published.tables[key].columns, "published column", f"exhibits.{key}", where)
+        if rows != (there := len(published.tables[key].rows)):
+            what = f"'exhibits.{key}' has {rows} rows or bars, and the published table {there}."
+            raise UserError(what, where=where, do="Give both the same rows in the same order.")
+
+    def panel(key: str, shown: Panel) -> None:
+        lines = (shown.reference,) if shown.reference and shown.reference.published else ()
+        if shown.published is None:
+            if lines or any(curve.published for curve in shown.curves):
+                what = f"a panel of 'exhibits.{key}' has curves or a line with 'published', and none itself."
+                raise UserError(what, where=where, do="Name the digitised panel, such as 4a.")
+            return
+        _check(shown.published, panels, "digitised panel", f"exhibits.{key}", where)
+        here, found = f"exhibits.{key}, panel {shown.published}", panels[shown.published]
+        for curve in shown.curves:
+            for label in curve.published:
+                _check(label, found.curves, "digitised curve", here, where)
+            if len(curve.published) not in (0, 1, len(curve.runs)):
+                what = f"a curve of '{here}' has {len(curve.runs)} runs and {len(curve.published)} published pieces."
+                raise UserError(what, where=where, do="Name one piece for all runs, or one for each.")
+        for line in lines:
+            _check(line.published, found.lines, "published line", here, where)
+
+    for key, exhibit in declared.exhibits.items():
+        if isinstance(exhibit, Curves):
+            for shown in exhibit.panels:
+                panel(key, shown)
+        elif isinstance(exhibit, Bars):
+            named = (shown.published for shown in exhibit.panels if shown.published)
+            table(key, named, sum(len(group.runs) for group in exhibit.groups))
+        elif isinstance(exhibit, Rows):
+            table(key, (name for column in exhibit.columns for name in column.published), len(exhibit.rows))
+        elif isinstance(exhibit, Domains):
+            table(key, exhibit.published, len(exhibit.order) + 1)
+            if len(exhibit.published) not in (0, len(exhibit.columns)):
+                do = "Name one for each of 'columns', or none."
+                raise UserError(f"'exhibits.{key}.published' is not as long as 'columns'.", where=where, do=do)
+        elif isinstance(exhibit, Settings):
+            table(key, (column.published for column in exhibit.columns), len(exhibit.rows))
+    where = str(PAPERS / declared.paper / "discrepancies.yaml")
+    for found in load_discrepancies(declared.paper):
+        for wrong in found.misprints:
+            _check(wrong.table, published.tables, "published table", f"{found.id}.misprints", where)
+            there = published.tables[wrong.table]
+            for name in wrong.columns:
+                _check(name, there.columns, "published column", f"{found.id}.misprints", where)
+            if wrong.row > len(there.rows):
+                what = f"'{found.id}.misprints' names row {wrong.row} of {wrong.table}, which has {len(there.rows)}."
+                raise UserError(what, where=where, do="Count rows from 1.")
+
+
 @cache
 def load_declarations(paper: str) -> Exhibits:
     """Reads one paper's `exhibits.yaml`; every fault is a `UserError` naming file and key."""
@@ -359,6 +421,12 @@ def load_declarations(paper: str) -> Exhibits:
                 _check(panel.y, [*declared.corpora, LEARNING_RATE], "corpus", f"exhibits.{key}.panels.y", str(path))
             if exhibit.after:
                 _check(exhibit.after, runs.runs, "run", f"exhibits.{key}.after", str(path))
+        for anchors in exhibit.anchors if isinstance(exhibit, Rows) else ():
+            _check(anchors.new, declared.corpora, "corpus", f"exhibits.{key}.anchors", str(path))
+            _check(anchors.model, declared.sizes, "model", f"exhibits.{key}.anchors", str(path))
+            for name in (anchors.zero, anchors.one):
+                _check(name, [row.run for row in exhibit.rows if row.run], "row", f"exhibits.{key}.anchors", str(path))
+    _check_published(declared, str(path))
     return declared
 
 

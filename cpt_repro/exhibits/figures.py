@@ -1,86 +1,31 @@
-"""Figures (curves, planes, bars, schedule diagrams) from declarations and receipts; matplotlib is imported on use."""
+"""Figures (curves, planes, bars, schedule diagrams) from declarations and receipts; matplotlib is imported on use.
+
+Published curves and bars are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so they
+get axes of their own beside ours, tinted, with the same x-limits and looks, so that shapes and orders compare.
+"""
 
 from __future__ import annotations
 
 import math
+from statistics import mean
 from typing import Any
 
 from cpt_repro.exhibits import style
-from cpt_repro.exhibits.declarations import LEARNING_RATE, Bars, Curve, Curves, Panel, Plane, ScheduleDiagram
+from cpt_repro.exhibits.bars import bar_pairs, bars
+from cpt_repro.exhibits.counterparts import counterparts
+from cpt_repro.exhibits.declarations import LEARNING_RATE, Curve, Curves, Exhibit, Panel, Plane, ScheduleDiagram
 from cpt_repro.exhibits.records import Records
 from cpt_repro.plan import Segment
 from cpt_repro.receipts import Receipt
 
 Points = tuple[list[float], list[float]]
-LOSS = "validation loss (nats/token)"
-
-
-def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, list[Any]]:
-    # Without pyplot, which would keep every figure and costs time to import.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
-    return figure, list(axes.flat)
+PUBLISHED = "published (digitised)"
 
 
 def _tokens_label(records: Records) -> str:
     if records.scale.name == "paper":
         return "tokens (B)"
     return f"tokens (B of the paper; 1 B = {records.scale.tokens_per_billion:,.0f} tokens here)"
-
-
-def _letter(index: int, count: int, title: str) -> str:
-    letter = f"({chr(ord('a') + index)})" if count > 1 else ""
-    return " ".join(part for part in (letter, title) if part)
-
-
-class _Legend:
-    """One legend for all panels, below them; entries with the same label are one, lines of reference come last."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, Any] = {}
-        self._order: list[str] = []
-        self._last: str | None = None
-        self._panel = ""
-        #: what is missing -> letters of the panels
-        self._notes: dict[str, list[str]] = {}
-
-    def begin(self, panel: str) -> None:
-        """Starts a panel: its curves are put in among those of the panels before, in its order."""
-        self._last, self._panel = None, panel
-
-    def note(self, text: str) -> None:
-        """What a panel lacks, named after all entries."""
-        self._notes.setdefault(text, []).append(self._panel)
-
-    def add(self, label: str, reference: bool = False, **look: Any) -> None:
-        from matplotlib.lines import Line2D
-
-        if label not in self.entries:
-            self.entries[label] = Line2D([], [], **look)
-            if not reference:
-                self._order.insert(self._order.index(self._last) + 1 if self._last else len(self._order), label)
-        if not reference:
-            self._last = label
-
-    def draw(self, figure: Any) -> None:
-        for text, panels in self._notes.items():
-            self.add(" ".join([*filter(None, panels), text]), reference=True, color="none")
-        if not self.entries:
-            return
-        width, height = figure.get_size_inches()
-        characters = width * 72 / (7 * 0.54)
-        widest = max(len(label) for label in self.entries) + 8
-        columns = max(1, min(len(self.entries), 6, int(characters / widest)))
-        # Matplotlib fills columns downwards; equal columns read better than a full first row.
-        rows = math.ceil(len(self.entries) / columns)
-        columns = math.ceil(len(self.entries) / rows)
-        figure.set_size_inches(width, height + 0.1 + 0.155 * rows)
-        labels = self._order + [label for label in self.entries if label not in self._order]
-        handles = [self.entries[label] for label in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 # -- curves
@@ -109,9 +54,9 @@ def _pieces(records: Records, name: str, y: str, seed: int) -> tuple[Receipt, Po
     return receipt, ([x for x, _ in points], [value for _, value in points])
 
 
-def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> list[Points]:
+def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> dict[int, Points]:
     """A curve for each seed that has all its pieces, else what pieces there are; NaN where the pen is lifted."""
-    seeds: list[tuple[int, Points]] = []
+    seeds: dict[int, tuple[int, Points]] = {}
     for seed in records.plan.seeds:
         xs, ys, found = [], [], 0
         for name in curve.runs:
@@ -127,9 +72,82 @@ def curve_points(records: Records, curve: Curve, y: str, exhibit: Curves) -> lis
             ys += piece_y
             found += 1
         if found:
-            seeds.append((found, (xs, ys)))
-    most = max((found for found, _ in seeds), default=0)
-    return [points for found, points in seeds if found == most]
+            seeds[seed] = (found, (xs, ys))
+    most = max((found for found, _ in seeds.values()), default=0)
+    return {seed: points for seed, (found, points) in seeds.items() if found == most}
+
+
+def shared(seeded: list[dict[int, Any]]) -> list[list[Any]]:
+    """What each has of the seeds that all have (those that have any); everything where they share none.
+
+    Seeds differ by more than some runs do, so a mean over three seeds does not compare with a single one.
+    """
+    common = set.intersection(*(set(one) for one in seeded if one)) if any(seeded) else set()
+    return [[value for seed, value in one.items() if seed in common or not common] for one in seeded]
+
+
+def _published(records: Records, panel: Panel, curve: Curve) -> Points | None:
+    """A curve's digitised points on the figure's axis; NaN where the pen is lifted between its pieces."""
+    if not (panel.published and curve.published):
+        return None
+    paper = counterparts(records.paper)
+    unit = 1e-4 if paper.digitised.panels[panel.published].y.endswith("x1e-4") else 1
+    xs: list[float] = []
+    ys: list[float] = []
+    for points in sorted(paper.points(panel.published, (label,)) for label in curve.published):
+        if xs and points[0][0] > xs[-1] + 0.5:
+            xs.append(points[0][0])
+            ys.append(math.nan)
+        xs += [x for x, _ in points]
+        ys += [y * unit for _, y in points]
+    return xs, ys
+
+
+def _published_level(records: Records, panel: Panel) -> float | None:
+    """The published line of reference of a panel."""
+    label = panel.reference.published if panel.reference else None
+    return counterparts(records.paper).digitised.panels[panel.published].lines[label] if label else None
+
+
+def has_published(exhibit: Exhibit) -> bool:
+    """Whether anything of a figure was printed or digitised."""
+    return any(panel.published for panel in getattr(exhibit, "panels", ()))
+
+
+def _is_scratch(records: Records, name: str) -> bool:
+    return records.plan.papers[records.paper].runs[name].init_from is None
+
+
+def _at(points: Points, x: float) -> float:
+    """A curve's value at x, on the straight line between its points."""
+    import numpy as np
+
+    known = [(a, b) for a, b in zip(*points, strict=True) if b == b]
+    return float(np.interp(x, *zip(*known, strict=True)))
+
+
+def _finals(records: Records, panel: Panel) -> dict[int, float]:
+    """Final losses of the panel's run of reference by seed."""
+    receipts = records.receipts(panel.reference.run) if panel.reference else []
+    return {r.segment.seed: r.final[panel.y].loss for r in receipts if panel.y in r.final}
+
+
+def _curve_pairs(exhibit: Curves, records: Records) -> list[tuple[str, float, float]]:
+    found = []
+    for panel in exhibit.panels:
+        if not panel.published or panel.y == LEARNING_RATE:
+            continue
+        seeded = [curve_points(records, curve, panel.y, exhibit) for curve in panel.curves]
+        *everything, finals = shared([*seeded, _finals(records, panel)])
+        for curve, lines in zip(panel.curves, everything, strict=True):
+            published = _published(records, panel, curve)
+            # Of a chain with a piece missing there is no end to compare.
+            if published and lines and all(records.receipts(name) for name in curve.runs):
+                end = min(published[0][-1], *(xs[-1] for xs, _ in lines))
+                found.append((panel.published, _at(published, end), mean(_at(points, end) for points in lines)))
+        if finals and (level := _published_level(records, panel)) is not None:
+            found.append((panel.published, level, mean(finals)))
+    return found
 
 
 def _limits(all_points: list[tuple[bool, Points]], panel: Panel, extra: list[float]) -> tuple[float, float] | None:
@@ -156,63 +174,109 @@ def _limits(all_points: list[tuple[bool, Points]], panel: Panel, extra: list[flo
     return low - pad, high + pad
 
 
-def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, legend: _Legend) -> None:
+def _draw_published(axes: Any, panel: Panel, records: Records) -> tuple[list[tuple[bool, Points]], list[float]]:
+    """Draws a panel's published curves and line, thin; returns what the y-limits must have room for."""
+    drawn: list[tuple[bool, Points]] = []
+    for index, curve in enumerate(panel.curves):
+        if points := _published(records, panel, curve):
+            gid = f"published-{panel.published}-{index}"
+            axes.plot(*points, **style.line(records.declared.style(curve.runs[0])), linewidth=0.7, zorder=1.8, gid=gid)
+            drawn += [(_is_scratch(records, curve.runs[0]), points)] if curve.fits else []
+    level = _published_level(records, panel)
+    if level is None:
+        return drawn, []
+    look = style.line(records.declared.style(panel.reference.run))
+    axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=f"published-{panel.published}-line")
+    return drawn, [level]
+
+
+def _draw_companion(axes: Any, panel: Panel, exhibit: Curves, records: Records) -> None:
+    """The published curves of a panel by themselves, on the paper's y-axis."""
+    axes.set(xlim=panel.xlim, facecolor=style.TINT)
+    if not panel.published:
+        axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.set_yticks([])
+        return
+    drawn, levels = _draw_published(axes, panel, records)
+    for curve in panel.curves if panel.warmup_ends else ():
+        _warmup_end(axes, records, curve)
+    _boundaries(axes, panel, _published_stages(panel, exhibit, records))
+    limits = panel.ylim or _limits(drawn, panel, levels)
+    if limits is not None:
+        axes.set_ylim(*((0, limits[1]) if panel.y == LEARNING_RATE else limits))
+
+
+def _warmup_end(axes: Any, records: Records, curve: Curve) -> None:
+    segment = records.segment(curve.runs[0])
+    if segment is not None:
+        colour = style.line(records.declared.style(curve.runs[0]))["color"]
+        end = records.scale.billions(getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations)
+        axes.axvline(end, color=colour, linestyle=(0, (2, 2)), linewidth=0.7, zorder=1.5)
+
+
+def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, legend: style.Legend) -> None:
     import numpy as np
 
     everything: list[tuple[bool, Points]] = []
+    extra: list[float] = []
     apart: list[tuple[str, list[float], list[float]]] = []
     axes.set_xlim(*panel.xlim)
+    together = bool(panel.published) and records.scale.name == "paper"
+    if together:
+        everything, extra = _draw_published(axes, panel, records)
+        legend.add(PUBLISHED, reference=True, color="#555555", linewidth=0.7)
     runs = [name for curve in panel.curves for name in curve.runs]
-    if not any(records.receipts(name) for name in runs):
+    nothing = not any(records.receipts(name) for name in runs)
+    if nothing and not together:
         words = " / ".join(dict.fromkeys(records.why(name) for name in runs))
         axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="#666666")
         axes.set_yticks([])
-        return
+    seeded = [curve_points(records, curve, panel.y, exhibit) for curve in panel.curves]
+    *compared, finals = shared([*seeded, _finals(records, panel)])
     for index, curve in enumerate(panel.curves):
         look = records.declared.style(curve.runs[0])
         label = curve.label or look.label
-        lines = curve_points(records, curve, panel.y, exhibit)
+        drawn = style.line(look)
+        lines = list(seeded[index].values())
         gone = [name for name in curve.runs if not records.receipts(name)]
         if len(gone) == len(curve.runs):
-            legend.note(f"{label}: {records.why(gone[0])}")
+            if panel.published and curve.published:  # its published curve is there to be named
+                legend.add(f"{label}: {records.why(gone[0])}", **drawn, linewidth=0.7)
+            elif not nothing:
+                legend.note(f"{label}: {records.why(gone[0])}")
             continue
         if not lines:
             legend.note(f"{label}: not measured on {panel.y}")
             continue
         partly = f" ({len(gone)} of {len(curve.runs)} {records.why(gone[0])})" if gone else ""
-        scratch = records.segment(curve.runs[0]).parent is None
         if curve.fits:
-            everything += [(scratch, points) for points in lines]
+            everything += [(_is_scratch(records, curve.runs[0]), points) for points in lines]
         else:
             apart.append((label, *lines[0]))
-        xs = np.array(lines[0][0])
+        xs = np.array(compared[index][0][0])
         values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
+        middle = np.mean([ys for other, ys in compared[index] if len(other) == len(xs)], axis=0)
         marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
-        drawn = style.line(look)
         if len(values) > 1:
             stack = np.vstack(values)
-            axes.fill_between(xs, stack.min(axis=0), stack.max(axis=0), color=drawn["color"], alpha=0.2, linewidth=0)
+            axes.fill_between(xs, stack.min(axis=0), stack.max(axis=0), color=drawn["color"], alpha=0.14, linewidth=0)
         if panel.y == LEARNING_RATE:
             marks = {}
-        axes.plot(xs, np.mean(values, axis=0), **drawn, **marks, zorder=2 + 0.01 * index)
+        axes.plot(xs, middle, **drawn, **marks, zorder=2 + 0.01 * index)
         legend.add(label + partly, **drawn, marker=look.marker)
         if panel.warmup_ends:
-            segment = records.segment(curve.runs[0])
-            end = records.scale.billions(getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations)
-            axes.axvline(end, color=drawn["color"], linestyle=(0, (2, 2)), linewidth=0.7, zorder=1.5)
-    extra: list[float] = []
+            _warmup_end(axes, records, curve)
+    if nothing and not together:
+        return
     if panel.reference:
-        look = records.declared.style(panel.reference.run)
-        finals = [r.final[panel.y].loss for r in records.receipts(panel.reference.run) if panel.y in r.final]
-        drawn = style.line(look) | {"linewidth": 0.8}
+        drawn = style.line(records.declared.style(panel.reference.run)) | {"linewidth": 0.8}
         if finals:
-            extra.append(sum(finals) / len(finals))
-            axes.axhline(extra[0], **drawn, zorder=1.6)
+            extra.append(mean(finals))
+            axes.axhline(extra[-1], **drawn, zorder=1.6)
             legend.add(panel.reference.label, reference=True, **drawn)
         else:
             legend.note(f"{panel.reference.label}: {records.why(panel.reference.run)}")
-    if panel.boundaries:
-        _boundaries(axes, panel, exhibit, records)
+    _boundaries(axes, panel, _stages(panel, exhibit, records))
     limits = _limits(everything or [(False, (xs, ys)) for _, xs, ys in apart], panel, extra)
     if panel.ylim and records.scale.name == "paper":
         limits = panel.ylim
@@ -229,41 +293,54 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
                 legend.note(f"{label}: above the axes, ends at {ys[-1]:.2f}")
 
 
-def _stages(panel: Panel, records: Records) -> dict[str, str]:
-    """Run -> domain, where the first curve's pieces each read one domain of their own."""
-    segments = [(name, records.segment(name)) for name in panel.curves[0].runs if panel.boundaries]
-    return {name: s.mixture[-1].stream.domain for name, s in segments if s and s.mixture[-1].stream}
+#: where a stage begins and how long it is (billions of the paper's tokens), and the domain it reads, if it is one
+Stage = tuple[float, float, str]
+
+
+def _stages(panel: Panel, exhibit: Curves, records: Records) -> list[Stage]:
+    """The pieces of the first curve at this scale."""
+    pieces = [(name, records.segment(name)) for name in panel.curves[0].runs if panel.boundaries]
+    return [
+        (_origin(records, piece, exhibit), piece.billions, part.stream.domain if part.stream else "")
+        for _, piece in pieces
+        if piece
+        for part in piece.mixture[-1:]
+    ]
+
+
+def _published_stages(panel: Panel, exhibit: Curves, records: Records) -> list[Stage]:
+    """The pieces of the first curve in the paper; named by the labels of their curves where each has its own."""
+    first = panel.curves[0]
+    if not panel.boundaries:
+        return []
+    own = len(first.published) == len(first.runs)
+    names = [label.split()[0] if own else "" for label in (first.published if own else first.runs)]
+    spans = [counterparts(records.paper).span(exhibit, run) for run in first.runs]
+    return [(*span, name) for span, name in zip(spans, names, strict=True)]
 
 
 def _is_narrow(billions: float, panel: Panel) -> bool:
     return billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
 
 
-def _room_for_names(panel: Panel, records: Records) -> float:
-    """Points between a panel and its title that upright names of stages take."""
-    names = [
-        (4.4 * len(name) if _is_narrow(records.segment(run).billions, panel) else 9)
-        for run, name in _stages(panel, records).items()
-    ]
-    return max(names, default=0) + 4
+def _room_for_names(panel: Panel, stages: list[Stage]) -> tuple[float, float]:
+    """Points above a panel that names of stages take: level ones, below the title, and upright ones, beside it."""
+    names = [(name, _is_narrow(length, panel)) for _, length, name in stages if name]
+    level = 13 if any(not narrow for _, narrow in names) else 4
+    return level, max((4.4 * len(name) for name, narrow in names if narrow), default=0)
 
 
-def _boundaries(axes: Any, panel: Panel, exhibit: Curves, records: Records) -> None:
-    """Vertical lines where the pieces of the first curve begin; the domain's name where a stage reads one alone."""
+def _boundaries(axes: Any, panel: Panel, stages: list[Stage]) -> None:
+    """Vertical lines where stages begin; the domain's name where a stage reads one alone."""
     from matplotlib.transforms import blended_transform_factory
 
     place = blended_transform_factory(axes.transData, axes.transAxes)
-    stages = _stages(panel, records)
-    for name in panel.curves[0].runs:
-        segment = records.segment(name)
-        if segment is None:
-            continue
-        start, length = _origin(records, segment, exhibit), segment.billions
+    for start, length, name in stages:
         if start > 0:
             axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
         turn = 90 if _is_narrow(length, panel) else 0
-        label = axes.text(start + length / 2, 1.015, stages.get(name, ""), transform=place, ha="center", va="bottom")
-        label.set(fontsize=7, color="#444444", rotation=turn, in_layout=False)
+        label = axes.text(start + length / 2, 1.015, name, transform=place, ha="center", va="bottom")
+        label.set(fontsize=6.5 if turn else 7, color="#444444", rotation=turn, in_layout=bool(turn))
 
 
 def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]) -> tuple[float, float] | None:
@@ -283,7 +360,7 @@ def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]
 
 
 def _entropy_floor(
-    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: _Legend, lines: list[Points]
+    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: style.Legend, lines: list[Points]
 ) -> tuple[float, float]:
     """The entropy rate of a generated language, as a line where it is near the curves, else as a note."""
     receipts = [r for curve in panel.curves for name in curve.runs for r in records.receipts(name)]
@@ -309,30 +386,55 @@ def _entropy_floor(
 
 
 def curves(exhibit: Curves, records: Records) -> Any:
-    """Losses or learning rates against tokens."""
+    """Losses or learning rates against tokens; below scale paper the published ones to the right of each panel."""
     count = len(exhibit.panels)
-    columns = min(exhibit.columns, count)
+    beside = has_published(exhibit) and records.scale.name != "paper"
+    columns = 1 if beside else min(exhibit.columns, count)
     rows = math.ceil(count / columns)
-    pad = max(_room_for_names(panel, records) for panel in exhibit.panels)
-    width = style.SINGLE if columns == 1 else style.DOUBLE
-    figure, axes = _figure(width, (2.2 + pad / 72) * rows + 0.1, rows, columns)
-    legend = _Legend()
-    for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=False)):
-        legend.begin(_letter(index, count, ""))
+    stages = (_stages, _published_stages) if beside else (_stages,)
+    rooms = [_room_for_names(panel, of(panel, exhibit, records)) for panel in exhibit.panels for of in stages]
+    pad, room = max(level for level, _ in rooms), max(max(both) for both in rooms)
+    width = style.DOUBLE if beside or columns > 1 else style.SINGLE
+    height = 2.2 if not beside else 1.7 if count > 2 else 2.1
+    figure, axes = style.figure(width, (height + room / 72) * rows, rows, 2 if beside else columns)
+    legend = style.Legend()
+    for index, panel in enumerate(exhibit.panels):
+        ax = axes[2 * index if beside else index]
+        legend.begin(style.letter(index, count, ""))
         _draw_panel(ax, panel, exhibit, records, legend)
-        title = _letter(index, count, panel.title)
-        if panel.y == LEARNING_RATE:
+        title = style.letter(index, count, panel.title)
+        rates = panel.y == LEARNING_RATE
+        if rates:
             ax.set_ylabel("learning rate")
-            ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        elif beside:
+            ax.set_ylabel(style.LOSS.replace(" (", "\n("))
+            title = f"{title}: {records.scale.corpora[panel.y]}"
         else:
-            ax.set_ylabel(LOSS)
-            ax.ticklabel_format(axis="y", useOffset=False)
+            ax.set_ylabel(style.LOSS)
             title = f"{title}{chr(10) if panel.title else ' '}{records.corpus(panel.y)}".strip()
         ax.set_title(title, loc="left", pad=pad)
-        if index >= count - columns:
+        _number_format(ax, rates)
+        if last := index >= count - columns:
             ax.set_xlabel(_tokens_label(records))
+        if beside:
+            right = axes[2 * index + 1]
+            _draw_companion(right, panel, exhibit, records)
+            _number_format(right, rates)
+            run = records.plan.papers[records.paper].runs[panel.curves[0].runs[0]]
+            corpus = "" if rates else f": {records.declared.corpora[panel.y].stands_for}"
+            right.set_title(f"{PUBLISHED}, {records.declared.sizes[run.model]}{corpus}", loc="left", pad=pad)
+            if last:
+                right.set_xlabel("tokens (B)")
+    figure.align_ylabels(axes[:: 2 if beside else 1])
     legend.draw(figure)
     return figure
+
+
+def _number_format(axes: Any, rates: bool) -> None:
+    if rates:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
 
 
 # -- planes
@@ -350,32 +452,38 @@ def r_squared(xs: list[float], ys: list[float]) -> float:
 
 def plane(exhibit: Plane, records: Records) -> Any:
     """Paths in the plane of two perplexities."""
-    figure, (axes,) = _figure(style.DOUBLE * 0.62, 3.0, 1, 1)
-    legend, scatter = _Legend(), None
-    for curve in exhibit.curves:
+    figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)
+    legend, scatter = style.Legend(), None
+    measured = [
+        {r.segment.seed: r for r in records.receipts(curve.runs[0]) if {exhibit.x, exhibit.y} <= set(r.curves)}
+        for curve in exhibit.curves
+    ]
+    for curve, receipts in zip(exhibit.curves, shared(measured), strict=True):
         look = records.declared.style(curve.runs[0])
         label = curve.label or look.label
-        receipts = [r for r in records.receipts(curve.runs[0]) if {exhibit.x, exhibit.y} <= set(r.curves)]
         if not receipts:
             legend.note(f"{label}: {records.why(curve.runs[0])}")
             continue
-        fits = []
-        for receipt in receipts:
-            tokens = [t for t, _ in receipt.curve(exhibit.x) if t <= exhibit.until]
-            xs, ys = ([math.exp(v) for _, v in receipt.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y))
-            fits.append(r_squared(xs, ys))
-            axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
-            edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
-            colours = {"c": tokens, "cmap": style.TOKENS_MAP, "vmin": 0, "vmax": exhibit.until}
-            scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
-            axes.plot(xs[0], ys[0], "o", color=style.START, markersize=6, zorder=5)
-            segment = receipt.segment
-            warm = getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations
-            after = next((k for k, t in enumerate(tokens) if t >= records.scale.billions(warm)), None)
-            if warm and after is not None:
-                axes.plot(xs[after], ys[after], "o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
-                          markeredgewidth=1.3, markersize=7, zorder=6)  # fmt: skip
-        fit = f" (R² = {sum(fits) / len(fits):.2f})" if exhibit.fit else ""
+        tokens = [t for t, _ in receipts[0].curve(exhibit.x) if t <= exhibit.until]
+        receipts = [r for r in receipts if [t for t, _ in r.curve(exhibit.x)][: len(tokens)] == tokens]
+        # Of several seeds the path of the mean losses: one path a seed cannot be read.
+        seeds = [[[loss for _, loss in r.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y)] for r in receipts]
+        middle = [[mean(losses) for losses in zip(*axis, strict=True)] for axis in zip(*seeds, strict=True)]
+        paths = [[[math.exp(loss) for loss in losses] for losses in path] for path in [*seeds, middle]]
+        fits = [r_squared(*path) for path in paths[:-1]]
+        xs, ys = paths[-1]
+        axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
+        edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
+        colours = {"c": tokens, "cmap": style.TOKENS_MAP, "vmin": 0, "vmax": exhibit.until}
+        scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
+        axes.plot(xs[0], ys[0], "o", color=style.START, markersize=6, zorder=5)
+        segment = receipts[0].segment
+        warm = getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations
+        after = next((k for k, t in enumerate(tokens) if t >= records.scale.billions(warm)), None)
+        if warm and after is not None:
+            axes.plot(xs[after], ys[after], "o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
+                      markeredgewidth=1.3, markersize=7, zorder=6)  # fmt: skip
+        fit = f" (R² = {mean(fits):.2f})" if exhibit.fit else ""
         legend.add(label + fit, **style.line(look), marker=look.marker)
     if scatter is None:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#666666")
@@ -397,73 +505,12 @@ def plane(exhibit: Plane, records: Records) -> Any:
     return figure
 
 
-# -- bars
-
-
-def _bar(records: Records, panel: Any, group: Any, name: str) -> tuple[float, float] | None:
-    """A bar's height and the half length of its error bar."""
-    if panel.show == "compute":
-        segment = records.segment(name)
-        return (segment.billions / 300, 0.0) if segment else None
-    if panel.show == "suite":
-        averages = [e.suites[panel.suite] for e in records.evaluations(name) if panel.suite in e.suites]
-        values = [100 * entry["average"] for entry in averages]
-        errors = [100 * entry["stderr"] for entry in averages]
-    else:
-        both = [[r.final[c] for c in (panel.corpus, group.new)] for r in records.receipts(name)
-                if {panel.corpus, group.new} <= set(r.final)]  # fmt: skip
-        values = [sum(final.loss for final in pair) / 2 for pair in both]
-        errors = [math.hypot(*(final.stderr for final in pair)) / 2 for pair in both]
-    if not values:
-        return None
-    return sum(values) / len(values), math.hypot(*errors) / len(errors)
-
-
-def bars(exhibit: Bars, records: Records) -> Any:
-    """Grouped bars: colour by run, hatch by place in the group."""
-    from matplotlib.patches import Patch
-
-    figure, axes = _figure(style.DOUBLE, 2.6, 1, len(exhibit.panels))
-    width = 0.8 / len(exhibit.bars)
-    for index, (panel, ax) in enumerate(zip(exhibit.panels, axes, strict=True)):
-        for place, group in enumerate(exhibit.groups):
-            for k, name in enumerate(group.runs):
-                x = place + (k - (len(group.runs) - 1) / 2) * width
-                value = _bar(records, panel, group, name)
-                if value is None:
-                    ax.text(x, 0.02, records.why(name), rotation=90, ha="center", va="bottom", fontsize=7,
-                            color="#666666", transform=ax.get_xaxis_transform())  # fmt: skip
-                    continue
-                fill = {"color": style.COLOURS[records.declared.style(name).colour], "hatch": style.HATCHES[k]}
-                error = {"yerr": value[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
-                ax.bar(x, value[0], width * 0.94, edgecolor="white", linewidth=0.4, **fill, **error)
-                text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
-                ax.annotate(text, (x, value[0] + value[1]), xytext=(0, 2), textcoords="offset points", ha="center",
-                            va="bottom", fontsize=7, rotation=90)  # fmt: skip
-        ax.set_title(_letter(index, len(axes), panel.title), loc="left")
-        ax.set_xticks(range(len(exhibit.groups)), [group.label for group in exhibit.groups])
-        ax.set_xlim(-0.55, len(exhibit.groups) - 0.45)
-        ax.margins(y=0.22)
-        ax.grid(axis="x", visible=False)
-        word = {
-            "compute": "units of 300B tokens of the paper",
-            "loss": LOSS,
-            "suite": f"average of the {str(panel.suite).capitalize()} suite (%)",
-        }
-        ax.set_ylabel(word[panel.show])
-    patches = [
-        Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in style.HATCHES[: len(exhibit.bars)]
-    ]
-    figure.legend(patches, exhibit.bars, loc="outside lower center", ncols=len(patches))
-    return figure
-
-
 # -- diagrams
 
 
 def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
     """Warm-up and decay without numbers."""
-    figure, (axes,) = _figure(style.SINGLE, 2.2, 1, 1)
+    figure, (axes,) = style.figure(style.SINGLE, 2.2, 1, 1)
     rule, total = exhibit.schedule, 1000
     axes.plot(
         range(total + 1), [rule(t, total) for t in range(total + 1)], color=style.COLOURS["vermillion"], linewidth=1.6
@@ -478,6 +525,16 @@ def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
     axes.text(0.62 * total, rule(0.5 * total, total) * 1.1, "cosine decay")
     axes.set(xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.1), xlabel="iterations", ylabel="learning rate")
     return figure
+
+
+def pairs(exhibit: Exhibit, records: Records) -> list[tuple[str, float, float]]:
+    """(group, published, reproduced): ends of curves and the line of reference by panel, bars by panel and group.
+
+    A curve ends where the published one or ours does, whichever is first; of several seeds the mean counts. Learning
+    rates and the compute of bars are declared, so they are left out; so is what misses a receipt.
+    """
+    makers = {"curves": _curve_pairs, "bars": bar_pairs}
+    return makers[exhibit.kind](exhibit, records) if exhibit.kind in makers else []
 
 
 DRAWERS = {"curves": curves, "plane": plane, "bars": bars, "schedule": schedule}

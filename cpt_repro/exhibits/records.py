@@ -19,7 +19,7 @@ from cpt_repro.receipts import (
     receipt_path,
 )
 
-NOT_RUN, NO_COUNTERPART = "not run", "no counterpart"
+NOT_RUN, NO_COUNTERPART, FAILED = "not run", "no counterpart", "failed"
 
 
 class Records:
@@ -78,7 +78,10 @@ class Records:
 
     def why(self, name: str) -> str:
         """The word that stands where a value is missing."""
-        return NO_COUNTERPART if absent(self.plan, self.paper, name) else NOT_RUN
+        if absent(self.plan, self.paper, name):
+            return NO_COUNTERPART
+        places = [receipt_path(self.results, self.scale.name, i) for i in self.plan.ids(self.paper, name)]
+        return FAILED if any(place.with_name("failure.json").is_file() for place in places) else NOT_RUN
 
     def segment(self, name: str) -> Segment | None:
         """The run as planned (first seed); of a merge, its task's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from cpt_repro.files import whole_file
 
 SINGLE, DOUBLE = 3.4, 6.9
 FONT_SIZE = 7.5
+LOSS = "validation loss (nats/token)"
 #: Okabe and Ito's palette without its yellow, which is too light on white, with a grey and a brown.
 COLOURS = {
     "black": "#000000",
@@ -37,6 +39,8 @@ DASHES: dict[str, Any] = {
 HATCHES = ("", "////", "xxxx", "....", "----")
 #: In a reading order that starts dark, so that grey print keeps the order of tokens too.
 TOKENS_MAP = "viridis"
+#: Background of axes that show published values alone.
+TINT = "#F7F4EA"
 START, WARMED_UP = "#E31A1C", "#00A000"
 
 RC = {
@@ -97,6 +101,72 @@ def drawing() -> Iterator[None]:
 def line(style: Style) -> dict[str, Any]:
     """Keyword arguments of a line in a run's look, without its marker."""
     return {"color": COLOURS[style.colour], "linestyle": DASHES[style.dash]}
+
+
+def figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, list[Any]]:
+    """A figure of a width and height in inches, and its axes row by row."""
+    # Without pyplot, which would keep every figure and costs time to import.
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False)
+    made.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
+    return made, list(axes.flat)
+
+
+def letter(index: int, count: int, title: str) -> str:
+    """A panel's title with its letter, where there are several."""
+    mark = f"({chr(ord('a') + index)})" if count > 1 else ""
+    return " ".join(part for part in (mark, title) if part)
+
+
+class Legend:
+    """One legend for all panels, below them; entries with the same label are one, lines of reference come last."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
+        self._order: list[str] = []
+        self._last: str | None = None
+        self._panel = ""
+        #: what is missing -> letters of the panels
+        self._notes: dict[str, list[str]] = {}
+
+    def begin(self, panel: str) -> None:
+        """Starts a panel: its curves are put in among those of the panels before, in its order."""
+        self._last, self._panel = None, panel
+
+    def note(self, text: str) -> None:
+        """What a panel lacks, named after all entries."""
+        self._notes.setdefault(text, []).append(self._panel)
+
+    def add(self, label: str, reference: bool = False, **look: Any) -> None:
+        """An entry, if there is none of its label."""
+        from matplotlib.lines import Line2D
+
+        if label not in self.entries:
+            self.entries[label] = Line2D([], [], **look)
+            if not reference:
+                self._order.insert(self._order.index(self._last) + 1 if self._last else len(self._order), label)
+        if not reference:
+            self._last = label
+
+    def draw(self, figure: Any) -> None:
+        """Puts it below all axes and lengthens the figure by it."""
+        for text, panels in self._notes.items():
+            self.add(" ".join([*filter(None, panels), text]), reference=True, color="none")
+        if not self.entries:
+            return
+        width, height = figure.get_size_inches()
+        characters = width * 72 / (7 * 0.54)
+        widest = max(len(label) for label in self.entries) + 8
+        columns = max(1, min(len(self.entries), 6, int(characters / widest)))
+        # Matplotlib fills columns downwards; equal columns read better than a full first row.
+        rows = math.ceil(len(self.entries) / columns)
+        columns = math.ceil(len(self.entries) / rows)
+        figure.set_size_inches(width, height + 0.1 + 0.155 * rows)
+        labels = self._order + [label for label in self.entries if label not in self._order]
+        handles = [self.entries[label] for label in labels]
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def save(figure: Any, stem: Path, title: str, receipts: str) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpt_repro.errors import UserError
+from cpt_repro.files import locked, write_json
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import receipt_path, write
 from cpt_repro.training.store import Store
@@ -23,41 +24,48 @@ def train_segments(
     for number, segment in enumerate(segments, 1):
         label = f"[{number}/{len(segments)}] {segment.id}"
         kept = plan.checkpoints[segment.id]
-        receipt = store.finished(segment, kept)
-        if receipt is None:
-            if segment.parent in failed:
-                failed[segment.id] = f"its parent {segment.parent} failed"
-                continue
-            # Composer and torch take seconds to import: only where there is something to train.
-            from cpt_repro.training.trainer import Corpora, train
+        published = receipt_path(results, plan.scale.name, segment.id)
+        failure = published.with_name("failure.json")
+        # Two calls at once, in one folder or with one store: the second waits, and then finds it done.
+        with locked(store.folder(segment).with_suffix(".lock")):
+            receipt = store.finished(segment, kept)
+            if receipt is None:
+                if segment.parent in failed:
+                    failed[segment.id] = f"its parent {segment.parent} failed"
+                    continue
+                # Composer and torch take seconds to import: only where there is something to train.
+                from cpt_repro.training.trainer import Corpora, train
 
-            corpora = corpora or Corpora(data)
-            parent = plan.segments[segment.parent] if segment.parent else None
-            every = plan.scale.iterations(plan.scale.save_every)
-            say(f"{label}: {segment.iterations} iterations, {segment.tokens:,} tokens")
+                corpora = corpora or Corpora(data)
+                parent = plan.segments[segment.parent] if segment.parent else None
+                every = plan.scale.iterations(plan.scale.save_every)
+                say(f"{label}: {segment.iterations} iterations, {segment.tokens:,} tokens")
 
-            def progress(done: int, label: str = label, total: int = segment.iterations) -> None:
-                say(f"{label}: {done}/{total}")
+                def progress(done: int, label: str = label, total: int = segment.iterations) -> None:
+                    say(f"{label}: {done}/{total}")
 
-            try:
-                receipt = train(
-                    segment,
-                    parent,
-                    corpora,
-                    store,
-                    kept,
-                    save_every=every,
-                    progress=progress if every else None,
-                    device=plan.scale.device,
-                    microbatch=plan.scale.microbatch_sequences,
-                )
-            except UserError as error:
-                failed[segment.id] = str(error)
-                say(f"{label}: FAILED. {error}")
-                continue
-            losses = ", ".join(f"{corpus} {final.loss:.3f}" for corpus, final in receipt.final.items())
-            say(f"{label}: {losses}; {receipt.measured['tokens_per_second']:,} tokens/s")
-        write(receipt_path(results, plan.scale.name, segment.id), receipt)
+                try:
+                    receipt = train(
+                        segment,
+                        parent,
+                        corpora,
+                        store,
+                        kept,
+                        save_every=every,
+                        progress=progress if every else None,
+                        device=plan.scale.device,
+                        microbatch=plan.scale.microbatch_sequences,
+                        workers=plan.scale.loader_workers,
+                    )
+                except UserError as error:
+                    failed[segment.id] = str(error)
+                    say(f"{label}: FAILED. {error}")
+                    write_json(failure, {"identity": segment.identity, "why": str(error)})
+                    continue
+                losses = ", ".join(f"{corpus} {final.loss:.3f}" for corpus, final in receipt.final.items())
+                say(f"{label}: {losses}; {receipt.measured['tokens_per_second']:,} tokens/s")
+        write(published, receipt)
+        failure.unlink(missing_ok=True)
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
         raise UserError(f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again.")

@@ -120,9 +120,11 @@ class SavedStates:
         self._remove_but({state["file"] for state in named})
 
     def clear(self) -> None:
-        """Removes all states: the segment is finished."""
+        """Removes all states, and what killed writers left: the segment is finished."""
         self.record.unlink(missing_ok=True)
         self._remove_but(set())
+        for left in self.folder.glob(".*.aside.*"):
+            left.unlink()
 
     def _remove_but(self, kept: set[str]) -> None:
         for path in [*self.folder.glob("resume-*.pt"), *self.folder.glob(".resume-*.aside.pt")]:

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import platform
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -321,12 +322,14 @@ def train(
     progress=None,
     device: str = "cpu",
     microbatch: int | None = None,
+    workers: int = 0,
 ) -> Receipt:
     """Trains one segment, or goes on where it was interrupted; its receipt is in the store when this returns.
 
     `kept`: iterations whose weights are saved, True where the optimizer's state is too. `save_every`: iterations
     between states kept against interruption, 0 for none. `progress`: called with the iteration now and then. `device`:
-    cpu or gpu. `microbatch`: sequences in one forward pass of a rank, None for all of its share.
+    cpu or gpu. `microbatch`: sequences in one forward pass of a rank, None for all of its share. `workers`: processes
+    that read data, 0 for this one; the order of samples does not depend on it.
     Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU, and where
     the ranks do not divide the batch.
     """
@@ -369,6 +372,7 @@ def train(
         batches,
         batch_size=None,
         sampler=range(started_at, segment.iterations),
+        num_workers=workers,
         generator=torch.Generator().manual_seed(segment.seed),
     )
     spec = DataSpec(
@@ -405,6 +409,13 @@ def train(
             where=segment.id,
             do="Look at these sequences or lower eta_max; the last good checkpoint is kept.",
         ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # Torch's handler would raise again for every other reader that ends, wherever this process then is.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        fault = "a process that reads data was killed or ran out of memory."
+        raise UserError(fault, where=segment.id, do="Run again: it goes on from the last checkpoint.") from None
     finally:
         trainer.close()
     seconds = time.perf_counter() - began

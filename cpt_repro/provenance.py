@@ -1,0 +1,277 @@
+"""Whether what lies in `figures/` is what the receipts say, and how to cite it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cpt_repro.config import ROOT, read_yaml
+from cpt_repro.errors import UserError
+from cpt_repro.exhibits.declarations import load_exhibits, needs
+from cpt_repro.files import digest, file_digest, read_json
+from cpt_repro.plan import Plan
+from cpt_repro.receipts import evaluation_path, read_evaluation, read_receipt, receipt_path
+from cpt_repro.training.store import evaluation_identity
+
+Key = tuple[str, str]
+
+
+def exhibit_keys(plan: Plan) -> list[Key]:
+    """(paper, exhibit) of every declared exhibit."""
+    return [(paper, key) for paper in plan.papers for key in load_exhibits(paper)]
+
+
+# -- verify
+
+
+def check_receipts(plan: Plan, results: Path) -> dict[str, Any]:
+    """Reads every receipt and evaluation of the plan: counts, and lists of those that are missing, stale, unreadable.
+
+    `unplanned` are receipts that no declaration asks for any more; they do no harm.
+    """
+    scale = plan.scale.name
+    models = {
+        model
+        for paper in plan.papers
+        for exhibit in load_exhibits(paper).values()
+        for model in needs(plan, paper, exhibit)[1]
+    }
+    wanted = [
+        (receipt_path(results, scale, name), f"receipt {name}", read_receipt, segment.identity)
+        for name, segment in plan.segments.items()
+    ] + [
+        (evaluation_path(results, scale, m), f"evaluation {m}", read_evaluation, evaluation_identity(plan, m)[0])
+        for m in sorted(models)
+    ]
+    found: dict[str, Any] = {"read": 0, "missing": [], "stale": [], "unreadable": {}}
+    for path, name, reader, identity in wanted:
+        if not path.exists():
+            found["missing"].append(name)
+            continue
+        try:
+            record = reader(path)
+        except UserError as error:
+            found["unreadable"][name] = error.what
+            continue
+        found["read"] += 1
+        if record.identity != identity:
+            found["stale"].append(name)
+    known = {path for path, *_ in wanted}
+    root = Path(results) / scale / "runs"
+    found["unplanned"] = sorted(
+        path.relative_to(root).as_posix() for path in root.rglob("receipt.json") if path not in known
+    )
+    return found
+
+
+def _compare(there: Path, drawn: Path, recorded: dict[str, str]) -> dict[str, Any]:
+    """One file as it lies and as it was made again; a file that is not there by the hash that its sidecar recorded."""
+    new = file_digest(drawn)
+    old = file_digest(there) if there.exists() else recorded.get(drawn.name)
+    state = "missing" if old is None else "equal" if old == new else "differs"
+    return {"state": state, "there": old, "again": new, "by": "bytes" if there.exists() else "recorded hash"}
+
+
+def verify(
+    plan: Plan,
+    results: Path,
+    figures: Path,
+    keys: Iterable[Key] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Makes exhibits, ledger and report again from the receipts and compares them with what lies in `figures`.
+
+    `keys` are the exhibits to draw, all by default. Returns {"ok", "scale", "files": {file: {"state": equal, differs or
+    missing; "there", "again": SHA-256; "by"}}, "failed": {what: why}, "changed": {exhibit: records whose digest is not
+    the sidecar's}, "receipts": see `check_receipts`}. `ok` needs all files equal, and no stale or unreadable receipt.
+    """
+    from cpt_repro.claims.ledger import build_ledger, write_ledger
+    from cpt_repro.exhibits.draw import draw
+    from cpt_repro.report.page import write_report
+
+    folder = Path(figures) / plan.scale.name
+    keys = exhibit_keys(plan) if keys is None else list(keys)
+    files: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    changed: dict[str, list[str]] = {}
+
+    receipts = check_receipts(plan, results)
+    say(f"receipts: {receipts['read']} read, {len(receipts['stale'])} stale, {len(receipts['unreadable'])} unreadable")
+    with tempfile.TemporaryDirectory() as place:
+        again = Path(place) / plan.scale.name
+
+        def make(what: str, work: Callable[[], Any], recorded: dict[str, str]) -> None:
+            try:
+                made = work()
+            except UserError as error:
+                failed[what] = str(error)
+                say(f"{what}: not made ({error})")
+                return
+            paths = [made] if isinstance(made, Path) else list(made)
+            told = {p.relative_to(again).as_posix(): p for p in paths}
+            files.update({name: _compare(folder / name, path, recorded) for name, path in told.items()})
+            states = sorted({files[name]["state"] for name in told})
+            say(f"{what}: {', '.join(states)}")
+
+        for paper, key in keys:
+            name, sidecar = f"{paper}/{key}", folder / paper / f"{key}.json"
+            about = {}
+            if sidecar.exists():
+                try:
+                    about = read_json(sidecar)
+                except UserError as error:
+                    failed[f"{name}.json"] = str(error)
+            make(name, lambda p=paper, k=key: draw(plan, p, k, results, Path(place)), about.get("files", {}))
+            if about and (again / paper / f"{key}.json").exists():
+                old, new = about.get("sha256", {}), read_json(again / paper / f"{key}.json")["sha256"]
+                if differing := sorted(n for n in {*old, *new} if old.get(n) != new.get(n)):
+                    changed[name] = differing
+        make("claims", lambda: write_ledger(build_ledger(plan, results), Path(place)), {})
+        make("report", lambda: write_report(plan, results, Path(place)), {})
+    equal = all(file["state"] == "equal" for file in files.values())
+    ok = equal and not (failed or changed or receipts["stale"] or receipts["unreadable"])
+    return {
+        "ok": ok,
+        "scale": plan.scale.name,
+        "files": files,
+        "failed": failed,
+        "changed": changed,
+        "receipts": receipts,
+    }
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """The result of `verify` in lines: what is wrong, then the counts."""
+    receipts = found["receipts"]
+    lines = [f"stale: {name} (its identity is not the plan's)" for name in receipts["stale"]]
+    lines += [f"unreadable: {name} ({why})" for name, why in receipts["unreadable"].items()]
+    lines += [f"not planned any more: {name}" for name in receipts["unplanned"]]
+    for exhibit, names in found["changed"].items():
+        lines.append(f"{exhibit}: drawn from other records than those there now: {', '.join(names)}")
+    lines += [f"not made: {what}: {why}" for what, why in found["failed"].items()]
+    states = [file["state"] for file in found["files"].values()]
+    for name, file in found["files"].items():
+        if file["state"] == "differs":
+            lines.append(f"differs: {name}: {file['there']} there ({file['by']}), {file['again']} from the receipts")
+        elif file["state"] == "missing":
+            lines.append(f"missing: {name}: {file['again']} from the receipts")
+    counts = " ".join(
+        f"{states.count(state)} {word}," for state, word in (("equal", "files equal"), ("differs", "differ"))
+    )
+    lines.append(f"{counts} {states.count('missing')} missing")
+    if receipts["missing"]:
+        lines.append(f"{len(receipts['missing'])} records are not run yet; the exhibits name them.")
+    return lines
+
+
+# -- cite
+
+
+def _find(plan: Plan, exhibit: str) -> Key:
+    """The exhibit that a user names, with its paper or without where that is plain."""
+    keys = exhibit_keys(plan)
+    paper, _, key = exhibit.rpartition("/")
+    found = [k for k in keys if k[1] == key and paper in ("", k[0])]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " or ".join("/".join(k) for k in found)
+        raise UserError(f"several papers have the exhibit '{exhibit}'.", do=f"Say {both}.")
+    import difflib
+
+    names = ["/".join(k) for k in keys]
+    near = difflib.get_close_matches(exhibit, [*names, *dict.fromkeys(k for _, k in keys)], n=1)
+    do = f"Did you mean '{near[0]}'?" if near else f"Write it like {names[0]}."
+    raise UserError(f"the exhibit '{exhibit}' is unknown.", do=do)
+
+
+def _bibtex(kind: str, key: str, fields: dict[str, Any]) -> str:
+    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value)
+    return f"@{kind}{{{key},\n{body}\n}}"
+
+
+def _paper(plan: Plan, paper: str, references: list[dict[str, Any]]) -> dict[str, str]:
+    """A replicated paper as text and BibTeX, its entry in CITATION.cff found by the arXiv number."""
+    from cpt_repro.exhibits.typeset import escape_tex
+
+    reference = plan.papers[paper].reference
+    arxiv = (re.search(r"arXiv[: ](\d{4}\.\d{4,5})", reference) or [None, None])[1]
+    entry = next((r for r in references if arxiv and arxiv in str(r.get("url"))), None)
+    if entry is None:
+        return {"text": reference, "bibtex": _bibtex("misc", paper, {"note": escape_tex(reference)})}
+    authors = [f"{a['family-names']}, {a['given-names']}" for a in entry["authors"]]
+    fields = {
+        "author": " and ".join(map(escape_tex, authors)),
+        "title": f"{{{escape_tex(entry['title'])}}}",
+        "year": entry["year"],
+        "eprint": arxiv,
+        "archiveprefix": "arXiv",
+        "url": entry["url"],
+    }
+    return {"text": reference, "bibtex": _bibtex("article", paper, fields)}
+
+
+def citation(plan: Plan, figures: Path, exhibit: str | None, commit: str | None) -> dict[str, Any]:
+    """What to cite for one exhibit (`ibrahim2024/figure_05`, or `figure_05` where one paper has it), or for a scale.
+
+    Keys: scale, exhibit, version, commit, seeds, receipts (the digest that the images carry; of a whole scale, that of
+    the digests of its exhibits), text, bibtex. An unknown, ambiguous or undrawn exhibit is a `UserError`.
+    """
+    from cpt_repro.exhibits.typeset import escape_tex
+
+    scale = plan.scale.name
+    keys = [_find(plan, exhibit)] if exhibit else exhibit_keys(plan)
+    paths = {key: Path(figures) / scale / key[0] / f"{key[1]}.json" for key in keys}
+    drawn = {key: read_json(path) for key, path in paths.items() if path.exists()}
+    if not drawn:
+        name = "/".join(keys[0]) if exhibit else "all"
+        raise UserError(
+            f"{name if exhibit else 'the replication'} is not drawn at the scale {scale} yet.",
+            where=str(next(iter(paths.values())) if exhibit else Path(figures) / scale),
+            do=f"Draw it: cpt-repro draw {name} --scale {scale}.",
+        )
+    if exhibit:
+        ((paper, key), about), papers = next(iter(drawn.items())), [keys[0][0]]
+        receipts = digest(about["sha256"])
+        what = f"{about['number']} ({about['title']}) of {plan.papers[paper].reference.split(',')[0]}"
+        label = f"cpt_repro_{scale}_{paper}_{key}"
+    else:
+        papers = list(plan.papers)
+        receipts = digest({"/".join(key): digest(about["sha256"]) for key, about in drawn.items()})
+        what = f"{len(drawn)} of {len(keys)} exhibits" if len(drawn) < len(keys) else f"all {len(keys)} exhibits"
+        label = f"cpt_repro_{scale}"
+    records = {name for about in drawn.values() for name in about["sha256"]}
+    seeds = sorted({int(m[1]) for name in records if (m := re.search(r"/seed-(\d+)$", name))})
+    project = read_yaml(ROOT / "CITATION.cff")
+    authors = ", ".join(a.get("name") or f"{a['given-names']} {a['family-names']}" for a in project["authors"])
+    told = [f"scale {scale}"]
+    told += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
+    told += [f"{len(records)} records, SHA-256 {receipts}"] if records else ["no records behind it"]
+    told += [f"commit {commit}"] if commit else []
+    details = "; ".join(told)
+    references = [_paper(plan, name, project.get("references", [])) for name in papers]
+    own = {
+        "author": f"{{{escape_tex(authors)}}}",
+        "title": f"{{{escape_tex(project['title'])}: {escape_tex(what)}, replicated at scale {scale}}}",
+        "version": project["version"],
+        "howpublished": "Software",
+        "note": escape_tex(details),
+    }
+    return {
+        "scale": scale,
+        "exhibit": "/".join(keys[0]) if exhibit else None,
+        "version": str(project["version"]),
+        "commit": commit,
+        "seeds": seeds,
+        "receipts": receipts,
+        "text": "\n".join(
+            [
+                f"{authors}: {project['title']} {project['version']}, {what}, replicated ({details}).",
+                *(f"It replicates {reference['text']}." for reference in references),
+            ]
+        ),
+        "bibtex": "\n\n".join([_bibtex("misc", label, own), *(reference["bibtex"] for reference in references)]),
+    }
