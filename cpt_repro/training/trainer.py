@@ -409,8 +409,9 @@ def train(
             where=segment.id,
             do="Look at these sequences or lower eta_max; the last good checkpoint is kept.",
         ) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # A reader that dies while it hands over a batch breaks the pipe or socket between the two.
+        if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         # Torch's handler would raise again for every other reader that ends, wherever this process then is.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
