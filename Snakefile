@@ -156,6 +156,7 @@ rule table:
 rule claims:
     input:
         work.records(),
+        work.analysis(),
     output:
         work.ledger_files(),
     log:
@@ -168,8 +169,9 @@ rule report:
     input:
         work.exhibit_sidecars(),
         work.ledger_files(),
+        work.records(),
     output:
-        work.report(),
+        work.report_files(),
     log:
         f"logs/{SCALE}/report.log",
     shell:

@@ -12,6 +12,7 @@ import typer
 
 from cpt_repro import __version__
 from cpt_repro.errors import UserError
+from cpt_repro.files import write_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -185,6 +186,7 @@ def claims(
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
     write: Annotated[bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")] = False,
+    readme: Annotated[Path | None, typer.Option(help="Renew the table between the marks in this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Says of every claim of the papers whether it held, with what was measured, published, and what decided."""
@@ -194,6 +196,11 @@ def claims(
     if write:
         for path in claims.write_ledger(claims.build_ledger(plan, results), out):
             _say(str(path))
+    if readme:
+        text = claims.in_readme(claims.build_ledger(plan, results), readme.read_text(encoding="utf-8"), str(readme))
+        write_text(readme, text)
+        _say(str(readme))
+    if write or readme:
         return
     told = claims.build_ledger(plan, results, [paper] if paper else None)
     told = claims.selected(told, claim) if claim else told

@@ -193,8 +193,8 @@ class Scale(Strict):
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
-    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Segments keep
-    #: their ids, so a scale with variants needs a name of its own.
+    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Segments
+    #: keep their ids, so a scale with variants should have a name, and with it folders, of its own.
     variants: tuple[str, ...] = ()
     validation: Validation
     suites: dict[str, Suite] = {}

@@ -130,7 +130,9 @@ def verify(
                 if differing := sorted(n for n in {*old, *new} if old.get(n) != new.get(n)):
                     changed[name] = differing
         make("claims", lambda: write_ledger(build_ledger(plan, results), Path(place)), {})
-        make("report", lambda: write_report(plan, results, Path(place)), {})
+        recorded = folder / "index.json"
+        hashes = read_json(recorded)["files"] if recorded.exists() else {}
+        make("report", lambda: write_report(plan, results, Path(place)), hashes)
     equal = all(file["state"] == "equal" for file in files.values())
     ok = equal and not (failed or changed or receipts["stale"] or receipts["unreadable"])
     return {

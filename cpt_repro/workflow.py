@@ -187,11 +187,16 @@ class Workflow:
         """The claims with their verdicts."""
         return [str(self.figures / self.scale / name) for name in ("claims.json", "claims.md")]
 
-    def report(self) -> str:
-        """The page that shows all."""
-        return str(self.figures / self.scale / "index.html")
+    def analysis(self) -> list[str]:
+        """Sentences on claims that failed, where somebody wrote them."""
+        path = self.results / self.scale / "analysis.yaml"
+        return [str(path)] if path.exists() else []
+
+    def report_files(self) -> list[str]:
+        """The page that shows all, and the record of its hash."""
+        return [str(self.figures / self.scale / name) for name in ("index.html", "index.json")]
 
     def all_files(self) -> list[str]:
         """The files of every exhibit, the claims and the report."""
         exhibits = [path for paper, key in self.exhibits for path in self.exhibit_files(paper, key)]
-        return [*exhibits, *self.ledger_files(), self.report()]
+        return [*exhibits, *self.ledger_files(), *self.report_files()]

@@ -12,7 +12,7 @@ from cpt_repro.claims.declarations import Quantity, load_claims, parse_claims
 from cpt_repro.claims.quantities import AsPublished, Measured, linear
 from cpt_repro.claims.verdicts import FAILED, HELD, INCONCLUSIVE, NOT_RUN, evaluate, settle
 from cpt_repro.cli import app
-from cpt_repro.config import MoreSeeds, load_scale
+from cpt_repro.config import ROOT, MoreSeeds, load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.records import Records
 from cpt_repro.plan import Plan
@@ -536,3 +536,23 @@ def test_a_paper_without_claims_has_none(monkeypatch, tmp_path):
 
     monkeypatch.setattr(declarations, "PAPERS", tmp_path)
     assert declarations.load_claims.__wrapped__("third2025") == ()
+
+
+def test_the_readme_is_current():
+    """What the README says of pocket is what the committed receipts say; `cpt-repro claims --readme` renews it."""
+    readme = ROOT / "README.md"
+    told = ledgers.build_ledger(Plan(load_scale("pocket")), ROOT / "results")
+    text = readme.read_text(encoding="utf-8")
+    assert ledgers.in_readme(told, text, "README.md") == text
+
+
+def test_failed_claims_of_pocket_are_analysed():
+    told = ledgers.build_ledger(Plan(load_scale("pocket")), ROOT / "results")
+    assert [claim.id for claim in told.claims if claim.verdict == "failed" and not claim.analysis] == []
+    assert [claim.id for claim in told.claims if claim.analysis and claim.verdict != "failed"] == []
+
+
+def test_a_readme_without_marks_is_refused():
+    told = ledgers.build_ledger(Plan(load_scale("pocket")), ROOT / "results")
+    with pytest.raises(UserError, match="marks"):
+        ledgers.in_readme(told, "no marks", "README.md")

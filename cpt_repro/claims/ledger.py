@@ -338,9 +338,11 @@ def markdown(ledger: Ledger) -> str:
 
 
 def readme_table(ledger: Ledger) -> str:
-    """A compact table: the counts, one row per claim with its key test, and the analyses of the claims that failed."""
+    """The counts, a folded table with a row per claim and its key test, and the analyses of the claims that failed."""
     lines = [
         counts_line(ledger),
+        "",
+        f"<details><summary>All {len(ledger.claims)} claims, measured and published</summary>",
         "",
         f"| claim | | verdict | measured (scale {ledger.scale}) | published (scale paper) |",
         "| --- | --- | --- | --- | --- |",
@@ -351,12 +353,23 @@ def readme_table(ledger: Ledger) -> str:
         row = [f"{claim.paper.capitalize()[:-4]} {claim.id}", claim.statement, claim.verdict]
         row += [f"{test.says}: {measured_text(test)}{more}", published_text(test)]
         lines.append("| " + " | ".join(_cell(text) for text in row) + " |")
+    lines += ["", "</details>"]
     failed = [claim for claim in ledger.claims if claim.verdict == FAILED]
     if failed:
         lines += ["", f"Why {len(failed)} failed at scale {ledger.scale}:", ""]
         for claim in failed:
             lines.append(f"- {claim.paper.capitalize()[:-4]} {claim.id}: {claim.analysis or claim.reason + '.'}")
     return "\n".join(lines) + "\n"
+
+
+def in_readme(ledger: Ledger, text: str, where: str) -> str:
+    """`text` with `readme_table` between the marks of this scale; a text without them is a `UserError`."""
+    begin, end = f"<!-- claims {ledger.scale} -->\n", f"<!-- end of claims {ledger.scale} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise UserError("the marks of the claims are missing.", where=where, do=f"Put in {begin.strip()} and {end}.")
+    return before + begin + readme_table(ledger) + end + after
 
 
 def write_ledger(ledger: Ledger, out: Path) -> list[Path]:

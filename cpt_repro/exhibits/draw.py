@@ -16,6 +16,8 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     """What to see, then the scale, the seeds, and what is missing and why."""
     scale = records.scale
     parts = [exhibit.see]
+    if scale.variants:
+        parts.append(f"Variants of the papers' declarations: {', '.join(scale.variants)}.")
     counts = sorted({len(records.plan.ids(records.paper, n)) for n in [*exhibit.runs, *exhibit.evaluations]} - {0})
     several = bool(counts) and counts[-1] > 1
     if exhibit.kind != "schedule":

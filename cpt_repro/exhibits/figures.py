@@ -16,6 +16,7 @@ from cpt_repro.exhibits.counterparts import counterparts
 from cpt_repro.exhibits.declarations import LEARNING_RATE, Curve, Curves, Exhibit, Panel, Plane, ScheduleDiagram
 from cpt_repro.exhibits.records import Records
 from cpt_repro.plan import Segment
+from cpt_repro.published import load_digitised
 from cpt_repro.receipts import Receipt
 
 Points = tuple[list[float], list[float]]
@@ -531,10 +532,16 @@ def pairs(exhibit: Exhibit, records: Records) -> list[tuple[str, float, float]]:
     """(group, published, reproduced): ends of curves and the line of reference by panel, bars by panel and group.
 
     A curve ends where the published one or ours does, whichever is first; of several seeds the mean counts. Learning
-    rates and the compute of bars are declared, so they are left out; so is what misses a receipt.
+    rates and the compute of bars are declared, so they are left out; so is what misses a receipt, and a panel whose
+    published ends lie closer together than they could be read off, since their order says nothing.
     """
     makers = {"curves": _curve_pairs, "bars": bar_pairs}
-    return makers[exhibit.kind](exhibit, records) if exhibit.kind in makers else []
+    found = makers[exhibit.kind](exhibit, records) if exhibit.kind in makers else []
+    spread: dict[str, list[float]] = {}
+    for group, published, _ in found:
+        spread.setdefault(group, []).append(published)
+    tolerance = load_digitised(records.paper).tolerance if exhibit.kind == "curves" else 0
+    return [pair for pair in found if max(spread[pair[0]]) - min(spread[pair[0]]) >= tolerance]
 
 
 DRAWERS = {"curves": curves, "plane": plane, "bars": bars, "schedule": schedule}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_repro.exhibits.declarations import Exhibit, load_exhibits, needs
-from cpt_repro.files import digest, read_json, write_text
+from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.provenance import citation
 from cpt_repro.published import load_discrepancies
@@ -223,7 +223,11 @@ def render(plan: Plan, results: Path, figures: Path) -> str:
 
 
 def write_report(plan: Plan, results: Path, figures: Path) -> Path:
-    """Writes `figures/<scale>/index.html` and returns its path; what is not drawn, run or judged is named so."""
+    """Writes `figures/<scale>/index.html` and returns its path; what is not drawn, run or judged is named so.
+
+    `index.json` beside it records its hash, so that the page can be verified where it is too large to be kept.
+    """
     path = Path(figures) / plan.scale.name / "index.html"
     write_text(path, render(plan, results, figures))
+    write_json(path.with_suffix(".json"), {"files": {path.name: file_digest(path)}})
     return path
