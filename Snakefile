@@ -6,6 +6,7 @@ import os
 import sys
 
 from cpt_repro.errors import UserError
+from cpt_repro.files import writing
 from cpt_repro.workflow import FIGURE_FILES, TABLE_FILES, Workflow
 
 # `cpt-repro` of the environment that runs snakemake, also where that is not activated.
@@ -14,10 +15,20 @@ os.environ["PATH"] = os.pathsep.join(
 )
 SCALE = config.get("scale", "smoke")
 try:
-    work = Workflow(SCALE)
-    TRAINING, EVALUATING = work.training(), work.evaluating()
+    with writing():
+        work = Workflow(SCALE)
+        work.mend_times()
+        TRAINING, EVALUATING = work.training(), work.evaluating()
 except UserError as error:
     sys.exit(f"cpt-repro: {error}")
+
+
+# Begins a run, not a dry run or a job of one. Snakemake's own lock outlives a killed run and is off (profiles/default).
+onstart:
+    try:
+        work.begin()
+    except UserError as error:
+        sys.exit(f"cpt-repro: {error}")
 
 
 wildcard_constraints:
@@ -65,7 +76,7 @@ for name in work.recording():
         output:
             work.corpus_record(name),
         shell:
-            "cp {input} {output}"
+            "cp {input} {output}.aside && mv {output}.aside {output}"
 
 
 rule suites:

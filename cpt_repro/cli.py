@@ -12,7 +12,7 @@ import typer
 
 from cpt_repro import __version__
 from cpt_repro.errors import UserError
-from cpt_repro.files import write_text
+from cpt_repro.files import locked, write_text, writing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,6 +46,9 @@ def corpus(
     name: Annotated[str, typer.Argument(help="pile, sp or german; or `tokenizer`.")],
     scale: Scale = "smoke",
     processes: Annotated[int, typer.Option(min=1, help="Worker processes; the shards do not depend on it.")] = 1,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Check all that is there; build anew what is damaged.")
+    ] = False,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
     from cpt_repro.config import load_scale
@@ -53,7 +56,10 @@ def corpus(
 
     loaded = load_scale(scale)
     root = Path("data") / scale
-    path = build_tokenizer(loaded, root) if name == "tokenizer" else build_corpus(loaded, name, root, processes)
+    if name == "tokenizer":
+        path = build_tokenizer(loaded, root, rebuild)
+    else:
+        path = build_corpus(loaded, name, root, processes, rebuild=rebuild)
     _say(str(path))
 
 
@@ -63,7 +69,9 @@ def suites(scale: Scale = "smoke") -> None:
     from cpt_repro.config import load_scale
     from cpt_repro.evaluation.suites import build_suites
 
-    _say(str(build_suites(load_scale(scale), Path("data") / scale)))
+    root = Path("data") / scale
+    with locked(root / ".suites.lock"):
+        _say(str(build_suites(load_scale(scale), root)))
 
 
 @app.command()
@@ -292,7 +300,8 @@ def main() -> None:
     # One thread per job is fastest for small models, and bits depend on the number.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(prog_name="cpt-repro")
+        with writing():
+            app(prog_name="cpt-repro")
     except UserError as error:
         print(f"cpt-repro: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,12 +19,16 @@ PAPERS = ROOT / "configs" / "papers"
 MANIFESTS = ROOT / "data_manifests"
 
 Share = Annotated[float, Field(ge=0, le=1)]
+#: What becomes a folder, a file or a word of a command.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Strict(BaseModel):
-    """Base of every declaration: frozen, and an unknown key is an error."""
+    """Base of every declaration: frozen; an unknown key is an error, and so are NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -30,10 +36,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    own = [loader.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-    for key in own:
-        if own.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    own = set()
+    for key_node, _ in node.value:
+        if key_node.tag.endswith(":merge"):
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        fault = "is no plain value" if not isinstance(key, Hashable) else "stands twice" if key in own else None
+        if fault:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {fault}", node.start_mark)
+        own.add(key)
     loader.flatten_mapping(node)  # puts what `<<` brings first, so that own keys win
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
@@ -41,17 +52,39 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
+#: Nodes of a YAML file with every alias written out.
+_MOST_NODES = 1_000_000
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Nodes from `node` down with every alias written out; a node within itself is endless."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        children = (child for part in inner for child in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+    return known[id(node)]
+
+
 def read_yaml(path: Path) -> Any:
-    """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line."""
+    """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line.
+
+    So are aliases that a few lines multiply to millions of values.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        loader = _UniqueKeyLoader(Path(path).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is not None and _written_out(node, {}) > _MOST_NODES:
+            raise ValueError("its aliases, written out, are too many values")
+        return None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         known = sorted(other.stem for other in Path(path).parent.glob("*.yaml"))
         near = difflib.get_close_matches(Path(path).stem, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known) or 'nothing'}."
         raise UserError("the file does not exist.", where=str(path), do=hint) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, impossible dates
         fault = " ".join(str(error).split())
         raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None
 
@@ -106,13 +139,13 @@ def load(model: type[T], path: Path) -> T:
 class ModelSize(Strict):
     """A GPT-NeoX size standing in for one of the papers' (keys: the papers' names, `405m` and `10b`)."""
 
-    layers: int = Field(ge=1)
-    width: int = Field(ge=4)
-    heads: int = Field(ge=1)
+    layers: Count
+    width: int = Field(ge=4, le=2**31)
+    heads: Count
     #: Learning rates of the papers are multiplied by this (small models need larger ones); 1 at paper scale.
     eta_factor: float = Field(gt=0)
     #: Rows of the embedding table; None takes the tokenizer's vocabulary. The papers pad theirs.
-    vocab_size: int | None = None
+    vocab_size: Count | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelSize:
@@ -130,41 +163,41 @@ class Tokenizer(Strict):
     kind: Literal["train", "pretrained"] = "train"
     vocab_size: int = Field(ge=257, le=65536)
     #: Upstream text to train on, in characters.
-    train_characters: int = 5_000_000
+    train_characters: Count = 5_000_000
     name: str | None = None
 
 
 class Validation(Strict):
     """When and on how much the validation losses are taken; positions in billions of the papers' tokens."""
 
-    sequences: int = Field(ge=1)
+    sequences: Count
     every: float = Field(gt=0)
-    early: tuple[float, ...] = ()
+    early: tuple[Annotated[float, Field(ge=0)], ...] = ()
     closing: float = Field(gt=0, description="span before the end over which the final loss is averaged")
-    closing_evaluations: int = Field(ge=2)
+    closing_evaluations: int = Field(ge=2, le=10_000)
 
 
 class Task(Strict):
     """One local benchmark task made from held-out text."""
 
     kind: Literal["continuation", "last_word"]
-    documents: int = Field(ge=1)
+    documents: Count
     #: Words of context and, for `continuation`, words of each of the four continuations.
-    context_words: int = Field(ge=1)
-    continuation_words: int = Field(default=8, ge=1)
+    context_words: Count
+    continuation_words: Count = 8
 
 
 class Suite(Strict):
     """A named set of tasks, made from the validation text of one corpus; its average is the plain mean."""
 
-    corpora: tuple[str, ...]
-    tasks: dict[str, Task]
+    corpora: tuple[str, ...] = Field(min_length=1)
+    tasks: dict[Name, Task] = Field(min_length=1)
 
 
 class MoreSeeds(Strict):
     """Further seeds of the runs whose noise must be known; what they start from is trained with them."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     #: patterns of `<paper>/<run>`
     runs: tuple[str, ...] = Field(min_length=1)
 
@@ -172,14 +205,14 @@ class MoreSeeds(Strict):
 class Scale(Strict):
     """How big: everything that turns a paper's declarations into runs on this machine."""
 
-    name: str
+    name: Name
     about: str
     #: Tokens that stand for one billion of the papers' tokens.
-    tokens_per_billion: float = Field(gt=0)
-    sequence_length: int = Field(ge=8)
-    batch_sequences: int = Field(ge=1)
+    tokens_per_billion: float = Field(gt=0, le=1e9)
+    sequence_length: int = Field(ge=8, le=2**31)
+    batch_sequences: Count
     #: Sequences in one forward pass of training; None: the whole batch.
-    microbatch_sequences: int | None = None
+    microbatch_sequences: Count | None = None
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
@@ -187,17 +220,17 @@ class Scale(Strict):
     loader_workers: int = Field(default=0, ge=0)
     tokenizer: Tokenizer
     #: The papers' models -> sizes here; null: the scale has no counterpart.
-    models: dict[str, ModelSize | None]
+    models: dict[Name, ModelSize | None]
     #: The papers' corpora (pile, sp, german) -> manifest names.
-    corpora: dict[str, str]
+    corpora: dict[Name, Name]
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
     #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Segments
     #: keep their ids, so a scale with variants should have a name, and with it folders, of its own.
     variants: tuple[str, ...] = ()
     validation: Validation
-    suites: dict[str, Suite] = {}
+    suites: dict[Name, Suite] = {}
     #: Work of one training process, in billions of the papers' tokens; 0: one segment a process.
     bundle: float = Field(default=0, ge=0)
     #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.

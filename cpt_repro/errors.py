@@ -7,3 +7,7 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: str | None = None, do: str | None = None):
         self.what, self.where, self.do = what, where, do
         super().__init__(" ".join(part for part in (f"{where}:" if where else "", what, do or "") if part))
+
+
+class StorageError(UserError):
+    """A storage that is full, read-only or forbidden: nothing else that is to be written there would succeed either."""

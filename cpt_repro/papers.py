@@ -7,11 +7,11 @@ import itertools
 import re
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import PAPERS, Share, Strict, parse, read_yaml
+from cpt_repro.config import PAPERS, Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.published import Variant, load_discrepancies
 from cpt_repro.schedules import Schedule
@@ -20,8 +20,8 @@ from cpt_repro.schedules import Schedule
 class Batch(Strict):
     """A training batch of the paper."""
 
-    sequences: int = Field(ge=1)
-    sequence_length: int = Field(ge=1)
+    sequences: Count
+    sequence_length: Count
 
     @property
     def tokens(self) -> int:
@@ -46,7 +46,7 @@ class Run(Strict):
     data: dict[str, Share] = Field(min_length=1)
     #: share of every batch that is replayed from all that the lineage saw before (Ibrahim section 4.2, A.1).
     replay_fraction: Share = 0
-    iterations: int = Field(ge=1)
+    iterations: Count
     until: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     start: float = Field(default=0, ge=0, allow_inf_nan=False)
     batch: Batch | None = None
@@ -71,14 +71,18 @@ class Merge(Strict):
     density: float = Field(gt=0, le=1)
 
 
+#: A run's or merge's name is a path below the results.
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*(/[A-Za-z0-9][A-Za-z0-9._+@-]*)*$")]
+
+
 class Paper(Strict):
     """One paper's runs and merges, templates expanded."""
 
-    paper: str
+    paper: Name
     reference: str
     batch: Batch
-    runs: dict[str, Run]
-    merges: dict[str, Merge] = {}
+    runs: dict[RunName, Run]
+    merges: dict[RunName, Merge] = {}
 
     @model_validator(mode="after")
     def _merges_of_runs(self) -> Paper:
@@ -201,4 +205,7 @@ def load_paper(name: str, variants: tuple[str, ...] = ()) -> Paper:
     raw["runs"] = _expand(raw.get("runs", {}), str(path))
     raw["merges"] = _expand(raw.get("merges", {}), str(path))
     _switch(raw["runs"], name, variants)
-    return parse(Paper, raw, str(path))
+    paper = parse(Paper, raw, str(path))
+    if paper.paper != name:
+        raise UserError(f"the key 'paper' says '{paper.paper}'.", where=str(path), do=f"Make it '{name}'.")
+    return paper

@@ -21,6 +21,8 @@ from cpt_repro.files import digest
 from cpt_repro.papers import Merge, Paper, Run, load_papers
 from cpt_repro.schedules import Schedule
 
+#: Evaluations of one segment, at most.
+MOST_EVALUATIONS = 10_000
 #: Raised when the meaning of a segment changes in code, so that old receipts become stale.
 SEGMENT_VERSION = 1
 
@@ -93,7 +95,11 @@ class Segment(Strict):
 
 def domain_shares(scale: Scale, corpus: str) -> dict[str, float]:
     """Shares of a corpus' domains, largest first (ties by name), from its manifest."""
-    shares = load_manifest(scale.corpora[corpus]).domains
+    name = scale.corpora[corpus]
+    shares = load_manifest(name).domains
+    if None in shares.values():
+        where, do = f"the manifest '{name}'", "Give every domain its share; that of the tokens built will do."
+        raise UserError("its domains have no shares, and a plan needs them.", where=where, do=do)
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -245,6 +251,11 @@ class Plan:
         factor = scale.models[run.model].eta_factor
         closing_first = max(1, iterations - scale.iterations(scale.validation.closing))
         n = scale.validation.closing_evaluations
+        if billions / scale.validation.every > MOST_EVALUATIONS:
+            what = (
+                f"{billions:g}B tokens with an evaluation every {scale.validation.every:g}B are too many evaluations."
+            )
+            raise UserError(what, where=where, do="Raise 'validation.every' of the scale.")
         closing = {round(closing_first + (iterations - closing_first) * k / (n - 1)) for k in range(n)}
         regular = {
             scale.iterations(k * scale.validation.every) for k in range(int(billions / scale.validation.every) + 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
-from cpt_repro.config import Strict, parse
+from cpt_repro.config import Name, Share, Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.files import read_json, write_json
+from cpt_repro.files import digest, read_json, write_json
 from cpt_repro.plan import Segment
 
 SCHEMA_VERSION = 1
@@ -52,10 +53,44 @@ class Receipt(Strict):
     environment: dict[str, str]
     measured: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _usable(self) -> Receipt:
+        if min(self.segment.iterations, self.segment.tokens, self.segment.tokens_per_billion) <= 0:
+            raise ValueError("its segment has no length")
+        for name, told in (("curves", self.curves), ("final", self.final)):
+            if set(told) != set(self.segment.validate_on):
+                raise ValueError(f"'{name}' and 'segment.validate_on' must name the same corpora")
+        if not all(self.curves.values()):
+            raise ValueError("a curve in 'curves' has no points")
+        return self
+
     def curve(self, corpus: str) -> list[tuple[float, float]]:
         """[(billions of the papers' tokens since this segment began, loss)]."""
         per_iteration = self.segment.tokens / self.segment.iterations / self.segment.tokens_per_billion
         return [(iteration * per_iteration, loss) for iteration, loss in self.curves[corpus]]
+
+
+_TYPED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Score(TypedDict):
+    """What one task gave."""
+
+    __pydantic_config__ = _TYPED
+    metric: str
+    value: Share
+    stderr: float
+    documents: int
+    truncated: NotRequired[int]
+
+
+class SuiteScores(TypedDict):
+    """What the tasks of one suite gave, and their plain mean."""
+
+    __pydantic_config__ = _TYPED
+    tasks: dict[str, Score]
+    average: Share
+    stderr: float
 
 
 class Evaluation(Strict):
@@ -64,12 +99,56 @@ class Evaluation(Strict):
     schema_version: Literal[1] = SCHEMA_VERSION
     id: str
     identity: str
-    #: suite -> {"tasks": {task: {metric, value, stderr, documents}}, "average", "stderr"}; values in [0, 1]
-    suites: dict[str, Any]
+    suites: dict[str, SuiteScores]
     prompts: list[str] = []
     generations: list[str] = []
     suites_fingerprint: str
     environment: dict[str, str]
+
+
+class Domain(Strict):
+    """What was built of one domain in one split."""
+
+    documents: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    sequences: int = Field(ge=1)
+    text_bytes: int = Field(ge=0)
+    #: file below the domain's folder -> SHA-1
+    shards: dict[str, str] = Field(min_length=1)
+
+
+class Fingerprint(Strict):
+    """What was built of a corpus (`fingerprint.json`), and the digest of all of that."""
+
+    name: Name
+    manifest: str
+    tokenizer: str = Field(description="SHA-256 of tokenizer.json")
+    sequence_length: int = Field(ge=1)
+    splits: dict[Literal["train", "validation"], dict[Name, Domain]] = Field(min_length=2)
+    shares: dict[Name, Share]
+    entropy_floor: float | None
+    empty_documents: dict[str, int]
+    validation_documents: str = Field(description="SHA-256 of validation.jsonl")
+    fingerprint: str
+
+    @model_validator(mode="after")
+    def _same_domains(self) -> Fingerprint:
+        if any(set(domains) != set(self.shares) for domains in self.splits.values()):
+            raise ValueError("'splits' and 'shares' must name the same domains")
+        return self
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """Reads a corpus' fingerprint or its record; a broken one, or one that was edited, is a `UserError`."""
+    value = read_json(path)
+    parse(Fingerprint, value, str(path))
+    found = digest({key: entry for key, entry in value.items() if key != "fingerprint"})
+    if found != value["fingerprint"]:
+        fault = f"the fingerprint does not match its contents: {value['fingerprint']} is written, {found} is right."
+        raise UserError(
+            fault, where=str(path), do="Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
+        )
+    return value
 
 
 def receipt_path(results: Path, scale: str, segment_id: str) -> Path:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +14,17 @@ from cpt_repro.config import load_scale
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
-from cpt_repro.files import digest, read_json, write_text
+from cpt_repro.files import digest, write_text, writing
 from cpt_repro.plan import Plan
-from cpt_repro.receipts import corpus_path, evaluation_path, receipt_path
+from cpt_repro.receipts import corpus_path, evaluation_path, read_fingerprint, receipt_path
 from cpt_repro.training.store import Store, evaluation_identity, outstanding
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
 #: Models that one evaluation process takes: its imports cost ten times what a small model does.
 MODELS_PER_PROCESS = 20
+#: Seconds that a file server's clock may be ahead.
+CLOCK_TOLERANCE = 60
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,38 @@ class Workflow:
         """(segments to train, models to evaluate), in the plan's order."""
         return outstanding(self.plan, self.results, self.store, self.evaluations)
 
+    def begin(self) -> None:
+        """Claims this folder and scale until this process ends, however it ends; a second run at once is refused."""
+        path = Path(".snakemake") / f"{self.scale}.running"
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            self._running = open(path, "a")  # noqa: SIM115 - held open
+        try:
+            fcntl.flock(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"snakemake is already running for the scale '{self.scale}' in this folder.",
+                where=str(Path.cwd()),
+                do="Wait for it to end, or end it; what it finished is kept.",
+            ) from None
+
+    def mend_times(self) -> None:
+        """After the clock was set back: files of the future count as made just now, drawn ones as older than all.
+
+        The workflow engine would take the former for changed at every call, and the latter for current until then.
+        """
+        now = time.time()
+        corpora = self.plan.scale.corpora
+        built = [self.data / "tokenizer" / "tokenizer.json", self.data / "suites" / "fingerprint.json"]
+        read = [*built, *map(self.fingerprint, corpora), *map(self.corpus_record, corpora), *self.records()]
+        requests = (self.store.root / "requests").rglob("*")
+        # Snakemake takes a time of 0 for none.
+        for paths, counts_as in ((self.all_files(), 1), ((*read, *requests), now - 1)):
+            for path in paths:
+                with suppress(OSError):
+                    if os.stat(path).st_mtime > now + CLOCK_TOLERANCE:
+                        os.utime(path, (counts_as, counts_as))
+
     def receipt(self, segment_id: str) -> str:
         """Path of a segment's receipt."""
         return str(receipt_path(self.results, self.scale, segment_id))
@@ -103,7 +141,7 @@ class Workflow:
             raise UserError(f"the corpus '{corpus}' is unknown.", do=f"Known: {', '.join(self.plan.scale.corpora)}.")
         manifest, length = load_manifest(self.plan.scale.corpora[corpus]).digest, self.plan.scale.sequence_length
         path = Path(self.fingerprint(corpus))
-        built = read_json(path) if path.exists() else {}
+        built = read_fingerprint(path) if path.exists() else {}
         current = (built.get("manifest"), built.get("sequence_length")) == (manifest, length)
         return self._request(f"corpora/{corpus}", digest([manifest, length]), path, current)
 
@@ -117,7 +155,7 @@ class Workflow:
         current = {}
         for corpus, name in self.plan.scale.corpora.items():
             path = corpus_path(self.results, self.scale, corpus)
-            current[corpus] = path.exists() and read_json(path).get("manifest") == load_manifest(name).digest
+            current[corpus] = path.exists() and read_fingerprint(path)["manifest"] == load_manifest(name).digest
         return [corpus for corpus, there in current.items() if not there]
 
     def corpus_record(self, corpus: str) -> str:

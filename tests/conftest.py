@@ -22,6 +22,17 @@ def smoke_data(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A tiny project of which everything is made; tests leave it complete."""
+    from tiny_project import Project
+
+    built = Project(tmp_path_factory.mktemp("project"))
+    result = built.snakemake()
+    assert result.returncode == 0, result.stderr[-3000:]
+    return built
+
+
 #: fault -> [times injected, outcome]; written as a table where CPT_REPRO_FAULT_TABLE names a file
 _FAULTS = {}
 

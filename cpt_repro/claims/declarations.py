@@ -398,7 +398,9 @@ def parse_claims(raw: Any, paper: str, path: str) -> tuple[Claim, ...]:
     if raw.get("paper") != paper:
         raise UserError(f"the key 'paper' says '{raw.get('paper')}'.", where=path, do=f"Make it '{paper}'.")
     told = raw.get("names") or {}
-    names = {k: "|".join(v) if isinstance(v, list) else str(v) for k, v in told.items()}
+    if not isinstance(told, dict):
+        raise UserError("the key 'names' must be a mapping.", where=path, do="Write short names: run, or list of runs.")
+    names = {str(k): "|".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in told.items()}
     runs, declared = load_paper(paper), load_declarations(paper)
     suites = {c.suite for e in declared.exhibits.values() if isinstance(e, Rows) for c in e.columns if c.suite}
     scales = {file.stem for file in SCALES.glob("*.yaml")} | {"paper"}

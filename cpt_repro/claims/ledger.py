@@ -18,12 +18,13 @@ from cpt_repro.plan import Plan
 Verdict = Literal["held", "failed", "inconclusive", "not run"]
 ABOUT = (
     "Each test asks whether effects are above zero by more than their noise: all are, it held; one is as clearly "
-    "below, it failed; else it is inconclusive. A claim needs all its tests; parts that only another scale can run do "
-    "not count and are named. Noise is the half-width of the 95 % t-interval over seeds, paired by seed, where three "
-    "or more are common to all runs of a test; otherwise 1.96 standard errors of evaluation (validation sequences, "
-    "paired where their losses are known; jitter of the closing evaluations; documents of a suite), which leaves out "
-    "how training itself varies with the seed. Tests are not corrected for their number. Below scale paper losses do "
-    "not compare with published ones: tolerances there are shares of an effect measured at the same scale."
+    "below, it failed; else it is inconclusive. A claim needs all its tests; parts that only another scale can run "
+    "do not count and are named. Noise is the half-width of the 95 % t-interval over seeds, paired by seed, where "
+    "three or more are common to all runs of a test (of suites no less than that of their documents); otherwise "
+    "1.96 standard errors of evaluation (validation sequences, paired where their losses are known; jitter of the "
+    "closing evaluations; documents of a suite), which leaves out how training itself varies with the seed. Tests "
+    "are not corrected for their number. Below scale paper losses do not compare with published ones: tolerances "
+    "there are shares of an effect measured at the same scale."
 )
 
 

@@ -68,12 +68,13 @@ def _at(reading: Reading, billions: float) -> Reading:
 class Measured:
     """Quantities of one paper at one scale, seed by seed.
 
-    Differences are paired by seed: initialisation and order of samples are those of the seed in every arm. The noise of
-    an effect is, with three or more common seeds, the half-width of the two-sided 95 % t-interval of its values per
-    seed. With fewer it is that of evaluation: 1.96 standard errors over the validation sequences of the weighted
-    difference (sequence by sequence on the same corpus; without losses per sequence, of each loss by itself) and over
-    the jitter of the closing evaluations; of suites, their standard errors over documents. Sequence losses are those of
-    the last evaluation and stand for other points of a curve too.
+    Differences are paired by seed: initialisation and order of samples are those of the seed in every arm. The
+    noise of an effect is, with three or more common seeds, the half-width of the two-sided 95 % t-interval of its
+    values per seed (of suites at least that of evaluation too). With fewer it is that of evaluation: 1.96 standard
+    errors over the validation sequences of the weighted difference (sequence by sequence on the same corpus;
+    without losses per sequence, of each loss by itself) and over the jitter of the closing evaluations; of suites,
+    their standard errors over documents. Sequence losses are those of the last evaluation and stand for other
+    points of a curve too.
     """
 
     name = "measured"
@@ -158,8 +159,12 @@ class Measured:
         if all(reading.what == "compute" for reading in weights):
             return Effect(value, 0.0, "exact")
         if count >= 3:
-            half = stats.t.ppf(0.975, count - 1) * np.std(each, ddof=1) / math.sqrt(count)
-            return Effect(value, float(half), f"{count} seeds")
+            half = float(stats.t.ppf(0.975, count - 1) * np.std(each, ddof=1) / math.sqrt(count))
+            # The few documents of a suite are the same for every seed, so their noise does not show between seeds.
+            if any(reading.what in ("suite", "task") for reading in weights):
+                documents = 1.96 * self._evaluation_error(weights, seeds[:1])
+                return Effect(value, max(half, documents), f"{count} seeds and the suite's documents")
+            return Effect(value, half, f"{count} seeds")
         noise = 1.96 * self._evaluation_error(weights, seeds)
         return Effect(value, noise, f"evaluation noise, {count} seed{'s' if count > 1 else ''}")
 

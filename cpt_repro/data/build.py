@@ -15,7 +15,6 @@ import ctypes
 import json
 import logging
 import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -36,9 +35,18 @@ from cpt_repro.data import shards
 from cpt_repro.data.languages import entropy_rate
 from cpt_repro.data.manifest import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.data.text import documents
-from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, save_tokenizer, train_tokenizer
+from cpt_repro.data.tokenizer import (
+    END_OF_TEXT_ID,
+    hashes,
+    load_tokenizer,
+    sample_evenly,
+    save_tokenizer,
+    train_tokenizer,
+    verify_tokenizer,
+)
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, write_json
+from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, whole_folder, write_json
+from cpt_repro.receipts import read_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +66,12 @@ def _manifest(scale: Scale, corpus: str) -> Any:
     return load_manifest(scale.corpora[corpus])
 
 
-def _fresh_folder(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
-
-
-def build_tokenizer(scale: Scale, root: Path) -> Path:
+def build_tokenizer(scale: Scale, root: Path, rebuild: bool = False) -> Path:
     """Trains the scale's tokenizer on upstream training text and returns its folder, `root/tokenizer`.
 
     Does nothing if it is there already, trained with the same settings on the same text. Raises `UserError` for a
-    corpus that cannot be read and for published tokenizers, which this version does not fetch.
+    corpus that cannot be read, for published tokenizers, which this version does not fetch, and for a tokenizer that
+    was altered; with `rebuild` that one is trained again.
     """
     root = Path(root)
     folder = root / "tokenizer"
@@ -85,18 +88,21 @@ def build_tokenizer(scale: Scale, root: Path) -> Path:
     }
     record = folder / "training.json"
     with locked(root / ".tokenizer.lock"):
-        whole = (folder / "tokenizer.json").is_file() and record.is_file()
-        if whole and read_json(record) == training:
-            return folder
+        try:
+            told = read_json(record) if record.is_file() else None
+            if isinstance(told, dict) and told | {"sha256": None} == training | {"sha256": None}:
+                verify_tokenizer(folder)
+                return folder
+        except UserError:
+            if not rebuild:
+                raise
         # Two passes, so that the sample is even without holding all text.
         total = sum(len(document["text"]) for document in documents(manifest, "train"))
         texts = (document["text"] for document in documents(manifest, "train"))
         tokenizer = train_tokenizer(sample_evenly(texts, total, settings.train_characters), settings.vocab_size)
-        aside = _fresh_folder(root / ".tokenizer.aside")
-        save_tokenizer(tokenizer, aside)
-        write_json(aside / "training.json", training)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
+        with whole_folder(folder) as aside:
+            save_tokenizer(tokenizer, aside)
+            write_json(aside / "training.json", training | {"sha256": hashes(aside)})
     return folder
 
 
@@ -129,16 +135,15 @@ def _write_part(folder: Path, texts: list[str], tokenizer: tuple[str, str], leng
     """Tokenises, packs and writes one part; the folder appears complete or not at all."""
     tokens = _encode(_tokenizer(*tokenizer), texts)
     sequences = pack(tokens, length)
-    aside = _fresh_folder(folder.with_name(f".{folder.name}.aside"))
-    shards.write_shards(aside, sequences)
     counts = {
         "documents": len(texts),
         "tokens": len(tokens),
         "sequences": len(sequences),
         "text_bytes": sum(len(text.encode()) for text in texts),
     }
-    write_json(aside / "part.json", counts)
-    os.replace(aside, folder)
+    with whole_folder(folder) as aside:
+        shards.write_shards(aside, sequences)
+        write_json(aside / "part.json", counts)
 
 
 def _parts(manifest: Manifest, split: Split, skipped: dict[str, int]) -> Iterator[tuple[str, int, list[dict]]]:
@@ -244,12 +249,41 @@ def _collect(folder: Path, domain: str, parts: int, split: Split, manifest: Mani
     return dict(counts) | {"shards": shards.merge_indexes(domain_folder, names)}
 
 
-def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, progress: bool = True) -> Path:
+def _remove_damaged(folder: Path) -> str | None:
+    """Removes the parts of a corpus that do not fit its fingerprint, then that; returns it (None: all was removed)."""
+    path = folder / "fingerprint.json"
+    try:
+        fingerprint = load_fingerprint(folder.parent, folder.name)
+    except UserError:  # nothing left to compare with
+        shutil.rmtree(folder)
+        return None
+    for split, domains in fingerprint["splits"].items():
+        for domain, built in domains.items():
+            for part in sorted((folder / split / domain).glob("part.*")):
+                own = {
+                    name.split("/")[1]: value
+                    for name, value in built["shards"].items()
+                    if name.startswith(f"{part.name}/")
+                }
+                try:
+                    counted = read_json(part / "part.json")
+                    shards.verify(part, {"shards": own, "sequences": counted["sequences"]})
+                except (UserError, KeyError, TypeError) as error:
+                    log.warning("removed, to be built again: %s (%s)", part, error)
+                    shutil.rmtree(part)
+    path.unlink()
+    return fingerprint["fingerprint"]
+
+
+def build_corpus(
+    scale: Scale, corpus: str, root: Path, processes: int = 1, progress: bool = True, rebuild: bool = False
+) -> Path:
     """Builds the shards of one corpus and returns its folder, `root/<corpus>`.
 
     `corpus` is a role key of `scale.corpora`; the tokenizer is built if it is not there. Sequences hold
     `scale.sequence_length` + 1 tokens. The files are byte-identical for any number of processes. Does nothing if the
-    corpus is there already, built from the same manifest, tokenizer and length; continues an interrupted build.
+    corpus is there already, built from the same manifest, tokenizer and length; continues an interrupted build. With
+    `rebuild` everything that is there is checked, and what is damaged is built again to the same bytes.
 
     Raises `UserError` for text that is missing, altered or empty, a domain without enough text, `hub` corpora.
     """
@@ -257,7 +291,7 @@ def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, prog
     manifest = _manifest(scale, corpus)
     if isinstance(manifest, Hub):
         next(documents(manifest, "train"))  # raises
-    tokenizer_folder = build_tokenizer(scale, root)
+    tokenizer_folder = build_tokenizer(scale, root, rebuild)
     tokenizer = (str(tokenizer_folder), file_digest(tokenizer_folder / "tokenizer.json"))
     length = scale.sequence_length
     inputs = {
@@ -270,9 +304,12 @@ def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, prog
     }
     folder = root / corpus
     with locked(root / f".{corpus}.lock"):
-        record = folder / "build.json"
+        record, before = folder / "build.json", None
+        if rebuild and record.is_file():
+            before = _remove_damaged(folder)
+            write_json(record, inputs) if before is None else None
         if not (record.is_file() and read_json(record) == inputs):
-            if folder.exists() and not record.is_file() and any(folder.iterdir()):
+            if folder.exists() and not record.is_file() and any(p.name[0] != "." for p in folder.iterdir()):
                 raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
             if folder.exists():
                 log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
@@ -283,6 +320,12 @@ def build_corpus(scale: Scale, corpus: str, root: Path, processes: int = 1, prog
             try:
                 with _progress(manifest, progress) as advance:
                     _build(folder, manifest, tokenizer, length, workers, advance)
+                if before not in (None, load_fingerprint(root, corpus)["fingerprint"]):
+                    log.warning("%s: what was kept does not fit; building all anew", folder)
+                    shutil.rmtree(folder)
+                    write_json(record, inputs)
+                    with _progress(manifest, progress) as advance:
+                        _build(folder, manifest, tokenizer, length, workers, advance)
             finally:
                 workers.close()
     return folder
@@ -343,10 +386,18 @@ def load_fingerprint(root: Path, corpus: str) -> dict[str, Any]:
     path = Path(root) / corpus / "fingerprint.json"
     if not path.is_file():
         raise UserError(f"the corpus '{corpus}' is not built.", where=str(path), do="Run `build_corpus` first.")
-    value = read_json(path)
-    if digest({key: entry for key, entry in value.items() if key != "fingerprint"}) != value.get("fingerprint"):
-        raise UserError("the fingerprint does not match its contents.", where=str(path), do=shards.REBUILD)
-    return value
+    return read_fingerprint(path)
+
+
+def open_domain(root: Path, corpus: str, split: Split, domain: str, fingerprint: dict[str, Any]) -> shards.Sequences:
+    """The sequences of a domain, their shards compared with the corpus' fingerprint."""
+    folder = Path(root) / corpus / split / domain
+    shards.verify(folder, fingerprint["splits"][split][domain])
+    sequences = shards.Sequences(folder)
+    if sequences.width != fingerprint["sequence_length"] + 1:
+        what = f"its sequences have {sequences.width} tokens, and not {fingerprint['sequence_length'] + 1}."
+        raise UserError(what, where=str(folder), do=shards.REBUILD)
+    return sequences
 
 
 def _quotas(shares: dict[str, float], available: dict[str, int], n: int) -> dict[str, int]:
@@ -383,7 +434,7 @@ def validation_sample(root: Path, corpus: str, n: int) -> np.ndarray:
         if quota:
             # Middles of `quota` equal stretches.
             chosen = (2 * np.arange(quota) + 1) * available[domain] // (2 * quota)
-            rows.append(shards.Sequences(Path(root) / corpus / "validation" / domain).take(chosen))
+            rows.append(open_domain(root, corpus, "validation", domain, fingerprint).take(chosen))
     rng = random.Random(0)
     order = sorted((rng.random(), index) for index in range(n))
     return np.concatenate(rows)[[index for _, index in order]]

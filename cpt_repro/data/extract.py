@@ -126,23 +126,24 @@ def clean_markdown(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
+class _WithoutDoctype(ET.TreeBuilder):
+    """Stops at a document type: it is the only way to entities, and TEI level 1 has none."""
+
+    def doctype(self, *declared: str | None) -> None:
+        raise ValueError("a document type declaration is not accepted")
+
+
 def tei_parts(path: Path, characters: int) -> list[str]:
     """The body of a TEI file: headings, paragraphs and verse lines joined into parts.
 
     A part ends with the paragraph that brings it above `characters` (separators not counted); the last is the rest.
     A file that is not well-formed, has no body or declares a document type is a `UserError`.
     """
-    data = path.read_bytes()
-    fault = None
-    # A document type is the only way to entities; TEI level 1 has none, so the parser is never shown one.
-    if b"<!DOCTYPE" in data:
-        fault = "a document type declaration is not accepted"
-    else:
-        try:
-            body = ET.fromstring(data).find(".//{*}body")
-            fault = "there is no <body>" if body is None else None
-        except ET.ParseError as error:
-            fault = str(error)
+    try:
+        body = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_WithoutDoctype())).find(".//{*}body")
+        fault = "there is no <body>" if body is None else None
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last two: odd encodings
+        fault = str(error)
     if fault:
         raise UserError(f"not a usable TEI file ({fault}).", where=str(path), do="Fetch the source again.")
     parts: list[str] = []

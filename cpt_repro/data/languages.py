@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from cpt_repro.data.manifest import Generated, Split, Vocabulary
+from cpt_repro.errors import UserError
 
 CONSONANTS = "bdfghklmnprstvz"
 VOWELS = "aeiou"
@@ -40,7 +41,7 @@ def _sample(rng: random.Random, items: list, n: int) -> list:
 
 
 def make_words(vocabulary: Vocabulary, avoid: frozenset[str] = frozenset()) -> list[str]:
-    """The vocabulary's pronounceable words, all different and none of `avoid`; too few possible: `ValueError`."""
+    """The vocabulary's pronounceable words, all different and none of `avoid`; too few possible: `UserError`."""
     rng = _random("words", vocabulary.seed)
     found: dict[str, None] = {}
     for _ in range(1000 * vocabulary.words):
@@ -51,7 +52,8 @@ def make_words(vocabulary: Vocabulary, avoid: frozenset[str] = frozenset()) -> l
             found[word] = None
         if len(found) == vocabulary.words:
             return list(found)
-    raise ValueError(f"the shapes {vocabulary.shapes} do not give {vocabulary.words} words")
+    fault = f"the shapes {', '.join(vocabulary.shapes)} do not give {vocabulary.words} words."
+    raise UserError(fault, do="Give the vocabulary more or longer shapes.")
 
 
 @dataclass(frozen=True)

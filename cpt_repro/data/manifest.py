@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cpt_repro.config import MANIFESTS, Share, Strict, parse, read_yaml
+from cpt_repro.config import MANIFESTS, Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
 
@@ -22,7 +22,7 @@ class Manifest(Strict):
     about: str
     licence: str
     #: Domain -> share of the corpus' tokens. All null: the shares are those of the tokens built.
-    domains: dict[str, Share | None] = Field(min_length=1)
+    domains: dict[Name, Share | None] = Field(min_length=1)
 
     @field_validator("domains")
     @classmethod
@@ -44,7 +44,7 @@ class Vocabulary(Strict):
     """Made-up words. Equal parameters give equal words in equal order."""
 
     seed: int
-    words: int = Field(ge=1)
+    words: int = Field(ge=1, le=100_000)
     #: Shapes of words, one letter for each letter: c a consonant, v a vowel.
     shapes: tuple[Annotated[str, Field(pattern="^[cv]{2,}$")], ...] = Field(min_length=1)
 
@@ -61,19 +61,19 @@ class Generated(Manifest):
     kind: Literal["generated"]
     vocabulary: Vocabulary
     borrowed: Borrowed | None = None
-    topics: int = Field(ge=1)
+    topics: int = Field(ge=1, le=1000)
     #: Words that a topic uses, drawn from all. Fewer make topics easier to learn and to keep apart.
-    topic_words: int = Field(ge=2)
+    topic_words: int = Field(ge=2, le=100_000)
     #: Seed of the topics' words and transitions.
     topic_seed: int
     #: Words that may follow a word in a topic, with weights 1, 1/2, 1/3, ...
-    successors: int = Field(ge=2)
+    successors: int = Field(ge=2, le=1000)
     #: Domain -> probability of each topic for a document.
     mixes: dict[str, tuple[Share, ...]]
     #: Shortest and longest document, in words.
-    document_words: tuple[int, int]
+    document_words: tuple[Count, Count]
     #: Words of each split; a domain gets its share and finishes its last document.
-    words: dict[Split, int]
+    words: dict[Split, Annotated[int, Field(ge=1, le=10**12)]]
     seed: int
 
     @model_validator(mode="after")
@@ -98,7 +98,8 @@ class Generated(Manifest):
 class SourceFile(Strict):
     """One split of a `files` corpus: zstd-compressed JSON lines with `id`, `domain` and `text`."""
 
-    file: str
+    #: Lies in the folder of the corpora.
+    file: Name
     sha256: Sha256
     #: Of the decompressed lines: what remains the same when another zstd packs them.
     sha256_jsonl: Sha256
@@ -156,7 +157,7 @@ def load_manifest(name: str) -> Generated | Files | Hub:
     path = MANIFESTS / f"{name}.yaml"
     value = read_yaml(path)
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         known = ", ".join(KINDS)
         raise UserError(f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=f"Known kinds: {known}.")
     manifest = parse(KINDS[kind], value, str(path))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from cpt_repro.config import Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import read_json, write_json
 
@@ -18,7 +22,35 @@ SHARD_BYTES = 1 << 25
 #: Memory maps kept open at once; each holds a file descriptor.
 OPEN_SHARDS = 256
 
-REBUILD = "Delete the corpus folder and run again; it will be built anew."
+REBUILD = "Rebuild what is damaged: `cpt-repro corpus NAME --scale SCALE --rebuild`."
+
+
+class _Raw(Strict):
+    #: No name that leads out of the folder.
+    basename: str = Field(pattern=r"^(part\.\d{5,}/)?shard\.\d{5,}\.mds$")
+    bytes: int = Field(ge=1)
+    hashes: dict[Literal["sha1"], Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(min_length=1)
+
+
+class _Shard(Strict):
+    """An entry of an index, as `write_shards` makes it. Another column type could unpickle what stands in a shard."""
+
+    column_encodings: tuple[Annotated[str, Field(pattern=r"^ndarray:uint16:\d+$")]]
+    column_names: tuple[Literal["tokens"]]
+    column_sizes: tuple[Annotated[int, Field(ge=2)]]
+    compression: None
+    format: Literal["mds"]
+    hashes: tuple[Literal["sha1"]]
+    raw_data: _Raw
+    samples: int = Field(ge=1)
+    size_limit: int | None
+    version: Literal[2]
+    zip_data: None
+
+
+class _Index(Strict):
+    shards: tuple[_Shard, ...]
+    version: Literal[2]
 
 
 def write_shards(folder: Path, sequences: np.ndarray, size_limit: int = SHARD_BYTES) -> None:
@@ -45,41 +77,57 @@ def merge_indexes(folder: Path, parts: Iterable[str]) -> dict[str, str]:
     """
     shards = []
     for part in parts:
-        for shard in read_json(folder / part / "index.json")["shards"]:
+        for shard in _index(folder / part)["shards"]:
             shard["raw_data"]["basename"] = f"{part}/{shard['raw_data']['basename']}"
             shards.append(shard)
     write_json(folder / "index.json", {"version": 2, "shards": shards})
     return {shard["raw_data"]["basename"]: shard["raw_data"]["hashes"][HASH] for shard in shards}
 
 
-def verify(folder: Path) -> None:
-    """Compares every shard's bytes with the hash in `index.json`; Streaming never does so for local shards.
+def verify(folder: Path, built: dict[str, Any] | None = None) -> None:
+    """Compares every shard's bytes with its hash, and `index.json` with the shards; Streaming never does so locally.
 
-    Raises a `UserError` that names the first missing, truncated or altered shard.
+    `built`: the domain's entry in the corpus' fingerprint, whose hashes then count, so that shards and index of another
+    build are found too; without it those of the index count. Raises a `UserError` that names the first file at fault.
     """
     folder = Path(folder)
-    for shard in _index(folder)["shards"]:
-        raw = shard["raw_data"]
-        path = folder / raw["basename"]
-        expected = raw["hashes"][HASH]
+    where = str(folder / "index.json")
+    listed = {shard["raw_data"]["basename"]: shard for shard in _index(folder)["shards"]}
+    named = {name: shard["raw_data"]["hashes"][HASH] for name, shard in listed.items()}
+    hashes = built["shards"] if built else named
+    for name, expected in hashes.items():
+        path = folder / name
         if not path.is_file():
             raise UserError(f"the shard is missing ({HASH} {expected} expected).", where=str(path), do=REBUILD)
         with open(path, "rb") as stream:
             found = hashlib.file_digest(stream, HASH).hexdigest()
+            stream.seek(0)
+            samples = int.from_bytes(stream.read(4), "little")
+        size = path.stat().st_size
+        told = listed[name]["raw_data"]["bytes"] if name in listed else size
         if found != expected:
-            size = path.stat().st_size
-            change = "truncated" if size < raw["bytes"] else "altered"
-            fault = (
-                f"the shard is {change}: {HASH} {expected} in {raw['bytes']} bytes expected, {found} in {size} found."
-            )
+            other = next((other for other, value in hashes.items() if value == found), None)
+            change = f"that of {other}" if other else "truncated" if size < told else "altered, or of another build"
+            fault = f"the shard is {change}: {HASH} {expected} expected, {found} found in {size} bytes of {told}."
             raise UserError(fault, where=str(path), do=REBUILD)
+        if name not in named or (named[name], told, listed[name]["samples"]) != (expected, size, samples):
+            fault = f"the index does not fit the shard {name}: {HASH} {named.get(name)} is given, {expected} is right."
+            raise UserError(fault, where=where, do=REBUILD)
+    if list(named) != sorted(hashes, key=lambda name: [int(number) for number in re.findall(r"\d+", name)]):
+        raise UserError("the index lists other shards than were built, or in another order.", where=where, do=REBUILD)
+    if built and (count := sum(shard["samples"] for shard in listed.values())) != built["sequences"]:
+        raise UserError(f"it lists {count} sequences and not {built['sequences']}.", where=where, do=REBUILD)
 
 
 def _index(folder: Path) -> dict:
     path = folder / "index.json"
     if not path.is_file():
         raise UserError("the index of the shards is missing.", where=str(path), do=REBUILD)
-    return read_json(path)
+    value = read_json(path)
+    names = [shard.raw_data.basename for shard in parse(_Index, value, str(path)).shards]
+    if len(set(names)) < len(names):
+        raise UserError("a shard stands twice.", where=str(path), do=REBUILD)
+    return value
 
 
 class Sequences:

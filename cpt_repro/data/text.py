@@ -79,7 +79,7 @@ def _file_documents(manifest: Files, split: Split) -> Iterator[dict[str, str]]:
             document["text"].encode("utf-8")
         except UnicodeError as error:
             raise UserError(f"not valid UTF-8 ({error}).", where=where, do=_advice(path)) from None
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             fault = f"not a JSON object with the texts id, domain and text ({error!r})."
             raise UserError(fault, where=where, do=_advice(path)) from None
         if document["domain"] not in manifest.domains:
@@ -92,9 +92,10 @@ def _file_documents(manifest: Files, split: Split) -> Iterator[dict[str, str]]:
 def documents(manifest: Manifest, split: Split, skipped: dict[str, int] | None = None) -> Iterator[dict[str, str]]:
     """The documents of a split as `{id, domain, text}`, in a fixed order.
 
-    Documents without text are left out; their number is added to `skipped[split]` if a mapping is given. Raises
-    `UserError` for files that are missing, altered or not what they should be (an altered text can be noticed only
-    after the last document), for a split without documents, and for `hub` corpora, which this version does not build.
+    Documents without text are left out; their number is added to `skipped[split]` if a mapping is given. A document
+    may be of any length, and ids may stand twice: both documents count. Raises `UserError` for files that are missing,
+    altered or not what they should be (an altered text can be noticed only after the last document), for a split
+    without documents, and for `hub` corpora, which this version does not build.
     """
     if isinstance(manifest, Hub):
         raise UserError(

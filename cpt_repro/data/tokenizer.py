@@ -13,7 +13,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import write_json
+from cpt_repro.files import file_digest, read_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
@@ -58,6 +58,24 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     # As GPT-NeoX has it: one token plays all three parts.
     config |= {key: END_OF_TEXT for key in ("bos_token", "eos_token", "unk_token")}
     write_json(folder / "tokenizer_config.json", config)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that make a saved tokenizer; none of one that is missing."""
+    files = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
+    return {path.name: file_digest(path) if path.is_file() else "none" for path in files}
+
+
+def verify_tokenizer(folder: Path) -> None:
+    """Compares the files with the hashes in `training.json`, where they are; an altered one is a `UserError`."""
+    record = Path(folder) / "training.json"
+    told = read_json(record) if record.is_file() else None
+    expected = told.get("sha256") if isinstance(told, dict) else None
+    for name, there in hashes(Path(folder)).items() if isinstance(expected, dict) else ():
+        if there != expected.get(name):
+            fault = f"the tokenizer is altered: SHA-256 {expected.get(name)} expected, {there} found."
+            do = "Make it again: `cpt-repro corpus tokenizer --scale SCALE --rebuild`."
+            raise UserError(fault, where=str(Path(folder) / name), do=do)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -22,11 +22,12 @@ import transformers  # noqa: E402
 from lm_eval.evaluator import evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 
 from cpt_repro.config import Scale, read_yaml  # noqa: E402
+from cpt_repro.data.tokenizer import verify_tokenizer  # noqa: E402
 from cpt_repro.errors import UserError  # noqa: E402
-from cpt_repro.evaluation.suites import METRICS, suites_folder  # noqa: E402
-from cpt_repro.files import read_json  # noqa: E402
+from cpt_repro.evaluation.suites import METRICS, suites_folder, verify_suites  # noqa: E402
 
 #: Requests in one forward pass. Fixed, because padding and so the last bits of a likelihood depend on it.
 BATCH_SIZE = 64
@@ -55,7 +56,14 @@ def load_model(folder: Path) -> transformers.PreTrainedModel:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise UserError(f"not a model folder: {name} is missing.", where=str(folder), do="Train the model first.")
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        fault = f"the model cannot be read ({' '.join(str(error).split())[:300]})."
+        raise UserError(fault, where=str(folder), do="Train the model again.") from None
+    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
@@ -63,7 +71,8 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     if not (Path(folder) / "tokenizer.json").is_file():
         do = "Prepare the data of this scale first."
         raise UserError("not a tokenizer folder: tokenizer.json is missing.", where=str(folder), do=do)
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    verify_tokenizer(Path(folder))
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _rows(file: str, **_: Any) -> dict[str, datasets.Dataset]:
@@ -103,7 +112,7 @@ class Harness:
             raise UserError(f"the scale '{scale.name}' needs a GPU, and there is none.", do="Choose a scale for CPUs.")
         folder = suites_folder(root)
         #: Hash of the task files; scores are comparable only where it agrees.
-        self.fingerprint: str = read_json(folder / "fingerprint.json")["fingerprint"]
+        self.fingerprint: str = verify_suites(root)
         self.tokenizer_dir = Path(root) / "tokenizer"
         self.tokenizer = load_tokenizer(self.tokenizer_dir)
         self._encoded: dict = {}

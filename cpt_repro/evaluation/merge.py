@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cpt_repro.errors import UserError
+from cpt_repro.files import whole_folder
 
 Tensors = dict[str, torch.Tensor]
 
@@ -72,19 +72,12 @@ def merge_folders(base_dir: Path, task_dirs: Sequence[Path], density: float, out
     """
     out_dir = Path(out_dir)
     merged = ties_merge(_read(Path(base_dir)), [_read(Path(folder)) for folder in task_dirs], density)
-    aside = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    with whole_folder(out_dir) as aside:
         for name in ("config.json", "generation_config.json"):
             if (Path(base_dir) / name).is_file():
                 shutil.copyfile(Path(base_dir) / name, aside / name)
         # transformers refuses weights that do not say which library wrote them.
         save_file(merged, aside / "model.safetensors", metadata={"format": "pt"})
-        shutil.rmtree(out_dir, ignore_errors=True)
-        os.replace(aside, out_dir)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out_dir
 
 

@@ -38,6 +38,7 @@ def evaluate_models(
         from cpt_repro.evaluation.generate import generate, held_out_prompts
         from cpt_repro.evaluation.harness import Harness, environment
         from cpt_repro.evaluation.merge import merge_folders
+        from cpt_repro.training.model import check_weights
 
         harness = harness or Harness(plan.scale, data)
         for segment, iteration in sources:
@@ -45,6 +46,7 @@ def evaluate_models(
                 raise UserError(
                     "the weights are missing.", where=str(store.weights(segment, iteration)), do="Train the run again."
                 )
+            check_weights(store.weights(segment, iteration), store.recorded_hash(segment, iteration))
         folders = [store.weights(segment, iteration) for segment, iteration in sources]
         with tempfile.TemporaryDirectory() as scratch:
             folder = folders[0]

@@ -25,8 +25,11 @@ import yaml
 from tokenizers import Tokenizer
 
 from cpt_repro.config import SCALES, Scale, Task
+from cpt_repro.data.shards import REBUILD
+from cpt_repro.data.tokenizer import verify_tokenizer
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, write_json, write_text
+from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
+from cpt_repro.receipts import read_fingerprint
 
 CHOICES = 4
 METRICS = {"continuation": "acc_norm", "last_word": "acc"}
@@ -40,12 +43,21 @@ class Document(NamedTuple):
 
 
 def held_out(root: Path, corpus: str) -> list[Document]:
-    """Documents of `root/<corpus>/validation.jsonl` in file order; a missing or broken file is a `UserError`."""
+    """Documents of `root/<corpus>/validation.jsonl` in file order; a missing or broken file is a `UserError`.
+
+    So is one that is not what the corpus' fingerprint says, where that is there.
+    """
     path = Path(root) / corpus / "validation.jsonl"
     if not path.is_file():
         raise UserError(
             "the held-out text does not exist.", where=str(path), do="Prepare the data of this scale first."
         )
+    record = path.with_name("fingerprint.json")
+    found = file_digest(path)
+    expected = read_fingerprint(record)["validation_documents"] if record.is_file() else found
+    if found != expected:
+        fault = f"the held-out text is altered: SHA-256 {expected} expected, {found} found."
+        raise UserError(fault, where=str(path), do=REBUILD)
     documents = []
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
@@ -80,6 +92,7 @@ def build_suites(scale: Scale, root: Path) -> Path:
         raise UserError(
             "the tokenizer does not exist.", where=str(tokenizer_file), do="Prepare this scale's data first."
         )
+    verify_tokenizer(tokenizer_file.parent)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
 
     def fits(choice: str) -> bool:
@@ -131,6 +144,22 @@ def build_suites(scale: Scale, root: Path) -> Path:
                 files[f"{suite_name}/{name}"] = file_digest(folder / suite_name / name)
     write_json(folder / "fingerprint.json", {"fingerprint": digest(files), "files": files})
     return folder / "fingerprint.json"
+
+
+def verify_suites(root: Path) -> str:
+    """Compares the task files with the hashes in `fingerprint.json`, and returns the fingerprint."""
+    path, do = suites_folder(root) / "fingerprint.json", "Remove it and make the tasks again: `cpt-repro suites`."
+    told = read_json(path)
+    files = told.get("files") if isinstance(told, dict) else None
+    if not isinstance(files, dict) or digest(files) != told.get("fingerprint"):
+        raise UserError("the fingerprint does not match its contents.", where=str(path), do=do)
+    for name, expected in files.items():
+        file = path.parent / name
+        found = file_digest(file) if file.is_file() else "no file"
+        if found != expected:
+            fault = f"the task is altered: SHA-256 {expected} expected, {found} found."
+            raise UserError(fault, where=str(file), do=do)
+    return told["fingerprint"]
 
 
 def _length(task: Task) -> int:

@@ -399,9 +399,14 @@ def load_declarations(paper: str) -> Exhibits:
     """Reads one paper's `exhibits.yaml`; every fault is a `UserError` naming file and key."""
     _check(paper, paper_names(), "paper", "paper", str(PAPERS))
     path = PAPERS / paper / "exhibits.yaml"
-    raw = dict(read_yaml(path))
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError("it must hold a mapping.", where=str(path), do="Give it 'paper', 'styles', 'exhibits'.")
+    raw = dict(raw)
     raw.pop("lists", None)  # anchors only
     declared = parse(Exhibits, raw, str(path))
+    if declared.paper != paper:
+        raise UserError(f"the key 'paper' says '{declared.paper}'.", where=str(path), do=f"Make it '{paper}'.")
     runs = load_paper(paper)
     for name in declared.names:
         _check(name, runs.runs, "run", "names", str(path))

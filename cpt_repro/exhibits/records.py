@@ -15,6 +15,7 @@ from cpt_repro.receipts import (
     corpus_path,
     evaluation_path,
     read_evaluation,
+    read_fingerprint,
     read_receipt,
     receipt_path,
 )
@@ -90,7 +91,7 @@ class Records:
 
     def fingerprint(self, corpus: str) -> dict[str, Any] | None:
         """What was built of a corpus, or None."""
-        return self._one(corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_json)
+        return self._one(corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_fingerprint)
 
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (english_upstream, for the Pile)."""

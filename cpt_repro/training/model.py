@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import shutil
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
 from cpt_repro.config import ModelSize
 from cpt_repro.errors import UserError
-from cpt_repro.files import file_digest
+from cpt_repro.files import file_digest, read_json, whole_folder, write_json
 from cpt_repro.training.store import OPTIMIZER
 
 WEIGHTS = "model.safetensors"
@@ -68,26 +69,20 @@ def save_model(model: GPTNeoXForCausalLM, folder: Path, optimizer: dict[str, Any
 
     The folder appears whole or not at all. Returns the weights' SHA-256.
     """
-    aside = folder.with_name(f".{folder.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.config.save_pretrained(aside)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS
-    )
-    if optimizer is not None:
-        torch.save(optimizer, aside / OPTIMIZER)
-    checksum = file_digest(aside / WEIGHTS)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return checksum
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_folder(folder) as aside:
+        model.config.save_pretrained(aside)
+        save_file(tensors, aside / WEIGHTS)
+        if optimizer is not None:
+            # Through Python's file, whose errors say what the storage refused.
+            with open(aside / OPTIMIZER, "wb") as stream:
+                torch.save(optimizer, stream)
+            write_json(_record(aside), {"sha256": file_digest(aside / OPTIMIZER)})
+        return file_digest(aside / WEIGHTS)
 
 
-def load_weights(model: GPTNeoXForCausalLM, folder: Path, expected: str | None = None) -> str:
-    """Loads a saved folder's weights and returns their SHA-256.
-
-    Weights that are missing, of another architecture, or of another hash than `expected` are a `UserError`.
-    """
+def check_weights(folder: Path, expected: str | None = None) -> str:
+    """The SHA-256 of a saved folder's weights; missing ones, and another hash than `expected`, are a `UserError`."""
     path = folder / WEIGHTS
     if not path.exists():
         raise UserError("the weights are missing.", where=str(path), do="Train the run that makes them again.")
@@ -95,11 +90,41 @@ def load_weights(model: GPTNeoXForCausalLM, folder: Path, expected: str | None =
     if expected is not None and found != expected:
         fault = f"the weights are altered: SHA-256 {expected} was written, {found} is there."
         raise UserError(fault, where=str(path), do="Remove the folder of this run and train it again.")
+    return found
+
+
+def load_weights(model: GPTNeoXForCausalLM, folder: Path, expected: str | None = None) -> str:
+    """Loads a saved folder's weights and returns their SHA-256.
+
+    Weights that are missing, of another architecture, or of another hash than `expected` are a `UserError`.
+    """
+    path, found = folder / WEIGHTS, check_weights(folder, expected)
     try:
         model.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise UserError(
             f"its weights do not fit this model ({first}).", where=str(path), do="Check model sizes."
         ) from None
     return found
+
+
+def _record(folder: Path) -> Path:
+    return (folder / OPTIMIZER).with_suffix(".json")
+
+
+def load_optimizer(folder: Path) -> dict[str, Any]:
+    """The optimizer's state of a saved folder, as tensors and plain values only; missing or altered: `UserError`."""
+    path, record, do = folder / OPTIMIZER, _record(folder), "Train the parent again."
+    if not path.exists():
+        raise UserError("the optimizer's state is missing.", where=str(path), do=do)
+    # torch.load takes a flipped bit without a word. Folders of earlier versions have no record.
+    expected, found = read_json(record) if record.exists() else None, {"sha256": file_digest(path)}
+    if expected not in (None, found):
+        fault = f"the optimizer's state is altered: {expected} was written, {found} is there."
+        raise UserError(fault, where=str(path), do=do)
+    try:
+        return torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first = str(error).partition("\n")[0]
+        raise UserError(f"not an optimizer's state ({first}).", where=str(path), do=do) from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from cpt_repro.errors import UserError
+from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import locked, write_json
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import receipt_path, write
@@ -20,6 +22,8 @@ def train_segments(
     A segment that fails does not stop the others, except those that start from it. All failures are raised together.
     """
     corpora = None
+    # Of several ranks, which all come through here, the first one locks and writes.
+    first = os.environ.get("RANK", "0") == "0"
     failed: dict[str, str] = {}
     for number, segment in enumerate(segments, 1):
         label = f"[{number}/{len(segments)}] {segment.id}"
@@ -27,7 +31,8 @@ def train_segments(
         published = receipt_path(results, plan.scale.name, segment.id)
         failure = published.with_name("failure.json")
         # Two calls at once, in one folder or with one store: the second waits, and then finds it done.
-        with locked(store.folder(segment).with_suffix(".lock")):
+        lock, waits = store.folder(segment).with_suffix(".lock"), f"{label}: another process trains it; waiting"
+        with locked(lock, lambda waits=waits: say(waits)) if first else nullcontext():
             receipt = store.finished(segment, kept)
             if receipt is None:
                 if segment.parent in failed:
@@ -36,7 +41,7 @@ def train_segments(
                 # Composer and torch take seconds to import: only where there is something to train.
                 from cpt_repro.training.trainer import Corpora, train
 
-                corpora = corpora or Corpora(data)
+                corpora = corpora or Corpora(data, plan.scale)
                 parent = plan.segments[segment.parent] if segment.parent else None
                 every = plan.scale.iterations(plan.scale.save_every)
                 say(f"{label}: {segment.iterations} iterations, {segment.tokens:,} tokens")
@@ -57,15 +62,19 @@ def train_segments(
                         microbatch=plan.scale.microbatch_sequences,
                         workers=plan.scale.loader_workers,
                     )
+                except StorageError:
+                    raise
                 except UserError as error:
                     failed[segment.id] = str(error)
                     say(f"{label}: FAILED. {error}")
-                    write_json(failure, {"identity": segment.identity, "why": str(error)})
+                    if first:
+                        write_json(failure, {"identity": segment.identity, "why": str(error)})
                     continue
                 losses = ", ".join(f"{corpus} {final.loss:.3f}" for corpus, final in receipt.final.items())
                 say(f"{label}: {losses}; {receipt.measured['tokens_per_second']:,} tokens/s")
-        write(published, receipt)
-        failure.unlink(missing_ok=True)
+        if first:
+            write(published, receipt)
+            failure.unlink(missing_ok=True)
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
         raise UserError(f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again.")

@@ -15,7 +15,7 @@ from typing import Any
 
 from cpt_repro.config import ROOT
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, read_json, write_json
+from cpt_repro.files import digest, file_digest, read_json, write_json, writing
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import Receipt, evaluation_path, is_current, read_receipt, receipt_path
 
@@ -106,15 +106,16 @@ class SavedStates:
         if not write:
             yield aside
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield aside
-            new = {"iteration": iteration, "file": path.name, "sha256": file_digest(aside), "data": self.data}
-            with open(aside, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                yield aside
+                new = {"iteration": iteration, "file": path.name, "sha256": file_digest(aside), "data": self.data}
+                with open(aside, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
         named = [new, *(state for state in self._named() if state["iteration"] < iteration)][: self.KEPT]
         write_json(self.record, named)
         self._remove_but({state["file"] for state in named})

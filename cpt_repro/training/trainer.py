@@ -14,6 +14,7 @@ import platform
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -31,16 +32,17 @@ with warnings.catch_warnings():
     from composer.utils import dist
 
 from cpt_repro import __version__
-from cpt_repro.config import ROOT
-from cpt_repro.data.build import load_fingerprint, validation_sample
+from cpt_repro.config import ROOT, Scale
+from cpt_repro.data.build import load_fingerprint, open_domain, validation_sample
+from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.order import Order
-from cpt_repro.data.shards import Sequences, verify
+from cpt_repro.data.shards import REBUILD, Sequences
 from cpt_repro.errors import UserError
 from cpt_repro.files import code_commit
 from cpt_repro.plan import Segment, streams
 from cpt_repro.receipts import FinalLoss, Receipt, write
-from cpt_repro.training.model import load_weights, neox_config, new_model, save_model
-from cpt_repro.training.store import OPTIMIZER, SavedStates, Store
+from cpt_repro.training.model import load_optimizer, load_weights, neox_config, new_model, save_model
+from cpt_repro.training.store import SavedStates, Store
 
 for _name in ("composer", "streaming"):
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -102,8 +104,8 @@ def adamw(model: torch.nn.Module) -> torch.optim.AdamW:
 class Corpora:
     """The built corpora of a scale: opened, verified and sampled once per process."""
 
-    def __init__(self, root: Path):
-        self.root = Path(root)
+    def __init__(self, root: Path, scale: Scale | None = None):
+        self.root, self.scale = Path(root), scale
         self._open: dict[tuple[str, str], Sequences] = {}
         self._validation: dict[tuple[str, int], torch.Tensor] = {}
         self._fingerprints: dict[str, dict[str, Any]] = {}
@@ -112,9 +114,7 @@ class Corpora:
         """Training sequences of one domain, checked against their hashes when first opened."""
         key = (corpus, domain)
         if key not in self._open:
-            folder = self.root / corpus / "train" / domain
-            verify(folder)
-            self._open[key] = Sequences(folder)
+            self._open[key] = open_domain(self.root, corpus, "train", domain, self.fingerprint(corpus))
         return self._open[key]
 
     def validation(self, corpus: str, n: int) -> torch.Tensor:
@@ -124,9 +124,19 @@ class Corpora:
         return self._validation[corpus, n]
 
     def fingerprint(self, corpus: str) -> dict[str, Any]:
-        """The corpus' fingerprint record."""
+        """The corpus' fingerprint record; one of another manifest or length than the scale's is a `UserError`."""
         if corpus not in self._fingerprints:
-            self._fingerprints[corpus] = load_fingerprint(self.root, corpus)
+            found = load_fingerprint(self.root, corpus)
+            wanted = load_manifest(self.scale.corpora[corpus]).digest if self.scale else found["manifest"]
+            if found["manifest"] != wanted:
+                fault = f"it was built from the manifest {found['manifest']}, which is now {wanted}."
+                raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
+            if self.scale and found["sequence_length"] != self.scale.sequence_length:
+                fault = (
+                    f"its sequences have {found['sequence_length']} tokens; {self.scale.sequence_length} are wanted."
+                )
+                raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
+            self._fingerprints[corpus] = found
         return self._fingerprints[corpus]
 
 
@@ -148,6 +158,22 @@ class Batches(Dataset):
         whole = np.concatenate(parts).astype(np.int64)
         size = len(whole) // dist.get_world_size()  # `train` has seen to it that nothing is left over
         return torch.from_numpy(whole[dist.get_global_rank() * size :][:size])
+
+
+class Iterations(DistributedSampler):
+    """The numbers of the batches still to come; every rank takes its rows of each, which Composer has to be told so."""
+
+    def __init__(self, first: int, end: int):
+        self._range = range(first, end)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._range)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: there is one pass."""
 
 
 class LearningRate(Callback):
@@ -176,6 +202,11 @@ class Clip(Callback):
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
         if not torch.isfinite(norm):
             raise NotFinite("gradient", state.timestamp.batch.value)
+
+
+def bare(model: torch.nn.Module) -> CausalLM:
+    """The model without what wraps it where there are several ranks."""
+    return getattr(model, "module", model)
 
 
 class Losses(Callback):
@@ -217,7 +248,7 @@ class Losses(Callback):
 
     def fit_start(self, state, logger) -> None:
         if state.timestamp.batch.value == 0:
-            self._take(0, state.model)
+            self._take(0, bare(state.model))
 
     def batch_end(self, state, logger) -> None:
         loss = state.total_loss_dict["loss/train/total"]
@@ -226,7 +257,7 @@ class Losses(Callback):
             raise NotFinite("training loss", iteration - 1)
         self._sum, self._count = self._sum + loss, self._count + 1
         if iteration in self.due:
-            self._take(iteration, state.model)
+            self._take(iteration, bare(state.model))
 
 
 class KeepWeights(Callback):
@@ -251,7 +282,7 @@ class KeepWeights(Callback):
         if dist.get_global_rank() == 0:
             folder = self.store.weights(self.segment, iteration)
             optimizer = state.optimizers[0].state_dict() if self.kept[iteration] else None
-            self.hashes[iteration] = save_model(state.model.model, folder, optimizer)
+            self.hashes[iteration] = save_model(bare(state.model).model, folder, optimizer)
         dist.barrier()
 
     def fit_start(self, state, logger) -> None:
@@ -353,10 +384,7 @@ def train(
     wrapped = CausalLM(model)
     optimizer = adamw(wrapped)
     if "optimizer" in segment.keep:
-        path = store.weights(parent, segment.parent_iteration) / OPTIMIZER
-        if not path.exists():
-            raise UserError("the optimizer's state is missing.", where=str(path), do="Train the parent again.")
-        optimizer.load_state_dict(torch.load(path, weights_only=True))
+        optimizer.load_state_dict(load_optimizer(store.weights(parent, segment.parent_iteration)))
     batches = Batches(segment, corpora)
     validation = {c: corpora.validation(c, segment.validation_sequences) for c in segment.validate_on}
     fingerprints = {corpus: corpora.fingerprint(corpus)["fingerprint"] for corpus in segment.data}
@@ -371,7 +399,7 @@ def train(
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(started_at, segment.iterations),
+        sampler=Iterations(started_at, segment.iterations),
         num_workers=workers,
         generator=torch.Generator().manual_seed(segment.seed),
     )
