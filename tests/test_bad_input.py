@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cpt_repro import config, papers, published
 from cpt_repro.claims.declarations import load_claims, parse_claims
-from cpt_repro.config import MANIFESTS, PAPERS, SCALES, Scale, load, load_scale, read_yaml
+from cpt_repro.config import MANIFESTS, PAPERS, SCALES, Scale, load, load_scale, parse, read_yaml
 from cpt_repro.data import manifest
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits import declarations
@@ -112,6 +112,12 @@ SMOKE, POCKET = (read_yaml(SCALES / f"{name}.yaml") for name in ("smoke", "pocke
 def test_any_scale(folder, name, changes):
     path = written(folder / f"{name}.yaml", changed(SMOKE if name == "smoke" else POCKET, changes))
     answer(lambda: Plan(load(Scale, path)), str(path), "configs/", "data_manifests", "manifest")
+
+
+def test_evaluations_without_number_are_refused():
+    scale = parse(Scale, SMOKE | {"validation": SMOKE["validation"] | {"every": 0.02}}, "a test")
+    with pytest.raises(UserError, match="too many evaluations.*validation.every"):
+        Plan(scale)
 
 
 MANIFEST_NAMES = sorted(p.stem for p in MANIFESTS.glob("*.yaml") if p.stem != "sources")
@@ -235,6 +241,12 @@ def test_any_declaration(folder, paper, file):
 @pytest.mark.parametrize("text", ["", "[]", "3", "a: [", "- a", "null", "{}", "\x00", "a: 2020-99-99", "? [a]\n: 1"])
 def test_any_text(folder, paper, file, text):
     with_file(folder, paper, file, text)
+
+
+@pytest.mark.parametrize("file", ["runs.yaml", "exhibits.yaml", "claims.yaml"])
+def test_a_file_of_another_paper_is_refused(folder, file):
+    value = RAW["gupta2023", file] | {"paper": "ibrahim2024"}
+    assert not with_file(folder, "gupta2023", file, yaml.safe_dump(value))
 
 
 @given(st.text(string.printable, max_size=60))
@@ -386,5 +398,24 @@ def test_unknown_versions_are_refused(folder, records, kind, version):
     if version is True:  # equal to 1 in Python; the text is not
         answer(lambda: USES[kind](path), str(path))
         return
-    with pytest.raises(UserError, match="schema_version"):
+    with pytest.raises(UserError, match="schema_version is .*; this program reads 1"):
         USES[kind](path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["curves"].update(pile=[]),
+        lambda raw: raw["curves"].pop("pile"),
+        lambda raw: raw["final"].pop("sp"),
+        lambda raw: raw["curves"].update(german=[[0, 1.0]]),
+        lambda raw: raw["segment"].update(iterations=0),
+        lambda raw: raw["segment"].update(tokens_per_billion=0),
+    ],
+)
+def test_a_receipt_that_cannot_be_drawn_from_is_refused(folder, records, change):
+    raw = copy.deepcopy(records["receipt"])
+    change(raw)
+    path = folder / "receipt.json"
+    path.write_text(json.dumps(raw))
+    assert not answer(lambda: read_receipt(path), str(path))

@@ -274,7 +274,7 @@ def test_only_damaged_parts_are_built_again(project, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["part.json", "index.json"])
-@pytest.mark.parametrize("content", ["[]", "{", '{"sequences": 1}', None])
+@pytest.mark.parametrize("content", ["[]", "{", "3", '{"sequences": 1}', '{"sequences": "1"}', None])
 def test_rebuild_mends_what_a_part_says_of_itself(project, file, content):
     corpus = project.build()
     whole = all_bytes(corpus)

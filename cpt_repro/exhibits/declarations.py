@@ -405,8 +405,6 @@ def load_declarations(paper: str) -> Exhibits:
     raw = dict(raw)
     raw.pop("lists", None)  # anchors only
     declared = parse(Exhibits, raw, str(path))
-    if declared.paper != paper:
-        raise UserError(f"the key 'paper' says '{declared.paper}'.", where=str(path), do=f"Make it '{paper}'.")
     runs = load_paper(paper)
     for name in declared.names:
         _check(name, runs.runs, "run", "names", str(path))
