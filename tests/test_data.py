@@ -264,9 +264,7 @@ def test_damaged_shards_are_found(corpus, damage):
         path.unlink()
     else:
         path.write_bytes(data[:-5] if damage == "truncated" else data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
-    with pytest.raises(
-        UserError, match=rf"part\.00001/shard\.00000\.mds: the shard is {damage}.*--rebuild"
-    ):
+    with pytest.raises(UserError, match=rf"part\.00001/shard\.00000\.mds: the shard is {damage}.*--rebuild"):
         shards.verify(folder)
     if damage != "altered":
         with pytest.raises(UserError, match="shard"):

@@ -430,7 +430,7 @@ def test_receipts_alone_decide_every_byte(made_up, tmp_path, faults):
         shutil.copytree(made_up, work / "results")
         home.mkdir()
         # Taken from the working directory by matplotlib, if it is let.
-        (work / "matplotlibrc").write_text(f"font.size: {10 + umask}\nsavefig.dpi: {50 + umask}\nlines.linewidth: 7\n")
+        (work / "matplotlibrc").write_text(f"font.size: {umask}\naxes.ymargin: 0.{umask}\npolaraxes.grid: False\n")
         settings = {"HOME": str(home), "MPLCONFIGDIR": str(home / "mpl"), "PYTHONPATH": str(clone), **settings}
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "CPT_REPRO"))}
         running.append(

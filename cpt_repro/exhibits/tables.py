@@ -146,6 +146,8 @@ def _values(exhibit: Rows, column: Column, records: Records) -> list[Values]:
         cells = []
         for row, (name, *_), value in zip(rows, keys, values, strict=True):
             found, state = (find(row), records.why(name)) if find else (None, NO_COUNTERPART)
+            if row.merge and column.show in ("loss", "average_loss"):
+                state = "not measured"  # losses are taken in training, and a merge has none
             if found:
                 planned = len(records.plan.ids(records.paper, name))
                 of = f" of {planned}" * (found.seeds < planned)
