@@ -238,11 +238,11 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any difference."""
-    from cpt_repro import provenance
+    from cpt_repro import verify as verifying
 
     quiet = (lambda line: None) if as_json else _say
-    found = provenance.verify(_workflow(scale, results).plan, results, figures, say=quiet)
-    _say(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(provenance.summary(found)))
+    found = verifying.verify(_workflow(scale, results).plan, results, figures, say=quiet)
+    _say(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(verifying.summary(found)))
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -255,9 +255,9 @@ def cite(
     as_json: AsJson = False,
 ) -> None:
     """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the paper."""
+    from cpt_repro.citation import citation
     from cpt_repro.config import ROOT
     from cpt_repro.files import code_commit
-    from cpt_repro.provenance import citation
 
     told = citation(_workflow(scale).plan, figures, exhibit, code_commit(ROOT))
     _say(json.dumps(told, indent=1, ensure_ascii=False) if as_json else f"{told['text']}\n\n{told['bibtex']}")

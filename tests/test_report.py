@@ -12,7 +12,7 @@ import pytest
 from exhibit_receipts import make_results
 from typer.testing import CliRunner
 
-from cpt_repro import __version__, cli, provenance
+from cpt_repro import __version__, citation, cli, verify
 from cpt_repro.claims.ledger import Ledger, build_ledger, write_ledger
 from cpt_repro.config import ROOT, load_scale, read_yaml
 from cpt_repro.errors import UserError
@@ -315,8 +315,8 @@ def spoilt(verifiable, tmp_path):
 
 def check(plan, root):
     lines = []
-    found = provenance.verify(plan, root / "results", root / "figures", QUICK, lines.append)
-    return found, lines, "\n".join(provenance.summary(found))
+    found = verify.verify(plan, root / "results", root / "figures", QUICK, lines.append)
+    return found, lines, "\n".join(verify.summary(found))
 
 
 def test_verify_accepts_what_was_made(plan, verifiable):
@@ -402,7 +402,7 @@ def test_verify_names_missing_stale_unreadable_and_unplanned_receipts(plan, spoi
 
 
 def test_verify_command_tells_by_its_status(verifiable, spoilt, monkeypatch):
-    monkeypatch.setattr(provenance, "verify", functools.partial(provenance.verify, keys=QUICK))
+    monkeypatch.setattr(verify, "verify", functools.partial(verify.verify, keys=QUICK))
     folders = lambda root: ["--results", str(root / "results"), "--figures", str(root / "figures")]  # noqa: E731
     good = CliRunner().invoke(cli.app, ["verify", *folders(verifiable)])
     assert good.exit_code == 0, good.output
@@ -416,7 +416,7 @@ def test_verify_command_tells_by_its_status(verifiable, spoilt, monkeypatch):
 
 
 def test_cite_an_exhibit(plan, made):
-    told = provenance.citation(plan, made / "figures", "ibrahim2024/table_02", "abc123")
+    told = citation.citation(plan, made / "figures", "ibrahim2024/table_02", "abc123")
     about = read_json(made / "figures/smoke/ibrahim2024/table_02.json")
     assert told["receipts"] == digest(about["sha256"]) and told["seeds"] == [0]
     for part in (__version__, "abc123", "Table 2", "scale smoke", "seed 0", told["receipts"], "2403.08763"):
@@ -430,19 +430,19 @@ def test_cite_an_exhibit(plan, made):
 
 
 def test_cite_agrees_with_the_image(plan, made):
-    told = provenance.citation(plan, made / "figures", "gupta2023/figure_02", None)
+    told = citation.citation(plan, made / "figures", "gupta2023/figure_02", None)
     assert told["receipts"].encode() in (made / "figures/smoke/gupta2023/figure_02.png").read_bytes()
     assert told["receipts"] in (made / "figures/smoke/gupta2023/figure_02.svg").read_text(encoding="utf-8")
 
 
 def test_cite_the_whole(plan, made, mine):
-    told = provenance.citation(plan, made / "figures", None, None)
+    told = citation.citation(plan, made / "figures", None, None)
     assert told["exhibit"] is None and told["bibtex"].count("@article{") == 2
     assert f"{len(DRAWN)} of" in told["text"] and "commit" not in told["text"]
     sidecar = mine / "figures/smoke/ibrahim2024/table_02.json"
     about = read_json(sidecar)
     write_json(sidecar, about | {"sha256": about["sha256"] | {f"receipt {REPLAYED}": "0" * 64}})
-    assert provenance.citation(plan, mine / "figures", None, None)["receipts"] != told["receipts"]
+    assert citation.citation(plan, mine / "figures", None, None)["receipts"] != told["receipts"]
 
 
 @pytest.mark.parametrize(
@@ -456,13 +456,13 @@ def test_cite_the_whole(plan, made, mine):
 )
 def test_cite_refuses(plan, made, exhibit, parts):
     with pytest.raises(UserError) as error:
-        provenance.citation(plan, made / "figures", exhibit, None)
+        citation.citation(plan, made / "figures", exhibit, None)
     assert all(part in str(error.value) for part in parts)
 
 
 def test_cite_of_nothing_says_what_draws(plan, tmp_path):
     with pytest.raises(UserError, match="cpt-repro draw all --scale smoke"):
-        provenance.citation(plan, tmp_path, None, None)
+        citation.citation(plan, tmp_path, None, None)
 
 
 def test_cite_command(made):

@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cpt_repro.citation import citation
 from cpt_repro.exhibits.declarations import Exhibit, load_exhibits, needs
 from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
 from cpt_repro.plan import Plan, Segment
-from cpt_repro.provenance import citation
 from cpt_repro.published import load_discrepancies
 from cpt_repro.receipts import evaluation_path, receipt_path
 
