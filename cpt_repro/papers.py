@@ -100,11 +100,12 @@ def number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fill(value: Any, given: dict[str, Any]) -> Any:
+def fill(value: Any, given: dict[str, Any]) -> Any:
+    """A declaration with "{x}" filled in: by the value itself where that is the whole text, else as it is written."""
     if isinstance(value, dict):
-        return {key: _fill(inner, given) for key, inner in value.items()}
+        return {key: fill(inner, given) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_fill(inner, given) for inner in value]
+        return [fill(inner, given) for inner in value]
     if isinstance(value, str):
         for key, filling in given.items():
             if value == f"{{{key}}}":
@@ -128,7 +129,7 @@ def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
         rest = {key: value for key, value in body.items() if key != "each"}
         for combination in itertools.product(*each.values()):
             given = dict(zip(each, combination, strict=True))
-            filled, full_name = _fill(rest, given), _fill(name, given)
+            filled, full_name = fill(rest, given), fill(name, given)
             schedule = filled.get("schedule")
             if isinstance(schedule, dict) and "eta_min_ratio" in schedule:
                 schedule = dict(schedule)

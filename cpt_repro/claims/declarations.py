@@ -27,8 +27,7 @@ from pydantic import Field, model_validator
 from cpt_repro.config import PAPERS, SCALES, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.declarations import Rows, load_declarations
-from cpt_repro.papers import Paper, load_paper
-from cpt_repro.papers import number as written
+from cpt_repro.papers import Paper, fill, load_paper
 
 _WHEN = re.compile(
     r"(?P<word>start|peak|trough|mean)?(?:\[(?P<from>[\d.]+),(?P<to>[\d.]+)\])?|@(?P<at>\d+(?:\.\d+)?)", re.ASCII
@@ -257,17 +256,6 @@ class Claim(Strict):
     tests: tuple[Test, ...] = Field(min_length=1)
 
 
-def _fill(value: Any, given: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        return {key: _fill(inner, given) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_fill(inner, given) for inner in value]
-    if isinstance(value, str):
-        for key, filling in given.items():
-            value = value.replace(f"{{{key}}}", written(filling))
-    return value
-
-
 def _braces(text: str) -> list[str]:
     found = _BRACES.search(text)
     if not found:
@@ -306,7 +294,7 @@ def _tests(declared: Any, names: dict[str, str], where: str) -> list[Any]:
             )
         rest = {k: v for k, v in test.items() if k != "each"} if isinstance(test, dict) else test
         for combination in itertools.product(*each.values()):
-            out.append(_spelled(_fill(rest, dict(zip(each, combination, strict=True))), names))
+            out.append(_spelled(fill(rest, dict(zip(each, combination, strict=True))), names))
     return out
 
 
