@@ -12,7 +12,7 @@ import typer
 
 from cpt_repro import __version__
 from cpt_repro.errors import UserError
-from cpt_repro.files import locked, write_text, writing
+from cpt_repro.files import write_text, writing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,9 +69,7 @@ def suites(scale: Scale = "smoke") -> None:
     from cpt_repro.config import load_scale
     from cpt_repro.evaluation.suites import build_suites
 
-    root = Path("data") / scale
-    with locked(root / ".suites.lock"):
-        _say(str(build_suites(load_scale(scale), root)))
+    _say(str(build_suites(load_scale(scale), Path("data") / scale)))
 
 
 @app.command()

@@ -158,13 +158,31 @@ class ModelSize(Strict):
 
 
 class Tokenizer(Strict):
-    """Byte-level BPE trained on upstream text, or a published tokenizer by name."""
+    """Byte-level BPE trained on upstream text, or (`pretrained`) a published one."""
 
     kind: Literal["train", "pretrained"] = "train"
+    #: Entries; of a published tokenizer those it has, added ones included. Tokens are stored in 16 bits.
     vocab_size: int = Field(ge=257, le=65536)
     #: Upstream text to train on, in characters.
     train_characters: Count = 5_000_000
+    #: `<owner>/<name>` on the hub, and the commit there.
     name: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+
+    @model_validator(mode="after")
+    def _published_or_trained(self) -> Tokenizer:
+        published = [self.name, self.revision]
+        if self.kind == "pretrained" and None in published:
+            raise ValueError("a pretrained tokenizer needs 'name' and 'revision' (a commit)")
+        if self.kind == "train" and published != [None, None]:
+            raise ValueError("'name' and 'revision' belong to kind: pretrained")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the tokens; without what a trained one does not have, so that its old identities stand."""
+        told = self.model_dump(mode="json")
+        return told if self.kind == "pretrained" else {key: told[key] for key in told if key != "revision"}
 
 
 class Validation(Strict):
@@ -202,6 +220,46 @@ class MoreSeeds(Strict):
     runs: tuple[str, ...] = Field(min_length=1)
 
 
+class Execution(Strict):
+    """How the training of one model is spread over hardware.
+
+    Not part of a segment's identity: the same run elsewhere is the same run, up to rounding. Receipts record it.
+    """
+
+    nodes: Count = 1
+    #: Processes on each node; with `device: gpu` each has a GPU of its own.
+    ranks_per_node: Count = 1
+    #: Jobs that may run on one GPU at the same time, where that is a single rank's (small models).
+    jobs_per_gpu: Count = 1
+    #: Sequences in one forward pass of a rank; auto: as many as the GPU's memory takes; None: all of its share.
+    microbatch_sequences: Count | Literal["auto"] | None = None
+    #: Parameters, gradients and optimizer state sharded over all ranks.
+    fsdp: bool = False
+    #: Activations of a layer are computed again in the backward pass.
+    activation_checkpointing: bool = False
+    #: torch.compile.
+    compile: bool = False
+    #: Only deterministic kernels: the same bits on the same hardware.
+    deterministic: bool = True
+    #: Longest a job may take on a cluster; one that is cut off is queued again and goes on from its checkpoint.
+    hours: float = Field(default=24, gt=0)
+    #: Main memory of a node that a job asks for, in GB.
+    memory_gb: Count = 8
+
+    @property
+    def ranks(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.ranks_per_node
+
+    @model_validator(mode="after")
+    def _sharing_is_for_one(self) -> Execution:
+        if self.jobs_per_gpu > 1 and self.ranks > 1:
+            raise ValueError("'jobs_per_gpu' above 1 needs a single rank")
+        if self.fsdp and self.ranks == 1:
+            raise ValueError("'fsdp' shards over ranks, and there is one")
+        return self
+
+
 class Scale(Strict):
     """How big: everything that turns a paper's declarations into runs on this machine."""
 
@@ -210,19 +268,20 @@ class Scale(Strict):
     #: Tokens that stand for one billion of the papers' tokens.
     tokens_per_billion: float = Field(gt=0, le=1e9)
     sequence_length: int = Field(ge=8, le=2**31)
-    batch_sequences: Count
-    #: Sequences in one forward pass of training; None: the whole batch.
-    microbatch_sequences: Count | None = None
+    #: Sequences of a training batch; published: each run's own, as its paper has it.
+    batch_sequences: Count | Literal["published"]
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
     #: Processes that read training data for each rank; 0: the training process itself. The order does not depend on it.
     loader_workers: int = Field(default=0, ge=0)
+    #: Model -> how its training is spread over hardware.
+    execution: dict[Name, Execution] = {}
     tokenizer: Tokenizer
     #: The papers' models -> sizes here; null: the scale has no counterpart.
     models: dict[Name, ModelSize | None]
-    #: The papers' corpora (pile, sp, german) -> manifest names.
-    corpora: dict[Name, Name]
+    #: The papers' corpora (pile, sp, german) -> manifest names. A tokenizer is trained on the first of them.
+    corpora: dict[Name, Name] = Field(min_length=1)
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
@@ -236,18 +295,33 @@ class Scale(Strict):
     #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.
     save_every: float = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Scale:
+        for model, execution in self.execution.items():
+            if model not in self.models:
+                raise ValueError(f"'execution' names the model {model}, which 'models' lacks")
+            if self.batch_sequences != "published" and self.batch_sequences % execution.ranks:
+                raise ValueError(
+                    f"execution.{model}: {execution.ranks} ranks do not divide the batch of {self.batch_sequences}"
+                )
+        return self
+
+    def run_as(self, model: str) -> Execution:
+        """How the training of `model` is spread over hardware; one process where nothing is said."""
+        return self.execution.get(model, Execution())
+
     @property
-    def batch_tokens(self) -> int:
-        """Tokens in one training batch."""
-        return self.batch_sequences * self.sequence_length
+    def upstream(self) -> str:
+        """The role of the corpus that a tokenizer is trained on."""
+        return next(iter(self.corpora))
 
-    def iterations(self, billions: float) -> int:
-        """Training iterations that stand for `billions` of the papers' tokens (rounded to the nearest)."""
-        return round(billions * self.tokens_per_billion / self.batch_tokens)
+    def iterations(self, billions: float, batch_sequences: int | None = None) -> int:
+        """Training iterations that stand for `billions` of the papers' tokens (rounded to the nearest).
 
-    def billions(self, iterations: float) -> float:
-        """Inverse of `iterations`: the papers' token axis."""
-        return iterations * self.batch_tokens / self.tokens_per_billion
+        `batch_sequences`: of the run in question, where the scale leaves that to the papers.
+        """
+        batch = self.batch_sequences if self.batch_sequences != "published" else batch_sequences
+        return round(billions * self.tokens_per_billion / (batch * self.sequence_length))
 
 
 def load_scale(name: str) -> Scale:

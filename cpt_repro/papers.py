@@ -30,10 +30,42 @@ class Batch(Strict):
 
 
 class InitFrom(Strict):
-    """The parent whose weights a run starts from: at its end, or at an iteration of the paper's count."""
+    """Whose weights a run starts from: those of another run, at its end or at an iteration of the paper's count, or
+    of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
 
-    run: str
+    run: str | None = None
     iteration: int | None = Field(default=None, ge=0)
+    #: `<owner>/<name>@<revision>` of the hub, or the path of a folder with an HF GPT-NeoX model.
+    model: str | None = Field(default=None, pattern=r"^(/|\./)\S+$|^[\w.-]+/[\w.-]+@[\w./-]+$")
+    #: What that model was trained on (shares that sum to 1) and for how many billions of tokens, for replay.
+    data: dict[str, Share] = {}
+    billions: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> InitFrom:
+        if (self.run is None) == (self.model is None):
+            raise ValueError("give either 'run' or 'model' (<owner>/<name>@<revision>, or a path)")
+        if self.run is not None and (self.data or self.billions):
+            raise ValueError("'data' and 'billions' belong to a 'model' from outside")
+        if self.model is not None and self.iteration is not None:
+            raise ValueError("'iteration' belongs to a 'run'; a model from outside has a revision")
+        if bool(self.data) != bool(self.billions):
+            raise ValueError("give both 'data' and 'billions', or neither")
+        if self.data and abs(sum(self.data.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares of 'data' sum to {sum(self.data.values()):g}, not 1")
+        return self
+
+
+class PrintedFor(Strict):
+    """The circumstances for which a stage's length is printed: how many domains, and all stages' iterations."""
+
+    domains: Count
+    iterations: Count
 
 
 class Run(Strict):
@@ -47,6 +79,8 @@ class Run(Strict):
     #: share of every batch that is replayed from all that the lineage saw before (Ibrahim section 4.2, A.1).
     replay_fraction: Share = 0
     iterations: Count
+    #: With another number of domains a stage on `corpus/k` gets its domain's share of all stages' iterations.
+    printed_for: PrintedFor | None = None
     until: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     start: float = Field(default=0, ge=0, allow_inf_nan=False)
     batch: Batch | None = None
@@ -60,6 +94,13 @@ class Run(Strict):
             raise ValueError(f"the shares of 'data' sum to {total:g}, not 1")
         if (self.replay_fraction or self.keep) and self.init_from is None:
             raise ValueError("'replay_fraction' and 'keep' need 'init_from'")
+        if self.init_from and self.init_from.model:
+            if self.keep:
+                raise ValueError("'keep' needs a parent that is a run: a model from outside has weights only")
+            if self.replay_fraction and not self.init_from.data:
+                raise ValueError("replay needs to know what the model from outside saw: 'init_from.data', '.billions'")
+        if self.printed_for and not (len(self.data) == 1 and "/" in next(iter(self.data))):
+            raise ValueError("'printed_for' is for a run on one domain, corpus/k")
         return self
 
 

@@ -44,6 +44,15 @@ class Part(Strict):
     stream: Stream | None = None
 
 
+class External(Strict):
+    """A model from outside that a segment starts from, and what it saw where that is declared."""
+
+    #: `<owner>/<name>@<revision>` or the path of a folder.
+    model: str
+    mixture: tuple[Part, ...] = ()
+    tokens: int = Field(default=0, ge=0)
+
+
 class Segment(Strict):
     """One training segment, all in units of this scale (iterations, sequences, absolute learning rates)."""
 
@@ -56,6 +65,8 @@ class Segment(Strict):
     parent: str | None
     parent_identity: str | None
     parent_iteration: int | None
+    #: Instead of a parent.
+    external: External | None = None
     keep: tuple[Literal["optimizer", "data"], ...]
     mixture: tuple[Part, ...]
     replay_fraction: float
@@ -80,7 +91,10 @@ class Segment(Strict):
     @cached_property
     def identity(self) -> str:
         """Digest of everything that decides this segment's numbers."""
-        return digest({"version": SEGMENT_VERSION, **self.model_dump(mode="json", exclude={"paper", "name", "id"})})
+        # What came later is left out where it is not used, so that older identities stand.
+        unused = {"external"} if self.external is None else set()
+        told = self.model_dump(mode="json", exclude={"paper", "name", "id"} | unused)
+        return digest({"version": SEGMENT_VERSION, **told})
 
     @property
     def tokens(self) -> int:
@@ -91,6 +105,10 @@ class Segment(Strict):
     def billions(self) -> float:
         """Length on the papers' token axis."""
         return self.tokens / self.tokens_per_billion
+
+    def position(self, iteration: float) -> float:
+        """Where an iteration lies on the papers' token axis, from this segment's begin."""
+        return iteration * (self.batch_sequences * self.sequence_length) / self.tokens_per_billion
 
 
 def domain_shares(scale: Scale, corpus: str) -> dict[str, float]:
@@ -120,7 +138,7 @@ class Plan:
         self.absent: dict[tuple[str, str], str] = {}
         self._shares = {corpus: domain_shares(scale, corpus) for corpus in scale.corpora}
         self._data = {
-            corpus: digest([load_manifest(name).digest, scale.tokenizer.model_dump(mode="json")])
+            corpus: digest([load_manifest(name).digest, scale.tokenizer.identity])
             for corpus, name in scale.corpora.items()
         }
         for paper in self.papers.values():
@@ -166,7 +184,7 @@ class Plan:
             self.absent[paper.paper, name] = f"scale {scale.name} has no counterpart of the model {run.model}"
             return None
         parent = None
-        if run.init_from:
+        if run.init_from and run.init_from.run:
             parent = self._resolve(paper, run.init_from.run, seed, (*below, name))
             if parent is None:
                 self.absent[paper.paper, name] = self.absent[paper.paper, run.init_from.run]
@@ -185,7 +203,7 @@ class Plan:
             if corpus not in self._shares:
                 do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
                 raise UserError(f"the corpus '{corpus}' in 'validate' is unknown.", where=where, do=do)
-        for key in run.data:
+        for key in (*run.data, *(run.init_from.data if run.init_from else ())):
             if not re.fullmatch(r"[^/]+(/[1-9][0-9]*)?", key):
                 do = "Write a corpus, or corpus/k for its k-th largest domain, k from 1."
                 raise UserError(f"'{key}' in 'data' is not a corpus or one of its domains.", where=where, do=do)
@@ -207,14 +225,27 @@ class Plan:
     def _segment(self, paper: Paper, name: str, run: Run, seed: int, parent: Segment | None, where: str) -> Segment:
         scale = self.scale
         batch = run.batch or paper.batch
+        sequences = batch.sequences if scale.batch_sequences == "published" else scale.batch_sequences
+        if scale.batch_sequences == "published" and scale.sequence_length != batch.sequence_length:
+            do = f"Set 'sequence_length' of the scale to {batch.sequence_length}, or give it a 'batch_sequences'."
+            raise UserError(f"its batch is of sequences of {batch.sequence_length} tokens.", where=where, do=do)
+        execution = scale.run_as(run.model)
+        if sequences % execution.ranks:
+            fault = f"{execution.ranks} ranks do not divide its batch of {sequences} sequences."
+            do = f"Change 'nodes' or 'ranks_per_node' in execution.{run.model} of configs/scales/{scale.name}.yaml."
+            raise UserError(fault, where=where, do=do)
+
+        def its(billions: float) -> int:
+            return scale.iterations(billions, sequences)
+
         billions = run.iterations * batch.tokens / 1e9
-        ranks = [_split_rank(key) for key in run.data]
-        if len(ranks) == 1 and ranks[0][1] is not None and len(self._shares[ranks[0][0]]) != 7:
-            # Stages of domain-incremental training follow the domains at hand where they are not the papers' seven.
-            corpus, rank = ranks[0]
-            billions = list(self._shares[corpus].values())[rank - 1] * 132366 * batch.tokens / 1e9
-        total = max(scale.iterations(billions), 1)
-        iterations = min(total, max(scale.iterations(run.until), 1)) if run.until else total
+        if run.printed_for:
+            corpus, rank = _split_rank(next(iter(run.data)))
+            if len(self._shares[corpus]) != run.printed_for.domains:
+                share = list(self._shares[corpus].values())[rank - 1]
+                billions = share * run.printed_for.iterations * batch.tokens / 1e9
+        total = max(its(billions), 1)
+        iterations = min(total, max(its(run.until), 1)) if run.until else total
         parent_iteration = None
         if parent:
             parent_iteration = parent.iterations
@@ -228,7 +259,7 @@ class Plan:
                         where=where,
                         do="Ask for an earlier iteration or lengthen the parent.",
                     )
-                asked = scale.iterations(run.init_from.iteration * parent_batch.tokens / 1e9)
+                asked = scale.iterations(run.init_from.iteration * parent_batch.tokens / 1e9, parent.batch_sequences)
                 if asked > parent.iterations:
                     raise UserError(
                         f"'init_from.iteration' asks for {asked} iterations at this scale, but '{parent.name}' stops "
@@ -243,13 +274,14 @@ class Plan:
                         do = "Ask for an earlier iteration."
                         what = f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
                         raise UserError(what, where=where, do=do)
+        external = self._external(run)
         offset = 0
         if "data" in run.keep:
             mixture, offset = parent.mixture, parent.batch_offset + parent_iteration
         else:
-            mixture = self._mixture(run, parent)
+            mixture = self._mixture(run, parent, external)
         factor = scale.models[run.model].eta_factor
-        closing_first = max(1, iterations - scale.iterations(scale.validation.closing))
+        closing_first = max(1, iterations - its(scale.validation.closing))
         n = scale.validation.closing_evaluations
         if billions / scale.validation.every > MOST_EVALUATIONS:
             what = (
@@ -257,10 +289,8 @@ class Plan:
             )
             raise UserError(what, where=where, do="Raise 'validation.every' of the scale.")
         closing = {round(closing_first + (iterations - closing_first) * k / (n - 1)) for k in range(n)}
-        regular = {
-            scale.iterations(k * scale.validation.every) for k in range(int(billions / scale.validation.every) + 1)
-        }
-        early = {scale.iterations(b) for b in scale.validation.early}
+        regular = {its(k * scale.validation.every) for k in range(int(billions / scale.validation.every) + 1)}
+        early = {its(b) for b in scale.validation.early}
         evaluations = {0, iterations} | {i for i in regular | early | closing if 0 <= i <= iterations}
         corpora = {stream.corpus for stream in streams(mixture)} | set(run.validate_on)
         return Segment(
@@ -273,6 +303,7 @@ class Plan:
             parent=parent.id if parent else None,
             parent_identity=parent.identity if parent else None,
             parent_iteration=parent_iteration,
+            external=external,
             keep=run.keep,
             mixture=mixture,
             replay_fraction=run.replay_fraction,
@@ -280,7 +311,7 @@ class Plan:
             schedule=run.schedule.scaled(factor),
             schedule_iterations=total,
             iterations=iterations,
-            batch_sequences=scale.batch_sequences,
+            batch_sequences=sequences,
             sequence_length=scale.sequence_length,
             vocabulary=scale.models[run.model].vocab_size or scale.tokenizer.vocab_size,
             precision=scale.precision,
@@ -307,21 +338,33 @@ class Plan:
         )
         return Part(share=share, parts=parts)
 
-    def _mixture(self, run: Run, parent: Segment | None) -> tuple[Part, ...]:
+    def _external(self, run: Run) -> External | None:
+        told = run.init_from
+        if told is None or told.model is None:
+            return None
+        mixture = tuple(self._corpus_part(key, share, 0) for key, share in told.data.items())
+        return External(
+            model=told.model, mixture=mixture, tokens=round((told.billions or 0) * self.scale.tokens_per_billion)
+        )
+
+    def _mixture(self, run: Run, parent: Segment | None, external: External | None) -> tuple[Part, ...]:
         """Replay first, so that its share of every batch is within one sample; then the new data."""
         new = tuple(self._corpus_part(key, share, run.start) for key, share in run.data.items())
         if not run.replay_fraction:
             return new
         lineage = self._lineage(parent)
+        first = external or lineage[0].external
+        # What a model from outside saw comes before all; where that is not declared it cannot be replayed.
+        outside = [(first.tokens, first.mixture)] if first and first.mixture else []
         if any(segment.replay_fraction == 1 for segment in lineage):
             where = self._where(self.papers[parent.paper], parent.name)
             raise UserError("'replay_fraction' 1 leaves no new data to replay.", where=where, do="Lower it.")
-        shares = reservoir_shares([segment.tokens for segment in lineage], run.replay_fraction)
-        replayed = tuple(
-            Part(share=share, parts=segment.mixture if not segment.replay_fraction else segment.mixture[1:])
-            for segment, share in zip(lineage, shares, strict=True)
-        )
         # A replayed stage stands for its new data only: its own replay share is not replayed again.
+        stages = [(s.tokens, s.mixture[1:] if s.replay_fraction else s.mixture) for s in lineage]
+        shares = reservoir_shares([tokens for tokens, _ in outside + stages], run.replay_fraction)
+        replayed = tuple(
+            Part(share=share, parts=mixture) for (_, mixture), share in zip(outside + stages, shares, strict=True)
+        )
         replayed = tuple(
             part.model_copy(update={"parts": _renormalised(part.parts)}) if part.parts else part for part in replayed
         )

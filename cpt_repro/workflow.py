@@ -132,7 +132,8 @@ class Workflow:
 
     def tokenizer_request(self) -> str:
         """Wish for the tokenizer, input of its job."""
-        wanted = digest([load_manifest(self.plan.scale.corpora["pile"]).digest, self.plan.scale.tokenizer.model_dump()])
+        scale = self.plan.scale
+        wanted = digest([load_manifest(scale.corpora[scale.upstream]).digest, scale.tokenizer.identity])
         return self._request("tokenizer", wanted, self.data / "tokenizer" / "tokenizer.json", True)
 
     def corpus_request(self, corpus: str) -> str:

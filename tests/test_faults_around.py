@@ -20,6 +20,7 @@ from cpt_repro import cli
 from cpt_repro.config import load_scale
 from cpt_repro.data.build import build_corpus
 from cpt_repro.errors import StorageError
+from cpt_repro.evaluation.suites import build_suites
 from cpt_repro.exhibits.declarations import load_exhibits
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import locked, read_json, whole_file, write_json, write_text, writing
@@ -78,6 +79,22 @@ def test_a_killed_snakemake_goes_on(project, faults):
     assert _contents(project.folder / "figures") == figures
     assert not list(project.folder.rglob("*.aside*"))
     faults("SIGKILL of snakemake with all it started, and alone", 2, "the next call ended with the same bits")
+
+
+def test_a_snakemake_killed_while_it_draws(project, faults):
+    """What was drawn then may be torn or not all there: it is drawn again, without being asked for."""
+    drawn = project.folder / "figures" / "smoke" / "third2026"
+    figures = _contents(drawn)
+    for path in drawn.glob("figure_01.*"):
+        path.unlink()
+    running = project.start()
+    _wait_for(lambda: any(drawn.glob("figure_01.*")), "a figure's first file")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    result = project.snakemake()
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert _contents(drawn) == figures
+    faults("SIGKILL of snakemake while it draws", 1, "drawn again by the next call")
 
 
 def test_two_calls_in_one_folder(project, faults):
@@ -261,10 +278,12 @@ def test_read_only_results(disk, small, smoke_data, untouched, faults):
     faults("read-only results folder", 1, "named; published by the next call without training")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_forbidden_results(small, smoke_data, untouched, tmp_path, faults):
+    """Runs for root too where it gave up its privilege: `setpriv --bounding-set -dac_override make test`."""
     results = tmp_path / "results"
     results.mkdir(mode=0o500)
+    if os.access(results, os.W_OK):
+        pytest.skip("root may write everywhere")
     with pytest.raises(StorageError, match="permission is denied"):
         _train(small, smoke_data, untouched[0], results)
     results.chmod(0o700)
@@ -371,6 +390,33 @@ def test_neighbours_and_what_the_killed_leave(small, smoke_data, untouched, tmp_
     assert set(os.listdir("/dev/shm")) <= shared
     faults("two trainings at once on one machine", 2, "the bits of a run alone")
     faults("lock file and data workers of a killed training", 1, "no shared memory left; the next call goes on")
+
+
+def test_what_another_process_makes_is_waited_for(small, smoke_data, untouched, tmp_path, faults):
+    """Benchmark tasks, and a training in one store: nothing is touched while another process holds the lock."""
+    root, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(smoke_data, root)
+    shutil.rmtree(root / "suites", ignore_errors=True)
+    working = {
+        root / ".suites.lock": lambda: build_suites(small[0].scale, root),
+        Store("smoke", store / "store").folder(small[1]).with_suffix(".lock"): lambda: _train(small, smoke_data, store),
+    }
+    for path, work in working.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as stream, _flock(stream):
+            before = _contents(tmp_path)
+            child = _child(work)
+            _wait_for(lambda path=path: _waits(path), "the other process at the lock")
+            assert _contents(tmp_path) == before
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (root / "suites" / "fingerprint.json").exists()
+    faults("two processes at one work", 2, "the second waits")
+
+
+def _waits(path):
+    """Whether a process waits for the lock file (Linux)."""
+    inode = path.stat().st_ino
+    return any("->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def test_a_lock_is_waited_for_and_freed_by_death(tmp_path):

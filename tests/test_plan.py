@@ -200,7 +200,9 @@ def test_central_comparisons_of_pocket_have_three_seeds():
 def test_earlier_upstream_checkpoints(scale, iterations):
     plan = Plan(load_scale(scale))
     upstream, *_ = plan.find("gupta2023", "410m/pile")
-    assert (20.97152 * plan.scale.tokens_per_billion) / plan.scale.batch_tokens == pytest.approx(iterations[0], abs=0.5)
+    assert (20.97152 * plan.scale.tokens_per_billion) / (
+        plan.scale.batch_sequences * plan.scale.sequence_length
+    ) == pytest.approx(iterations[0], abs=0.5)
     assert plan.checkpoints[upstream.id] == dict.fromkeys(iterations, False)
     for paper_iteration, expected in zip((10000, 27000), iterations, strict=False):
         for warmup in ("0", "0.01"):

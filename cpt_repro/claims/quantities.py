@@ -281,9 +281,11 @@ class AsPublished:
                 parent = told.runs.runs[run].init_from
                 if curve and curve[0][0][0] <= STARTING:
                     return curve[0][0][1], "digitised", f"{curve[1]}, start"
-                if parent and parent.iteration is None:
+                if parent is None or parent.run is None:
+                    pass
+                elif parent.iteration is None:
                     value = told.loss(parent.run, reading.of)
-                elif parent and (above := told.curve(parent.run, reading.of[0])):
+                elif above := told.curve(parent.run, reading.of[0]):
                     at = parent.iteration * told.runs.batch.tokens / 1e9
                     return _picked(list(above[0]), _at(reading, at)), "digitised", f"{above[1]} at {at:.0f}B"
             elif curve:

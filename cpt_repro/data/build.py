@@ -55,8 +55,6 @@ FORMAT = 1
 #: A part ends with the document that reaches either bound; both are fixed, or resuming would mix different parts.
 PART_DOCUMENTS = 512
 PART_CHARACTERS = 4_000_000
-#: The corpus (role) whose training text the tokenizer is trained on.
-UPSTREAM = "pile"
 
 
 def _manifest(scale: Scale, corpus: str) -> Any:
@@ -79,7 +77,7 @@ def build_tokenizer(scale: Scale, root: Path, rebuild: bool = False) -> Path:
     if settings.kind != "train":
         fault = f"the published tokenizer '{settings.name}' of scale '{scale.name}' is not fetched by this version."
         raise UserError(fault, do="Choose a smaller scale (smoke, pocket).")
-    manifest = _manifest(scale, UPSTREAM)
+    manifest = _manifest(scale, scale.upstream)
     training = {
         "format": FORMAT,
         "manifest": manifest.digest,
@@ -90,7 +88,8 @@ def build_tokenizer(scale: Scale, root: Path, rebuild: bool = False) -> Path:
     with locked(root / ".tokenizer.lock"):
         try:
             told = read_json(record) if record.is_file() else None
-            if isinstance(told, dict) and told | {"sha256": None} == training | {"sha256": None}:
+            # One without hashes, of an early version, is trained anew, to the same bytes.
+            if isinstance(told, dict) and told.get("sha256") and told | {"sha256": None} == training | {"sha256": None}:
                 verify_tokenizer(folder)
                 return folder
         except UserError:

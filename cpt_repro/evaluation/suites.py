@@ -28,7 +28,7 @@ from cpt_repro.config import SCALES, Scale, Task
 from cpt_repro.data.shards import REBUILD
 from cpt_repro.data.tokenizer import verify_tokenizer
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
+from cpt_repro.files import digest, file_digest, locked, read_json, write_json, write_text
 from cpt_repro.receipts import read_fingerprint
 
 CHOICES = 4
@@ -86,6 +86,11 @@ def build_suites(scale: Scale, root: Path) -> Path:
 
     The YAML is lm-eval's and works with its command line from within the suite's folder.
     """
+    with locked(Path(root) / ".suites.lock"):
+        return _build(scale, root)
+
+
+def _build(scale: Scale, root: Path) -> Path:
     folder = suites_folder(root)
     tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
     if not tokenizer_file.is_file():

@@ -117,7 +117,7 @@ class Counterparts:
     def span(self, exhibit: Curves, run: str) -> tuple[float, float]:
         """Where a run begins on the figure's axis and how long it is, in billions of the paper's tokens."""
         begin, above = 0.0, self.runs.runs[run].init_from
-        while exhibit.lineage and above and above.run != exhibit.after:
+        while exhibit.lineage and above and above.run not in (None, exhibit.after):
             begin += self._length(above.run, above.iteration)
             above = self.runs.runs[above.run].init_from
         return begin, self._length(run)

@@ -39,7 +39,7 @@ def _origin(records: Records, segment: Segment, exhibit: Curves) -> float:
         parent = records.plan.segments[segment.parent]
         if parent.name == exhibit.after:
             break
-        x += records.scale.billions(segment.parent_iteration)
+        x += parent.position(segment.parent_iteration)
         segment = parent
     return x
 
@@ -49,7 +49,7 @@ def _pieces(records: Records, name: str, y: str, seed: int) -> tuple[Receipt, Po
     if receipt is None or (y != LEARNING_RATE and y not in receipt.curves):
         return None
     if y == LEARNING_RATE:
-        points = [(records.scale.billions(i), rate) for i, rate in receipt.learning_rate]
+        points = [(receipt.segment.position(i), rate) for i, rate in receipt.learning_rate]
     else:
         points = receipt.curve(y)
     return receipt, ([x for x, _ in points], [value for _, value in points])
@@ -211,7 +211,7 @@ def _warmup_end(axes: Any, records: Records, curve: Curve) -> None:
     segment = records.segment(curve.runs[0])
     if segment is not None:
         colour = style.line(records.declared.style(curve.runs[0]))["color"]
-        end = records.scale.billions(getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations)
+        end = segment.position(getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations)
         axes.axvline(end, color=colour, linestyle=(0, (2, 2)), linewidth=0.7, zorder=1.5)
 
 
@@ -480,7 +480,7 @@ def plane(exhibit: Plane, records: Records) -> Any:
         axes.plot(xs[0], ys[0], "o", color=style.START, markersize=6, zorder=5)
         segment = receipts[0].segment
         warm = getattr(segment.schedule, "warmup_frac", 0) * segment.schedule_iterations
-        after = next((k for k, t in enumerate(tokens) if t >= records.scale.billions(warm)), None)
+        after = next((k for k, t in enumerate(tokens) if t >= segment.position(warm)), None)
         if warm and after is not None:
             axes.plot(xs[after], ys[after], "o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
                       markeredgewidth=1.3, markersize=7, zorder=6)  # fmt: skip

@@ -59,7 +59,7 @@ def train_segments(
                         save_every=every,
                         progress=progress if every else None,
                         device=plan.scale.device,
-                        microbatch=plan.scale.microbatch_sequences,
+                        execution=plan.scale.run_as(segment.model_name),
                         workers=plan.scale.loader_workers,
                     )
                 except StorageError:

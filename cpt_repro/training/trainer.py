@@ -32,7 +32,7 @@ with warnings.catch_warnings():
     from composer.utils import dist
 
 from cpt_repro import __version__
-from cpt_repro.config import ROOT, Scale
+from cpt_repro.config import ROOT, Execution, Scale
 from cpt_repro.data.build import load_fingerprint, open_domain, validation_sample
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.order import Order
@@ -352,15 +352,15 @@ def train(
     save_every: int = 0,
     progress=None,
     device: str = "cpu",
-    microbatch: int | None = None,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     workers: int = 0,
 ) -> Receipt:
     """Trains one segment, or goes on where it was interrupted; its receipt is in the store when this returns.
 
     `kept`: iterations whose weights are saved, True where the optimizer's state is too. `save_every`: iterations
     between states kept against interruption, 0 for none. `progress`: called with the iteration now and then. `device`:
-    cpu or gpu. `microbatch`: sequences in one forward pass of a rank, None for all of its share. `workers`: processes
-    that read data, 0 for this one; the order of samples does not depend on it.
+    cpu or gpu. `execution`: how it is spread over hardware. `workers`: processes that read data, 0 for this one; the
+    order of samples does not depend on it.
     Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU, and where
     the ranks do not divide the batch.
     """
@@ -416,7 +416,7 @@ def train(
         optimizers=optimizer,
         device=device,
         precision=segment.precision,
-        device_train_microbatch_size=microbatch or segment.batch_sequences // ranks,
+        device_train_microbatch_size=execution.microbatch_sequences or segment.batch_sequences // ranks,
         callbacks=callbacks,
         progress_bar=False,
         spin_dataloaders=False,
