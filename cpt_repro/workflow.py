@@ -21,7 +21,7 @@ from cpt_repro.training.store import Store, evaluation_identity, outstanding
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
-#: Models that one evaluation process takes: its imports cost ten times what a small model does.
+#: Models that one evaluation process takes where runs are bundled: imports cost ten times what a small model does.
 MODELS_PER_PROCESS = 20
 #: Seconds that a file server's clock may be ahead.
 CLOCK_TOLERANCE = 60
@@ -183,8 +183,9 @@ class Workflow:
         """One job per group of models without a current evaluation; groups follow the plan's order."""
         to_train, to_evaluate = (set(part) for part in self.outstanding)
         jobs = []
-        for start in range(0, len(self.evaluations), MODELS_PER_PROCESS):
-            todo = [m for m in self.evaluations[start : start + MODELS_PER_PROCESS] if m in to_evaluate]
+        step = self.models_per_process
+        for start in range(0, len(self.evaluations), step):
+            todo = [m for m in self.evaluations[start : start + step] if m in to_evaluate]
             if todo:
                 sources = {s.id for model in todo for s, _ in evaluation_identity(self.plan, model)[1]}
                 inputs = [self.receipt(source) for source in sorted(sources & to_train)]
@@ -192,14 +193,19 @@ class Workflow:
                     wanted = evaluation_identity(self.plan, model)[0]
                     inputs.append(self._request(f"evaluations/{model}", wanted, self.evaluation(model), False))
                 suites = str(self.data / "suites" / "fingerprint.json")
-                job = Job(f"{start // MODELS_PER_PROCESS:03d}", [suites, *inputs], [self.evaluation(m) for m in todo])
+                job = Job(f"{start // step:03d}", [suites, *inputs], [self.evaluation(m) for m in todo])
                 jobs.append(job)
         return jobs
 
     def group(self, name: str) -> list[str]:
         """The models of the evaluation job `name`."""
-        start = int(name) * MODELS_PER_PROCESS
-        return self.evaluations[start : start + MODELS_PER_PROCESS]
+        start = int(name) * self.models_per_process
+        return self.evaluations[start : start + self.models_per_process]
+
+    @property
+    def models_per_process(self) -> int:
+        """Models that one evaluation process takes."""
+        return MODELS_PER_PROCESS if self.plan.scale.bundle else 1
 
     def exhibit_inputs(self, paper: str, key: str) -> list[str]:
         """Receipts and evaluations that an exhibit is drawn from."""
