@@ -2,6 +2,7 @@
 #   snakemake --cores all figures/                                  the whole replication at the scale smoke
 #   snakemake --cores all figures/ --config scale=pocket            on real text
 #   snakemake --cores all figures/smoke/ibrahim2024/figure_05.png   one exhibit and what it needs
+#   snakemake --profile profiles/slurm figures/ --config scale=paper    on a cluster (docs/clusters.md)
 import os
 import sys
 
@@ -31,7 +32,18 @@ onstart:
         sys.exit(f"cpt-repro: {error}")
 
 
+# On a cluster these run where snakemake does: they take seconds, or a network.
+localrules:
+    tokenizer,
+    suites,
+    figure,
+    table,
+    claims,
+    report,
+
+
 wildcard_constraints:
+    corpus="|".join(work.plan.scale.corpora),
     number=r"\d\d",
     paper="|".join(work.plan.papers),
 
@@ -50,6 +62,7 @@ rule tokenizer:
         f"{work.data}/tokenizer/tokenizer.json",
     log:
         f"logs/{SCALE}/tokenizer.log",
+    retries: 0
     shell:
         "cpt-repro corpus tokenizer --scale {SCALE} > {log} 2>&1"
 
@@ -75,18 +88,19 @@ for name in work.recording():
             work.fingerprint(name),
         output:
             work.corpus_record(name),
+        localrule: True
         shell:
             "cp {input} {output}.aside && mv {output}.aside {output}"
 
 
 rule suites:
     input:
-        work.suites_request(),
-        [work.fingerprint(corpus) for corpus in work.plan.scale.corpora],
+        work.suites_inputs(),
     output:
         f"{work.data}/suites/fingerprint.json",
     log:
         f"logs/{SCALE}/suites.log",
+    retries: 0
     shell:
         "cpt-repro suites --scale {SCALE} > {log} 2>&1"
 
@@ -103,13 +117,16 @@ for job in TRAINING:
             job.outputs,
         log:
             f"logs/{SCALE}/train-{job.name}.log",
-        threads: work.plan.scale.threads
+        threads: job.cores
+        resources:
+            **job.resources,
+            attempt=lambda wildcards, attempt: attempt,
         params:
             bundle=job.name,
         message:
             f"training {len(job.outputs)} segments: {job.name}"
         shell:
-            "cpt-repro train {params.bundle} --scale {SCALE} 2>&1 | tee {log}"
+            "cpt-repro train {params.bundle} --scale {SCALE} --attempt {resources.attempt} 2>&1 | tee {log}"
 
 
 for job in EVALUATING:
@@ -123,7 +140,9 @@ for job in EVALUATING:
             job.outputs,
         log:
             f"logs/{SCALE}/evaluate-{job.name}.log",
-        threads: work.plan.scale.threads
+        threads: job.cores
+        resources:
+            **job.resources,
         params:
             group=job.name,
         message:
@@ -144,6 +163,7 @@ rule figure:
         ),
     log:
         f"logs/{SCALE}/{{paper}}-figure_{{number}}.log",
+    retries: 0
     shell:
         "cpt-repro draw {wildcards.paper}/figure_{wildcards.number} --scale {SCALE} > {log} 2>&1"
 
@@ -160,6 +180,7 @@ rule table:
         ),
     log:
         f"logs/{SCALE}/{{paper}}-table_{{number}}.log",
+    retries: 0
     shell:
         "cpt-repro draw {wildcards.paper}/table_{wildcards.number} --scale {SCALE} > {log} 2>&1"
 
@@ -172,6 +193,7 @@ rule claims:
         work.ledger_files(),
     log:
         f"logs/{SCALE}/claims.log",
+    retries: 0
     shell:
         "cpt-repro claims --write --scale {SCALE} > {log} 2>&1"
 
@@ -185,5 +207,6 @@ rule report:
         work.report_files(),
     log:
         f"logs/{SCALE}/report.log",
+    retries: 0
     shell:
         "cpt-repro report --scale {SCALE} > {log} 2>&1"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +51,13 @@ def corpus(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Check all that is there; build anew what is damaged.")
     ] = False,
+    upload: Annotated[
+        str | None, typer.Option(help="Copy the corpus there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder.")
+    ] = None,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
     from cpt_repro.config import load_scale
-    from cpt_repro.data.build import build_corpus, build_tokenizer
+    from cpt_repro.data.build import build_corpus, build_tokenizer, upload_corpus
 
     loaded = load_scale(scale)
     root = Path("data") / scale
@@ -60,12 +65,14 @@ def corpus(
         path = build_tokenizer(loaded, root, rebuild)
     else:
         path = build_corpus(loaded, name, root, processes, rebuild=rebuild)
+        if upload:
+            upload_corpus(root, name, upload)
     _say(str(path))
 
 
 @app.command()
 def suites(scale: Scale = "smoke") -> None:
-    """Makes the scale's benchmark tasks from held-out text."""
+    """Makes the scale's benchmark tasks, from held-out text or from published data, which it fetches."""
     from cpt_repro.config import load_scale
     from cpt_repro.evaluation.suites import build_suites
 
@@ -77,8 +84,14 @@ def train(
     bundle: Annotated[str | None, typer.Argument(help="A bundle of segments, or a run id or its beginning.")] = None,
     scale: Scale = "smoke",
     results: Results = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command that starts the ranks.")] = False,
+    attempt: Annotated[int, typer.Option(min=1, help="Above 1, what failed by itself is not tried again.")] = 1,
 ) -> None:
-    """Trains a bundle of segments (see `plan`), or the runs whose id begins so, ancestors first."""
+    """Trains a bundle of segments (see `plan`), or the runs whose id begins so, ancestors first.
+
+    Where the scale's `execution` asks for several ranks, this starts them; inside a launch (RANK is set) it is one.
+    """
+    from cpt_repro import launch
     from cpt_repro.training.run import train_segments
 
     workflow = _workflow(scale, results)
@@ -90,7 +103,40 @@ def train(
             raise UserError(f"no bundle or run begins with '{bundle}'.", do="See `cpt-repro plan`.")
         wanted = {ancestor.id for segment in named for ancestor in plan.lineage(segment.id)}
     segments = [plan.segments[segment] for segment in workflow.outstanding[0] if segment in wanted]
-    train_segments(plan, segments, workflow.data, results, workflow.store, _say)
+    # A rank of a launch; its failure is told by the launcher, so that the first of many is the one that is read.
+    if launch.launched():
+        launch.join()
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        say = _say if os.environ["RANK"] == "0" else lambda line: None
+        record(train_segments)(plan, segments, workflow.data, results, workflow.store, say)
+        return
+    if not (segments or dry_run):
+        return
+    model, execution = workflow.execution_of({plan.segments[segment].model_name for segment in wanted})
+    arguments = ["train", *([bundle] if bundle else []), "--scale", scale, "--results", str(results)]
+    command = launch.command(execution, workflow.cores(execution), arguments)
+    if dry_run:
+        _say(shlex.join(command))
+        return
+    where = f"configs/scales/{scale}.yaml, execution.{model}"
+    launch.check(execution, where)
+    workflow.forget_failures(segments) if attempt == 1 else workflow.refuse_failed(segments)
+    # Over several nodes Slurm has assigned the GPUs.
+    alone = plan.scale.device == "gpu" and execution.nodes == 1
+    with _gpus(execution.ranks_per_node, execution.jobs_per_gpu, where) if alone else nullcontext() as held:
+        if execution.ranks == 1:
+            train_segments(plan, segments, workflow.data, results, workflow.store, _say)
+        else:
+            if held:
+                held.hand_on()
+            launch.become(command)
+
+
+def _gpus(count: int, jobs_per_gpu: int, where: str):
+    from cpt_repro.gpus import lease
+
+    return lease(count, jobs_per_gpu, where, _say)
 
 
 @app.command()
@@ -98,13 +144,49 @@ def evaluate(
     group: Annotated[str, typer.Argument(help="A group of models (see the Snakefile), or `all`.")] = "all",
     scale: Scale = "smoke",
     results: Results = Path("results"),
+    released: Annotated[
+        bool, typer.Option("--released", help="The authors' published weights; name them <paper>/<run>, or a pattern.")
+    ] = False,
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
     from cpt_repro.evaluation.run import evaluate_models
 
     workflow = _workflow(scale, results)
-    models = workflow.evaluations if group == "all" else workflow.group(group)
-    evaluate_models(workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say)
+    models = workflow.evaluations if group == "all" or released else workflow.group(group)
+    todo = released or not set(models).isdisjoint(workflow.outstanding[1])
+    gpu = todo and workflow.plan.scale.device == "gpu"
+    with _gpus(1, 1, f"configs/scales/{scale}.yaml, device") if gpu else nullcontext():
+        if released:
+            from cpt_repro.evaluation.released import evaluate_released
+
+            return evaluate_released(workflow.plan, group, workflow.data, results, _say)
+        evaluate_models(workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say)
+
+
+@app.command("released")
+def released_weights(scale: Scale = "paper", results: Results = Path("results"), as_json: AsJson = False) -> None:
+    """Compares published scores with those measured on the weights that the authors published."""
+    from cpt_repro.evaluation import released
+
+    found = released.compare(_workflow(scale, results).plan, results)
+    if as_json:
+        _say(json.dumps({"scale": scale, "note": released.MARK, "models": found}, indent=1, ensure_ascii=False))
+    else:
+        released.print_comparison(found)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's id, or <paper>/<run> for its first seed.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    scale: Scale = "smoke",
+    iteration: Annotated[int | None, typer.Option(help="Of the weights that were kept; the last without it.")] = None,
+) -> None:
+    """Writes a trained model as a Hugging Face folder: weights, tokenizer, receipt, model card."""
+    from cpt_repro.training.export import export_run
+
+    workflow = _workflow(scale)
+    _say(str(export_run(workflow.plan, workflow.store, workflow.data, run, out, iteration)))
 
 
 @app.command()
@@ -125,41 +207,35 @@ def draw(
 
 
 @app.command()
-def plan(scale: Scale = "smoke", as_json: AsJson = False) -> None:
-    """Lists what would be trained: segments, their parents and lengths, and the totals."""
-    workflow = _workflow(scale)
-    segments = list(workflow.plan.segments.values())
-    first = workflow.plan.scale.seeds[0]
-    units = sum(segment.billions for segment in segments) / 300
-    alone = sum(ancestor.tokens for s in segments for ancestor in workflow.plan.lineage(s.id))
-    tokens = sum(segment.tokens for segment in segments)
-    if as_json:
-        rows = [
-            {"id": s.id, "parent": s.parent, "iterations": s.iterations, "tokens": s.tokens, "identity": s.identity}
-            for s in segments
-        ]
-        _say(json.dumps({"scale": scale, "tokens": tokens, "units_of_300B": units, "segments": rows}, indent=1))
-        return
-    from rich.console import Console
-    from rich.tree import Tree
+def plan(
+    scale: Scale = "smoke",
+    exhibit: Annotated[
+        list[str] | None, typer.Option(help="What this exhibit needs, such as ibrahim2024/figure_05; may be repeated.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs at hand, for the wall time.")] = None,
+    cores: Annotated[int | None, typer.Option(help="CPU cores at hand, at scales for CPUs.")] = None,
+    tokens_per_second: Annotated[
+        list[str] | None, typer.Option(help="Tokens/s of one GPU (core): X, or MODEL=X for each of several models.")
+    ] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that training reaches (0.45).")] = None,
+    peak_tflops: Annotated[float | None, typer.Option(help="Peak of a GPU (989: H100, H200, dense bf16).")] = None,
+    price: Annotated[float | None, typer.Option(help="USD per GPU-hour.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GB of a GPU (80).")] = None,
+    attention: Annotated[str, typer.Option(help="FLOPs per token with full or causal attention.")] = "full",
+    results: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory."""
+    from cpt_repro.cost import Options, estimate
+    from cpt_repro.report.cost import print_estimate
 
-    tree = Tree(f"[bold]{scale}[/]: {len(segments)} segments")
-    nodes = {}
-    for s in (s for s in segments if s.seed == first):
-        seeds = len(workflow.plan.ids(s.paper, s.name))
-        times = f", {seeds} seeds" if seeds > 1 else ""
-        text = f"{s.paper}/{s.name}  [dim]{s.iterations:,} it, {s.tokens:,} tokens ({s.billions:.0f}B){times}[/]"
-        nodes[s.id] = (nodes[s.parent] if s.parent else tree).add(text)
-    console = Console()
-    console.print(tree)
-    console.print(
-        f"{len(segments)} segments in {len(workflow.plan.bundles)} processes, {tokens:,} tokens = "
-        f"{units:.1f} times 300B; "
-        f"training each row by itself would take {alone / tokens:.1f} times as much. "
-        f"{len(workflow.evaluations)} models to evaluate, {len(workflow.exhibits)} exhibits."
-    )
-    for (paper, name), why in workflow.plan.absent.items():
-        console.print(f"[dim]no counterpart: {paper}/{name} ({why})[/]")
+    many = tuple(exhibit or ()), gpus, cores, tuple(tokens_per_second or ())
+    options = Options(*many, mfu, peak_tflops, price, gpu_memory, attention)
+    told = estimate(_workflow(scale, results), options)
+    if as_json:
+        _say(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_estimate(told)
 
 
 @app.command()
@@ -277,6 +353,27 @@ def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
     _say(json.dumps(run(scale, rounds)))
 
 
+@bench.command("gpu")
+def bench_gpu(
+    scale: Scale = "paper",
+    model: Annotated[str, typer.Option(help="405m or 10b, as the scale names it.")] = "405m",
+    steps: Annotated[int, typer.Option(min=1, help="Steps timed in each arm, after those that warm up.")] = 20,
+    microbatch: Annotated[str, typer.Option(help="Sequences of a forward pass; auto: as many as fit.")] = "auto",
+    device: Annotated[str, typer.Option(help="gpu; cpu for a dry run at a small scale.")] = "gpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of all arms.")] = 1,
+) -> None:
+    """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled or not."""
+    from cpt_repro.bench import bench_gpu as run
+
+    if not (microbatch == "auto" or (microbatch.isdecimal() and int(microbatch))):
+        raise UserError(f"--microbatch {microbatch} is no number of sequences.", do="Give one from 1 up, or auto.")
+    if device not in ("gpu", "cpu"):
+        raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
+    size = microbatch if microbatch == "auto" else int(microbatch)
+    for row in run(scale, model, Path("data") / scale, steps, size, device, rounds):
+        _say(json.dumps(row))
+
+
 @corpora.command("fetch")
 def corpora_fetch(checkouts: Path) -> None:
     """Clones the sources of the real corpora at their commits (needs a network)."""
@@ -313,3 +410,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         _say(__version__)
         raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from cpt_repro.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = ROOT / "configs" / "scales"
 PAPERS = ROOT / "configs" / "papers"
+BENCHMARKS = ROOT / "configs" / "benchmarks"
 MANIFESTS = ROOT / "data_manifests"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -205,11 +206,39 @@ class Task(Strict):
     continuation_words: Count = 8
 
 
-class Suite(Strict):
-    """A named set of tasks, made from the validation text of one corpus; its average is the plain mean."""
+class Published(Strict):
+    """One published benchmark, declared in `configs/benchmarks/<benchmark>.yaml`."""
 
-    corpora: tuple[str, ...] = Field(min_length=1)
-    tasks: dict[Name, Task] = Field(min_length=1)
+    kind: Literal["published"] = "published"
+    benchmark: Name
+    #: Examples before each question; None: as many as the benchmark's declaration says.
+    num_fewshot: int | None = Field(default=None, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _declared(self) -> Published:
+        known = sorted(path.stem for path in BENCHMARKS.glob("*.yaml"))
+        if self.benchmark not in known:
+            raise ValueError(f"the benchmark '{self.benchmark}' is unknown; known: {', '.join(known)}")
+        return self
+
+
+class Suite(Strict):
+    """A named set of tasks; its average is the plain mean.
+
+    Local tasks are made from the validation text of `corpora`; published ones need none.
+    """
+
+    corpora: tuple[str, ...] = ()
+    tasks: dict[Name, Annotated[Task | Published, Field(discriminator="kind")]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _corpora_for_local_tasks(self) -> Suite:
+        local = [name for name, task in self.tasks.items() if task.kind != "published"]
+        if local and not self.corpora:
+            raise ValueError(f"'corpora' must name the text that the task '{local[0]}' is made from")
+        if self.corpora and not local:
+            raise ValueError("'corpora' is given, and no task is made from text")
+        return self
 
 
 class MoreSeeds(Strict):

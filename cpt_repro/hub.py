@@ -2,13 +2,15 @@
 
 `data_manifests/hub.lock.json` records, at the first use of a repository, its commit and the SHA-256 of every file
 taken from it. Later uses must find the same, wherever they run: a changed file or revision is an error and never
-silently used. `$CPT_REPRO_HUB` may name a folder of copies, `<datasets|models>/<owner>/<name>/<file>`, which is then
-read instead of the network. Nothing of a repository is ever executed.
+silently used. `$CPT_REPRO_HUB` may name a folder of copies, `<datasets|models>/<owner>/<name>/<file>` or, of one
+revision, `.../<name>@<revision>/<file>`, which is then read instead of the network. Nothing of a repository is ever
+executed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +37,9 @@ class Repository:
         self.lock = lock or LOCK
         self.key = f"{kind}:{name}@{revision or 'default'}"
         root = os.environ.get(MIRROR_VARIABLE)
-        copy = Path(root) / f"{kind}s" / name if root else None
-        self.copy = copy if copy and copy.is_dir() else None
+        # A copy of one revision may say so in its name.
+        copies = [Path(root) / f"{kind}s" / told for told in (f"{name}@{revision}", name)] if root else []
+        self.copy = next((copy for copy in copies if copy.is_dir()), None)
 
     def _locked_entry(self) -> dict[str, Any]:
         return (read_json(self.lock) if self.lock.exists() else {}).get(self.key, {})
@@ -71,6 +74,11 @@ class Repository:
         return UserError(f"the hub cannot be reached ({told}).", where=where, do=f"Try again with a network, {copies}.")
 
     @property
+    def known_files(self) -> list[str]:
+        """Files taken before, by the lock: all that can be told of a repository without a network."""
+        return sorted(self._locked_entry().get("files", {}))
+
+    @property
     def commit(self) -> str | None:
         """The commit that is read; None of a local copy, whose files alone are compared."""
         pinned = self._locked_entry().get("commit")
@@ -98,6 +106,11 @@ class Repository:
             except Exception as error:
                 raise self._failed(error) from error
         fitting = sorted(name for name in found if fnmatchcase(name, pattern))
+        lost = {name for name in self._locked_entry().get("files", {}) if fnmatchcase(name, pattern)} - set(fitting)
+        if lost:
+            what = f"{len(lost)} files that were used before are missing, {min(lost)} among them."
+            where = str(self.copy or f"{self.kind} {self.name}")
+            raise UserError(what, where=where, do=f"Restore them, or remove '{self.key}' from {self.lock}.")
         if not fitting:
             where = f"{self.kind} {self.name}" + (f" in {self.copy}" if self.copy else "")
             raise UserError(f"no file fits '{pattern}'.", where=where, do="Correct the pattern or complete the copy.")
@@ -105,25 +118,39 @@ class Repository:
 
     def fetch(self, file: str) -> Path:
         """The local path of a file, downloaded if need be; one that differs from the lock's hash is a `UserError`."""
+        return self.fetch_all([file])[0]
+
+    def fetch_all(self, files: Iterable[str]) -> list[Path]:
+        """As `fetch`, for many files at once: the lock is read and written once."""
+        commit = None if self.copy else self.commit
+        known, new, paths = self._locked_entry().get("files", {}), {}, []
+        for file in files:
+            path = self._get(file, commit)
+            found, expected = file_digest(path), known.get(file)
+            if expected is None:
+                new[file] = found
+            elif found != expected:
+                raise UserError(
+                    f"it changed since it was first used: SHA-256 {expected} is locked, {found} found.",
+                    where=str(path),
+                    do=f"Restore the file; or, to accept the change, remove '{self.key}' from {self.lock}.",
+                )
+            paths.append(path)
+        if new:
+            self._remember(files=new)
+        return paths
+
+    def _get(self, file: str, commit: str | None) -> Path:
         if self.copy:
             path = self.copy / file
-            if not path.resolve().is_relative_to(self.copy.resolve()) or not path.is_file():
+            if not path.resolve().is_relative_to(self.copy.resolve()):
+                raise UserError("it leads out of the copy.", where=str(path), do="Copy the file itself, not a link.")
+            if not path.is_file():
                 raise UserError("the file is missing in the copy.", where=str(path), do="Complete the copy.")
-        else:
-            from huggingface_hub import hf_hub_download
+            return path
+        from huggingface_hub import hf_hub_download
 
-            commit = self.commit
-            try:
-                path = Path(hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))
-            except Exception as error:
-                raise self._failed(error, file) from error
-        found, expected = file_digest(path), self._locked_entry().get("files", {}).get(file)
-        if expected is None:
-            self._remember(files={file: found})
-        elif found != expected:
-            raise UserError(
-                f"it changed since it was first used: SHA-256 {expected} is locked, {found} found.",
-                where=str(path),
-                do=f"Restore the file; or, to accept the change, remove '{self.key}' from {self.lock}.",
-            )
-        return path
+        try:
+            return Path(hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))
+        except Exception as error:
+            raise self._failed(error, file) from error

@@ -29,6 +29,15 @@ class Batch(Strict):
         return self.sequences * self.sequence_length
 
 
+class OutsideSize(Strict):
+    """How big a model from outside is, so that a plan tells without a network whether it fits a scale."""
+
+    layers: Count
+    width: Count
+    heads: Count
+    vocab_size: Count
+
+
 class InitFrom(Strict):
     """Whose weights a run starts from: those of another run, at its end or at an iteration of the paper's count, or
     of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
@@ -40,6 +49,7 @@ class InitFrom(Strict):
     #: What that model was trained on (shares that sum to 1) and for how many billions of tokens, for replay.
     data: dict[str, Share] = {}
     billions: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    size: OutsideSize | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,8 +60,8 @@ class InitFrom(Strict):
     def _one_of_both(self) -> InitFrom:
         if (self.run is None) == (self.model is None):
             raise ValueError("give either 'run' or 'model' (<owner>/<name>@<revision>, or a path)")
-        if self.run is not None and (self.data or self.billions):
-            raise ValueError("'data' and 'billions' belong to a 'model' from outside")
+        if self.run is not None and (self.data or self.billions or self.size):
+            raise ValueError("'data', 'billions' and 'size' belong to a 'model' from outside")
         if self.model is not None and self.iteration is not None:
             raise ValueError("'iteration' belongs to a 'run'; a model from outside has a revision")
         if bool(self.data) != bool(self.billions):
@@ -86,6 +96,8 @@ class Run(Strict):
     batch: Batch | None = None
     schedule: Schedule
     validate_on: tuple[str, ...] = Field(alias="validate", min_length=1)
+    #: Why the run is not trained, where a variant leaves it out.
+    absent: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Run:

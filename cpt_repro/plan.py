@@ -20,6 +20,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.files import digest
 from cpt_repro.papers import Merge, Paper, Run, load_papers
 from cpt_repro.schedules import Schedule
+from cpt_repro.training.outside import check_size
 
 #: Evaluations of one segment, at most.
 MOST_EVALUATIONS = 10_000
@@ -177,6 +178,9 @@ class Plan:
         if segment_id in self.segments or (paper.paper, name) in self.absent:
             return self.segments.get(segment_id)
         run, scale = paper.runs[name], self.scale
+        if run.absent:
+            self.absent[paper.paper, name] = run.absent
+            return None
         if run.model not in scale.models:
             do = f"Known at scale {scale.name}: {', '.join(scale.models)}; a scale says null for what it leaves out."
             raise UserError(f"the model '{run.model}' is unknown.", where=where, do=do)
@@ -274,7 +278,7 @@ class Plan:
                         do = "Ask for an earlier iteration."
                         what = f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
                         raise UserError(what, where=where, do=do)
-        external = self._external(run)
+        external = self._external(run, where)
         offset = 0
         if "data" in run.keep:
             mixture, offset = parent.mixture, parent.batch_offset + parent_iteration
@@ -338,10 +342,16 @@ class Plan:
         )
         return Part(share=share, parts=parts)
 
-    def _external(self, run: Run) -> External | None:
-        told = run.init_from
+    def _external(self, run: Run, where: str) -> External | None:
+        told, scale = run.init_from, self.scale
         if told is None or told.model is None:
             return None
+        size, entries = scale.models[run.model], scale.tokenizer.vocab_size
+        setting = f"models.{run.model} in configs/scales/{scale.name}.yaml"
+        if (size.vocab_size or entries) < entries:
+            fault = f"the model {run.model} has {size.vocab_size} rows, the tokenizer {entries} entries."
+            raise UserError(fault, where=where, do=f"Raise 'vocab_size' of {setting}.")
+        check_size(told.model, told.size, size, size.vocab_size or entries, where, setting)
         mixture = tuple(self._corpus_part(key, share, 0) for key, share in told.data.items())
         return External(
             model=told.model, mixture=mixture, tokens=round((told.billions or 0) * self.scale.tokens_per_billion)

@@ -33,7 +33,9 @@ class Receipt(Strict):
     schema_version: Literal[1] = SCHEMA_VERSION
     identity: str
     segment: Segment
-    parent_weights: str | None = Field(description="SHA-256 of the weights file it started from")
+    parent_weights: str | None = Field(
+        description="SHA-256 of the weights file it started from, or over the tensors of a model from outside"
+    )
     data: dict[str, str] = Field(description="corpus -> fingerprint of its shards")
     #: corpus -> entropy rate of a generated language in nats per token, where it is known
     entropy_floor: dict[str, float | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from contextlib import suppress
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cpt_repro.config import load_scale
+from cpt_repro.config import Execution, load_scale
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
-from cpt_repro.files import digest, write_text, writing
-from cpt_repro.plan import Plan
+from cpt_repro.files import digest, read_json, write_text, writing
+from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import corpus_path, evaluation_path, read_fingerprint, receipt_path
 from cpt_repro.training.store import Store, evaluation_identity, outstanding
 
@@ -34,6 +36,10 @@ class Job:
     name: str
     inputs: list[str]
     outputs: list[str]
+    #: CPU cores of one node.
+    cores: int
+    #: As the workflow engine and its Slurm executor call them.
+    resources: dict[str, int | str]
 
 
 class Workflow:
@@ -102,6 +108,56 @@ class Workflow:
                     if os.stat(path).st_mtime > now + CLOCK_TOLERANCE:
                         os.utime(path, (counts_as, counts_as))
 
+    def execution_of(self, models: set[str]) -> tuple[str, Execution]:
+        """A model and how it is spread, for one process that trains `models`; those must not differ in their ranks."""
+        spread = {model: self.plan.scale.run_as(model) for model in sorted(models)}
+        if len({(e.nodes, e.ranks_per_node) for e in spread.values()}) > 1:
+            fault = f"the models {', '.join(spread)} are spread differently over hardware."
+            where = f"configs/scales/{self.scale}.yaml, execution"
+            raise UserError(fault, where=where, do="Train one bundle or run at a time.")
+        return min(spread.items(), key=lambda item: item[1].jobs_per_gpu)
+
+    def _failure(self, segment: Segment) -> Path:
+        return Path(self.receipt(segment.id)).with_name("failure.json")
+
+    def forget_failures(self, segments: list[Segment]) -> None:
+        """A new call tries anew what failed."""
+        for segment in segments:
+            self._failure(segment).unlink(missing_ok=True)
+
+    def refuse_failed(self, segments: list[Segment]) -> None:
+        """Raises `UserError` where an earlier attempt of the same call failed by itself, and was not just cut off."""
+        for segment in segments:
+            told = read_json(path) if (path := self._failure(segment)).is_file() else {}
+            if told.get("identity") == segment.identity:
+                fault = f"it failed in an earlier attempt: {told['why']}"
+                raise UserError(fault, where=segment.id, do="The next call tries it anew.")
+
+    def cores(self, execution: Execution) -> int:
+        """CPU cores that a training uses on each node."""
+        scale = self.plan.scale
+        return execution.ranks_per_node * (scale.threads + scale.loader_workers)
+
+    def _resources(self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float) -> dict[str, int | str]:
+        """What a job asks for. `gpus`: of one node, below 1 where jobs share one.
+
+        GPUs are not asked for under the name `gpu`: of that the Slurm executor makes one task for every GPU, each of
+        which sees that GPU alone, and here one task of a node starts all ranks.
+        """
+        asked = {
+            "nodes": nodes,
+            "tasks": nodes,
+            "cpus_per_task": cores,
+            "mem_mb": memory_gb * 1000,
+            "runtime": math.ceil(hours * 60),
+        }
+        if self.plan.scale.device == "gpu":
+            # Hundredths of a GPU, for a limit on one machine; and whole ones, for Slurm.
+            asked |= {"gpu_percent": int(100 * gpus), "slurm_extra": f"--gres=gpu:{math.ceil(gpus)}"}
+        if nodes > 1:
+            asked["mpi"] = "srun"  # the executor then leaves it to the job to start what runs on the nodes
+        return asked
+
     def receipt(self, segment_id: str) -> str:
         """Path of a segment's receipt."""
         return str(receipt_path(self.results, self.scale, segment_id))
@@ -148,8 +204,14 @@ class Workflow:
 
     def suites_request(self) -> str:
         """Wish for the benchmark tasks, input of their job."""
-        wanted = digest({name: suite.model_dump(mode="json") for name, suite in self.plan.scale.suites.items()})
+        wanted = digest(declared_suites(self.plan.scale))
         return self._request("suites", wanted, self.data / "suites" / "fingerprint.json", True)
+
+    def suites_inputs(self) -> list[str]:
+        """What the benchmark tasks are made from: the wish for them, and the text of local ones."""
+        suites = self.plan.scale.suites.values()
+        corpora = [c for c in self.plan.scale.corpora if any(c in suite.corpora for suite in suites)]
+        return [self.suites_request(), *map(self.fingerprint, corpora)]
 
     def recording(self) -> list[str]:
         """Corpora of which no current record lies among the results."""
@@ -176,7 +238,10 @@ class Workflow:
             parents = sorted({s.parent for s in todo if s.parent in to_train and s.parent not in own})
             inputs = [self.fingerprint(corpus) for corpus in corpora] + [self.receipt(parent) for parent in parents]
             inputs += [self._request(f"runs/{s.id}", s.identity, self.receipt(s.id), False) for s in todo]
-            jobs.append(Job(name, inputs, [self.receipt(segment.id) for segment in todo]))
+            run_as = self.plan.scale.run_as(todo[0].model_name)
+            cores, gpus = self.cores(run_as), run_as.ranks_per_node / run_as.jobs_per_gpu
+            resources = self._resources(run_as.nodes, cores, run_as.hours, run_as.memory_gb, gpus)
+            jobs.append(Job(name, inputs, [self.receipt(segment.id) for segment in todo], cores, resources))
         return jobs
 
     def evaluating(self) -> list[Job]:
@@ -193,8 +258,12 @@ class Workflow:
                     wanted = evaluation_identity(self.plan, model)[0]
                     inputs.append(self._request(f"evaluations/{model}", wanted, self.evaluation(model), False))
                 suites = str(self.data / "suites" / "fingerprint.json")
-                job = Job(f"{start // step:03d}", [suites, *inputs], [self.evaluation(m) for m in todo])
-                jobs.append(job)
+                weights = {s.model_name for model in todo for s, _ in evaluation_identity(self.plan, model)[1]}
+                run_as = [self.plan.scale.run_as(model) for model in weights]
+                hours, memory = max(e.hours for e in run_as), max(e.memory_gb for e in run_as)
+                threads, outputs = self.plan.scale.threads, [self.evaluation(model) for model in todo]
+                resources = self._resources(1, threads, hours, memory, 1)
+                jobs.append(Job(f"{start // step:03d}", [suites, *inputs], outputs, threads, resources))
         return jobs
 
     def group(self, name: str) -> list[str]:

@@ -126,9 +126,9 @@ def test_bad_kind_and_unknown_manifest(corpus):
         load_manifest("large")
 
 
-def test_hub_corpora_are_only_declared(tmp_path):
+def test_hub_corpora_need_the_hub_or_a_copy(tmp_path):
     scale = load_scale("smoke").model_copy(update={"corpora": {"pile": "pile"}})
-    with pytest.raises(UserError, match="not built by this version"):
+    with pytest.raises(UserError, match=r"hub cannot be reached.*put a copy below \$CPT_REPRO_HUB/datasets/monology"):
         build.build_corpus(scale, "pile", tmp_path)
 
 

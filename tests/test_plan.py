@@ -388,6 +388,20 @@ def test_identity_does_not_change_with_other_runs_or_what_is_not_trained_on():
     )
 
 
+def test_the_start_from_outside_decides_the_identity():
+    def of(**told):
+        return identity(family(init_from={"model": "a/b@c", "data": {"pile": 1}, "billions": 300} | told))
+
+    others = [{"model": "a/b@d"}, {"data": {"german": 1}}, {"billions": 200}]
+    assert len({of(), *(of(**told) for told in others), identity(FAMILY)}) == 5
+
+
+def test_a_run_that_is_left_out_is_absent_with_what_starts_from_it():
+    plan = plan_of(family(parent={"absent": "another takes its place"}) | {"aside": run(data={"german": 1})})
+    assert [segment.name for segment in plan.segments.values()] == ["aside"]
+    assert set(plan.absent.values()) == {"another takes its place"} and len(plan.absent) == 2
+
+
 def test_the_same_training_twice_is_refused():
     assert "same training as 'made_up/child/seed-0'" in refused(lambda: plan_of(FAMILY | {"twin": FAMILY["child"]}))
 
@@ -443,6 +457,14 @@ WHERE = "configs/papers/made_up/runs.yaml, run 'child'"
             [WHERE, "'init_from.iteration'", "'parent'", "'until'"],
         ),
         (family(init_from={"run": "nobody"}), [WHERE, "'nobody'", "not declared"]),
+        (family(init_from="no-revision/given"), ["runs.yaml", "runs.child.init_from.model", "no-revision/given"]),
+        (family(init_from={"run": "parent", "model": "a/b@c"}), ["runs.yaml", "either 'run' or 'model'"]),
+        (family(init_from={"model": "a/b@c", "iteration": 5}), ["runs.yaml", "'iteration'", "revision"]),
+        (family(init_from={"model": "a/b@c", "data": {"pile": 1}}), ["runs.yaml", "both 'data' and 'billions'"]),
+        (family(init_from={"run": "parent", "billions": 3}), ["runs.yaml", "'data', 'billions' and 'size'"]),
+        (family(init_from="a/b@c"), ["runs.yaml", "replay needs to know", "'init_from.data'"]),
+        (family(init_from="a/b@c", keep=["optimizer"], replay_fraction=0), ["runs.yaml", "'keep'", "weights only"]),
+        (family(init_from="./nowhere", replay_fraction=0), ["./nowhere", "does not exist"]),
         (family(parent={"init_from": {"run": "child"}}), ["runs.yaml", "its own ancestor", "'init_from'"]),
         (family(init_from={"run": "child"}), [WHERE, "its own ancestor", "'init_from'"]),
         (family(data={"slimpajama": 1}), [WHERE, "'slimpajama'", "'data'", "pile, sp, german"]),

@@ -365,7 +365,8 @@ def test_a_variant_changes_its_runs_and_their_descendants_alone(plain, variant):
 def test_every_declared_variant_makes_a_plan(plain):
     for paper in paper_names():
         for variant in known_variants(paper):
-            assert _changed(plain, variant)
+            if "/pythia" not in variant:  # which fit the scale paper alone: see test_outside
+                assert _changed(plain, variant)
 
 
 def test_variants_of_both_papers_at_once(plain):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cpt_repro.config import load_scale
+from cpt_repro.config import Execution, load_scale
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import read_receipt, receipt_path
 from cpt_repro.training.store import Store
@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).parent.parent
 #: Billions of the paper's tokens between saved states.
 SAVE_EVERY = 30
 RUN = "ibrahim2024/405m/pile--sp-domains/stage-2"
+#: One without parents.
+SHORT = "ibrahim2024/405m/sp-3x100/cosine/split-1"
 #: Sums over two halves of a batch are rounded otherwise than over the whole; nats after 78 updates.
 TOLERANCE = 2e-3
 
@@ -28,14 +30,16 @@ SCRIPT = (
     + """
 import hashlib, json, os, sys
 from pathlib import Path
-from cpt_repro.config import load_scale
+from cpt_repro.config import Execution, load_scale
 from cpt_repro.plan import Plan
 from cpt_repro.training import trainer
 from cpt_repro.training.run import train_segments
 from cpt_repro.training.store import Store
 
 run, data, folder, workers, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-scale = load_scale("smoke").model_copy(update={"loader_workers": workers, "save_every": SAVE_EVERY})
+execution = Execution.model_validate_json(sys.argv[6])
+how = {"loader_workers": workers, "save_every": SAVE_EVERY, "execution": {"405m": execution}}
+scale = load_scale("smoke").model_copy(update=how)
 plan = Plan(scale)
 own = plan.segments[run + "/seed-0"]
 seen = open(folder / f"order-{os.environ['RANK']}.txt", "a")
@@ -57,20 +61,27 @@ for segment in plan.lineage(own.id):
 )
 
 
-def _free_port():
+def free_port():
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _ranks(count, data, folder, workers=0, stop=0):
+def environment_of_rank(rank, count, port):
+    """What a launcher tells a rank of `count` on one machine."""
+    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    common |= {"MASTER_PORT": str(port), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def _ranks(count, data, folder, workers=0, stop=0, run=RUN, execution="{}"):
     """Runs the script in `count` ranks; their exit codes."""
     folder.mkdir(exist_ok=True)
-    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(_free_port()), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, RUN, str(data), str(folder), str(workers), str(stop)]
+    port = free_port()
+    command = [sys.executable, "-c", SCRIPT, run, str(data), str(folder), str(workers), str(stop), execution]
     started = [
-        subprocess.Popen(command, env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        subprocess.Popen(command, env={**os.environ, **environment_of_rank(rank, count, port)},
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(count)
     ]  # fmt: skip
@@ -80,9 +91,11 @@ def _ranks(count, data, folder, workers=0, stop=0):
     return codes
 
 
-def _order(folder, count):
-    """Rows of every global batch in order, the ranks' parts put together."""
+def _order(folder, count, microbatches=1):
+    """Rows of every global batch in order, the ranks' parts put together, each of so many micro-batches."""
     parts = [[line.split() for line in (folder / f"order-{r}.txt").read_text().splitlines()] for r in range(count)]
+    n = microbatches
+    parts = [[sum(part[k : k + n], []) for k in range(0, len(part), n)] for part in parts]
     return [[row for part in batch for row in part] for batch in zip(*parts, strict=True)]
 
 
@@ -93,8 +106,8 @@ def one(smoke_data, tmp_path_factory):
     return folder
 
 
-def _receipt(folder):
-    return read_receipt(receipt_path(folder / "results", "smoke", f"{RUN}/seed-0"))
+def _receipt(folder, run=RUN):
+    return read_receipt(receipt_path(folder / "results", "smoke", f"{run}/seed-0"))
 
 
 def test_two_ranks_train_as_one(one, smoke_data, tmp_path, faults):
@@ -115,6 +128,19 @@ def test_two_ranks_train_as_one(one, smoke_data, tmp_path, faults):
     )
 
 
+def test_two_ranks_in_micro_batches_that_compute_activations_twice(smoke_data, tmp_path):
+    how = Execution(ranks_per_node=2, microbatch_sequences=2, activation_checkpointing=True)
+    _ranks(1, smoke_data, tmp_path / "one", run=SHORT)
+    _ranks(2, smoke_data, tmp_path / "two", run=SHORT, execution=how.model_dump_json())
+    # Each rank has 8 of 16 sequences.
+    assert _order(tmp_path / "two", 2, microbatches=4) == _order(tmp_path / "one", 1)
+    alone, both = (_receipt(tmp_path / name, SHORT) for name in ("one", "two"))
+    assert both.measured["execution"]["microbatch_sequences"] == 2 and both.measured["execution"]["ranks"] == 2
+    for corpus, curve in alone.curves.items():
+        other = dict(both.curves[corpus])
+        assert max(abs(loss - other[iteration]) for iteration, loss in curve) < TOLERANCE
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_data_workers_and_a_stop_change_neither_order_nor_bits(one, smoke_data, tmp_path, workers, faults):
     """Stopped at a random step and gone on with: the order, and every number of the receipt, to the last bit."""
@@ -133,9 +159,8 @@ def test_data_workers_and_a_stop_change_neither_order_nor_bits(one, smoke_data, 
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(smoke_data, tmp_path):
-    environment = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3", "NODE_RANK": "0"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", SCRIPT, RUN, str(smoke_data), str(tmp_path), "0", "0"]
+    environment = environment_of_rank(0, 3, free_port())
+    command = [sys.executable, "-c", SCRIPT, RUN, str(smoke_data), str(tmp_path), "0", "0", "{}"]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode != 0
     assert "3 ranks do not divide the batch of 16 sequences" in result.stdout + result.stderr

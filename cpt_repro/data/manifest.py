@@ -15,6 +15,10 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+#: Keys of a manifest that do not determine the text.
+_PROSE = {"about", "licence", "sources", "extraction", "gating", "note", "tokens_billions"}
+
+
 class Manifest(Strict):
     """What every kind declares."""
 
@@ -37,7 +41,7 @@ class Manifest(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 of what determines the text; prose, licences and addresses do not."""
-        return digest(self.model_dump(mode="json", exclude={"about", "licence", "sources", "extraction"}))
+        return digest(self.model_dump(mode="json", exclude=_PROSE))
 
 
 class Vocabulary(Strict):
@@ -136,17 +140,73 @@ class Files(Manifest):
         return self
 
 
+#: A pattern of paths inside a repository; * also stands for /.
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class HubSplit(Strict):
+    """The files of a split: every file of the repository that fits one of the patterns, in the order of their paths."""
+
+    files: tuple[Pattern, ...] = Field(min_length=1)
+    #: How many files these are, where that is known; another number is an error.
+    count: Count | None = None
+
+
+class DomainColumn(Strict):
+    """The column that tells a row's domain."""
+
+    #: Path of the column, nested ones with dots: meta.redpajama_set_name.
+    column: str = Field(min_length=1)
+    #: Value in that column -> domain.
+    names: dict[str, Name] = Field(min_length=1)
+
+
 class Hub(Manifest):
-    """A published data set of the paper scale; declared only."""
+    """A published data set of the paper scale: files of a repository of the hub, or of a copy (see `cpt_repro.hub`)."""
 
     kind: Literal["hub"]
-    dataset: str
-    #: Commit of the data set; null: not pinned yet, the papers name none.
+    #: `<owner>/<name>`
+    dataset: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    #: Commit, tag or branch; null: the default branch. The lock file pins its commit at the first use.
     revision: str | None
     gating: str
+    format: Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+    #: Column of the text.
+    text: str = Field(default="text", min_length=1)
+    #: Null: all rows are of the one domain that is declared.
+    domain: DomainColumn | None = None
+    splits: dict[Split, HubSplit]
+    #: Share of the training files' documents that are validation text, for data sets that have no such split.
+    validation_share: float = Field(default=0, ge=0, lt=1)
+    #: Share of the (other) training documents that is taken. A hash of seed, file and row decides about each.
+    fraction: float = Field(default=1, gt=0, le=1)
+    seed: int = 0
+    #: Unit of work: this many consecutive files become one part of every domain; what is finished survives a kill.
+    files_per_part: Count = 1
+    #: For large files: parts that a file is cut into, row by row in turn. Each of them reads the whole file.
+    parts_per_file: int = Field(default=1, ge=1, le=1000)
     #: Training tokens that the papers took from it, in billions.
     tokens_billions: float = Field(gt=0)
+    #: What of this was verified, and what is from memory.
     note: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Hub:
+        if "train" not in self.splits:
+            raise ValueError("'splits' must name train")
+        if ("validation" in self.splits) == bool(self.validation_share):
+            raise ValueError("give either 'splits.validation' or a 'validation_share'")
+        if self.domain is None and len(self.domains) > 1:
+            raise ValueError("with several domains, 'domain' must say which column tells them")
+        if self.domain and set(self.domain.names.values()) != set(self.domains):
+            raise ValueError("'domain.names' and 'domains' must name the same domains")
+        if self.files_per_part > 1 and self.parts_per_file > 1:
+            raise ValueError("'files_per_part' and 'parts_per_file' cannot both be above 1")
+        return self
+
+    def files_of(self, split: Split) -> HubSplit:
+        """The files that a split's documents lie in."""
+        return self.splits.get(split) or self.splits["train"]
 
 
 KINDS: dict[str, type[Manifest]] = {"generated": Generated, "files": Files, "hub": Hub}

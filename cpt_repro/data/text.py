@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpt_repro.config import ROOT
+from cpt_repro.data.hubtext import hub_documents
 from cpt_repro.data.languages import make_documents
 from cpt_repro.data.manifest import Files, Generated, Hub, Manifest, SourceFile, Split
 from cpt_repro.errors import UserError
@@ -94,16 +95,13 @@ def documents(manifest: Manifest, split: Split, skipped: dict[str, int] | None =
 
     Documents without text are left out; their number is added to `skipped[split]` if a mapping is given. A document
     may be of any length, and ids may stand twice: both documents count. Raises `UserError` for files that are missing,
-    altered or not what they should be (an altered text can be noticed only after the last document), for a split
-    without documents, and for `hub` corpora, which this version does not build.
+    altered or not what they should be (an altered text can be noticed only after the last document), and for a split
+    without documents.
     """
-    if isinstance(manifest, Hub):
-        raise UserError(
-            f"the corpus '{manifest.name}' ({manifest.dataset}) is declared, but not built by this version.",
-            do="Choose a smaller scale (smoke, pocket), or describe text of your own in a manifest of kind 'files'.",
-        )
     if isinstance(manifest, Generated):
         source = make_documents(manifest, split)
+    elif isinstance(manifest, Hub):
+        source = hub_documents(manifest, split)
     else:
         assert isinstance(manifest, Files)
         source = _file_documents(manifest, split)

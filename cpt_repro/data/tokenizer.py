@@ -1,8 +1,9 @@
-"""Byte-level BPE trained on upstream text, saved as a folder that `transformers` loads."""
+"""Byte-level BPE trained on upstream text, or a published one, saved as a folder that `transformers` loads."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, read_json, write_json
+from cpt_repro.hub import Repository
 
 END_OF_TEXT = "<|endoftext|>"
+#: Of a tokenizer that is trained here.
 END_OF_TEXT_ID = 0
+#: Tokens are stored in 16 bits.
+MOST_TOKENS = 1 << 16
 
 
 def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str]:
@@ -54,10 +59,42 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json` into an existing folder."""
     tokenizer.save(str(folder / "tokenizer.json"))
+    _save_config(folder)
+
+
+def _save_config(folder: Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     # As GPT-NeoX has it: one token plays all three parts.
     config |= {key: END_OF_TEXT for key in ("bos_token", "eos_token", "unk_token")}
     write_json(folder / "tokenizer_config.json", config)
+
+
+def fetch_tokenizer(name: str, revision: str | None, vocab_size: int, folder: Path) -> None:
+    """Puts the published tokenizer `<owner>/<name>` into an existing folder, as `save_tokenizer` does.
+
+    The repository's `tokenizer_config.json` is taken too, if it has one. Raises `UserError` for a tokenizer that cannot
+    be had or read, has not exactly `vocab_size` entries (added ones included) or more than 65,536, or no end of text.
+    """
+    source = Repository("model", name, revision)
+    for file in source.files("tokenizer*.json"):
+        if file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(source.fetch(file), folder / file)
+    where = f"model {name}, revision {revision or 'default'}"
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError("it has no tokenizer.json.", where=where, do="Name a repository with a fast tokenizer.")
+    tokenizer = load_tokenizer(folder)
+    entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
+    if entries != vocab_size:
+        what = f"the tokenizer has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}."
+        raise UserError(what, where=where, do="Correct the number, the name or the revision.")
+    if largest >= MOST_TOKENS:
+        what = f"the tokenizer has tokens up to {largest}, and tokens are stored in 16 bits."
+        raise UserError(what, where=where, do=f"Use one of at most {MOST_TOKENS} entries.")
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        what = f"the tokenizer has no {END_OF_TEXT} to end documents with."
+        raise UserError(what, where=where, do="Use one that has it, as GPT-NeoX-20B's.")
+    if not (folder / "tokenizer_config.json").is_file():
+        _save_config(folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:

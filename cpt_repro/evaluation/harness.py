@@ -1,4 +1,4 @@
-"""The one module that knows lm-eval: it scores models on the local suites (see `suites.py`)."""
+"""The one module that knows lm-eval: it scores models on a scale's suites (see `suites.py`), without a network."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from safetensors import SafetensorError  # noqa: E402
 from cpt_repro.config import Scale, read_yaml  # noqa: E402
 from cpt_repro.data.tokenizer import verify_tokenizer  # noqa: E402
 from cpt_repro.errors import UserError  # noqa: E402
-from cpt_repro.evaluation.suites import METRICS, suites_folder, verify_suites  # noqa: E402
+from cpt_repro.evaluation.suites import metric, suites_folder, verify_suites  # noqa: E402
 
-#: Requests in one forward pass. Fixed, because padding and so the last bits of a likelihood depend on it.
-BATCH_SIZE = 64
+#: Requests in one forward pass, and tokens in it at most (logits of a vocabulary of 50,000 take 200 kB a token). Fixed
+#: for a scale, because padding and so the last bits of a likelihood depend on it.
+BATCH_SIZE, BATCH_TOKENS = 64, 32_768
 
 _MIXED_PRECISION = {"fp32": None, "amp_bf16": "bfloat16", "amp_fp16": "float16"}
 
@@ -97,6 +98,16 @@ class _Model(HFLM):
     def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
+    def generate_until(self, requests: list, disable_tqdm: bool = True) -> list[str]:
+        return super().generate_until(requests, disable_tqdm=True)
+
+
+def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """mc2 of one item: the share of the probability of all choices that its true ones have (Lin et al. 2022)."""
+    likelihoods = torch.tensor([likelihood for likelihood, _ in results], dtype=torch.float64)
+    share = float(torch.softmax(likelihoods, dim=0) @ torch.tensor(item["labels"], dtype=torch.float64))
+    return {"mc2": min(share, 1.0)}  # rounding may lift a sum of all above 1
+
 
 class Harness:
     """The suites of a scale, loaded once, to score any number of models in one process.
@@ -106,7 +117,7 @@ class Harness:
 
     def __init__(self, scale: Scale, root: Path):
         self.scale = scale
-        self.batch_size = BATCH_SIZE
+        self.batch_size = max(1, min(BATCH_SIZE, BATCH_TOKENS // scale.sequence_length))
         self.device = "cuda" if scale.device == "gpu" else "cpu"
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError(f"the scale '{scale.name}' needs a GPU, and there is none.", do="Choose a scale for CPUs.")
@@ -116,14 +127,17 @@ class Harness:
         self.tokenizer_dir = Path(root) / "tokenizer"
         self.tokenizer = load_tokenizer(self.tokenizer_dir)
         self._encoded: dict = {}
+        self._prompts: dict[str, int] = {}
         _silence()
         configs = []
         for suite_name, suite in scale.suites.items():
-            for task_name in suite.tasks:
+            for task_name, task in suite.tasks.items():
                 config = read_yaml(folder / suite_name / f"{task_name}.yaml")
                 # The file names its items relative to itself, which lm-eval would take from the current folder.
                 config["custom_dataset"] = _rows
                 config["dataset_kwargs"] = {"file": str(folder / suite_name / f"{task_name}.jsonl")}
+                if metric(task) == "mc2":
+                    config["process_results"] = _true_share
                 configs.append(config)
         # lm-eval's own index of some ten thousand tasks is not needed, and takes seconds to read.
         self._tasks = TaskManager(include_defaults=False).load(configs) if configs else None
@@ -134,7 +148,8 @@ class Harness:
         Returns {suite: {"tasks": {task: score}, "average", "stderr"}}, where a score is {"metric", "value", "stderr",
         "documents", "truncated"}. Values are shares of right answers in [0, 1], errors one standard error over items;
         `average` is the plain mean of the tasks, as in the papers (Ibrahim 2024, Tables 5-7, 10, 11); `truncated`
-        counts the items longer than the model's context (with their longest choice); they lose tokens at the left.
+        counts the items longer than the model's context (with their longest choice, or the longest answer that may be
+        generated); they lose tokens at the left.
         """
         if limit is not None and limit < 2:
             raise UserError(f"'limit' is {limit}; a standard error needs 2 items or more.", do="Raise it.")
@@ -156,6 +171,7 @@ class Harness:
             batch_size=self.batch_size,
             max_length=model.config.max_position_embeddings,
             mixed_precision_dtype=_MIXED_PRECISION[self.scale.precision],
+            softmax_dtype="float32",
             encoded=self._encoded,
         )
         try:
@@ -166,12 +182,12 @@ class Harness:
         for suite_name, suite in self.scale.suites.items():
             tasks = {}
             for task_name, task in suite.tasks.items():
-                metric, score = METRICS[task.kind], output["results"][f"{suite_name}.{task_name}"]
+                name, score = metric(task), output["results"][f"{suite_name}.{task_name}"]
                 instances = self._tasks["tasks"][f"{suite_name}.{task_name}"].instances
                 tasks[task_name] = {
-                    "metric": metric,
-                    "value": float(score[f"{metric},none"]),
-                    "stderr": float(score[f"{metric}_stderr,none"]),
+                    "metric": name,
+                    "value": float(score[f"{name},none"]),
+                    "stderr": float(score[f"{name}_stderr,none"]),
                     "documents": len({instance.doc_id for instance in instances}),
                     "truncated": len({i.doc_id for i in instances if self._tokens(i.args) > lm.max_length + 1}),
                 }
@@ -181,8 +197,15 @@ class Harness:
             results[suite_name] = {"tasks": tasks, "average": average, "stderr": stderr}
         return results
 
-    def _tokens(self, pair: tuple[str, str]) -> int:
-        context, continuation = self._encoded[pair]
+    def _tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
+        """Tokens of a prompt and a choice, or of a prompt and what is generated at most."""
+        prompt, then = asked
+        if isinstance(then, dict):
+            if prompt not in self._prompts:
+                self._prompts[prompt] = len(self.tokenizer(prompt).input_ids)
+            # One more than a choice: the last token of a choice is not read.
+            return self._prompts[prompt] + then["max_gen_toks"] + 1
+        context, continuation = self._encoded[asked]
         return len(context) + len(continuation)
 
 

@@ -1,6 +1,7 @@
-"""Local benchmark tasks made from held-out text, standing in for the papers' suites (Ibrahim 2024, section 5.4, A.6).
+"""A scale's suites as files: published benchmarks (`benchmarks.py`), or local tasks made from held-out text.
 
-Both kinds are multiple choice with four choices, so that chance is 1/4 and a model of any size can be told from it:
+Local tasks stand in for the papers' suites (Ibrahim 2024, section 5.4, A.6) where models are small. Both kinds are
+multiple choice with four choices, so that chance is 1/4 and a model of any size can be told from it:
 
 - `continuation` (after HellaSwag): the true next words against three passages of the same length from other documents
   of the same corpus; metric `acc_norm`, by the likelihood per character of the choice.
@@ -19,20 +20,21 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from tokenizers import Tokenizer
 
-from cpt_repro.config import SCALES, Scale, Task
+from cpt_repro.config import SCALES, Published, Scale, Suite, Task
 from cpt_repro.data.shards import REBUILD
 from cpt_repro.data.tokenizer import verify_tokenizer
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.benchmarks import items_of, metric_of
 from cpt_repro.files import digest, file_digest, locked, read_json, write_json, write_text
 from cpt_repro.receipts import read_fingerprint
 
 CHOICES = 4
-METRICS = {"continuation": "acc_norm", "last_word": "acc"}
+_METRICS = {"continuation": "acc_norm", "last_word": "acc"}
 
 
 class Document(NamedTuple):
@@ -72,6 +74,11 @@ def held_out(root: Path, corpus: str) -> list[Document]:
     return documents
 
 
+def metric(task: Task | Published) -> str:
+    """Name of the metric that a task is scored by."""
+    return metric_of(task) if task.kind == "published" else _METRICS[task.kind]
+
+
 def suites_folder(root: Path) -> Path:
     """The folder of the task files of a scale's data `root`."""
     return Path(root) / "suites"
@@ -80,11 +87,13 @@ def suites_folder(root: Path) -> Path:
 def build_suites(scale: Scale, root: Path) -> Path:
     """Writes `root/suites/<suite>/<task>.{jsonl,yaml}`, then `root/suites/fingerprint.json`, whose path it returns.
 
-    A task's items come in equal numbers from the suite's corpora and as evenly as possible from their documents. The
-    bytes depend only on the text, the tokenizer (`root/tokenizer`) and the tasks' declarations. `UserError` if a corpus
-    has too little held-out text.
+    A local task's items come in equal numbers from the suite's corpora and as evenly as possible from their documents.
+    The bytes depend only on the text, the tokenizer (`root/tokenizer`) and the tasks' declarations; of a published one
+    on its declaration and its pinned data, which this fetches. `UserError` if a corpus has too little held-out text, or
+    data of the hub is not to be had or not what it was.
 
-    The YAML is lm-eval's and works with its command line from within the suite's folder.
+    The YAML is lm-eval's and works with its command line from within the suite's folder (but for the metric mc2, which
+    `harness` adds).
     """
     with locked(Path(root) / ".suites.lock"):
         return _build(scale, root)
@@ -92,63 +101,84 @@ def build_suites(scale: Scale, root: Path) -> Path:
 
 def _build(scale: Scale, root: Path) -> Path:
     folder = suites_folder(root)
-    tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise UserError(
-            "the tokenizer does not exist.", where=str(tokenizer_file), do="Prepare this scale's data first."
-        )
-    verify_tokenizer(tokenizer_file.parent)
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-
-    def fits(choice: str) -> bool:
-        return len(tokenizer.encode(f" {choice}", add_special_tokens=False)) <= scale.sequence_length // 2
-
+    local = _LocalTasks(scale, root) if any(suite.corpora for suite in scale.suites.values()) else None
     # The fingerprint goes first and comes last: where it is, the suites are whole.
     (folder / "fingerprint.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    texts = {corpus: held_out(root, corpus) for corpus in sorted({c for s in scale.suites.values() for c in s.corpora})}
-    files = {}
+    files, sources = {}, {}
     for suite_name, suite in scale.suites.items():
         for task_name, task in suite.tasks.items():
-            key = f"suites.{suite_name}.tasks.{task_name}"
-            shares = [len(range(i, task.documents, len(suite.corpora))) for i in range(len(suite.corpora))]
-            parts = []
-            for corpus, share in zip(suite.corpora, shares, strict=True):
-                # Seeding by a string does not depend on PYTHONHASHSEED.
-                rng = random.Random(f"{suite_name}/{task_name}/{corpus}")
-                where = f"{SCALES / scale.name}.yaml, {key}"
-                found = _items(task, share, corpus, texts[corpus], rng, fits, where)
-                if len(found) < share:
-                    size = task.context_words + _length(task)
-                    raise UserError(
-                        f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
-                        f"{len(found)} (stretches of {size} words in {len(texts[corpus])} documents).",
-                        where=where,
-                        do=f"Lower 'documents' to at most {len(found) * len(suite.corpora)}, or 'context_words'.",
-                    )
-                parts.append(found)
-            # Corpora take turns, so that the first items of a task are a fair sample of it.
-            items = [item for turn in itertools.zip_longest(*parts) for item in turn if item is not None]
-            config = {
-                "task": f"{suite_name}.{task_name}",
-                "dataset_path": "json",
-                "dataset_kwargs": {"data_files": {"test": f"{task_name}.jsonl"}},
-                "test_split": "test",
-                "output_type": "multiple_choice",
-                "doc_to_text": "context",
-                "doc_to_choice": "choices",
-                "doc_to_target": "answer",
-                "target_delimiter": " ",
-                "num_fewshot": 0,
-                "metric_list": [{"metric": METRICS[task.kind], "aggregation": "mean", "higher_is_better": True}],
-                "metadata": {"version": 1},
-            }
+            if task.kind == "published":
+                benchmark, items, sources[f"{suite_name}/{task_name}"] = items_of(task)
+                config = benchmark.lm_eval_task(f"{suite_name}.{task_name}", f"{task_name}.jsonl")
+            else:
+                items = local.items(suite_name, suite, task_name, task)
+                config = _lm_eval_task(suite_name, task_name, task)
             lines = "".join(json.dumps(item, ensure_ascii=False, sort_keys=True) + "\n" for item in items)
             for name, text in ((f"{task_name}.jsonl", lines), (f"{task_name}.yaml", yaml.safe_dump(config))):
                 write_text(folder / suite_name / name, text)
                 files[f"{suite_name}/{name}"] = file_digest(folder / suite_name / name)
-    write_json(folder / "fingerprint.json", {"fingerprint": digest(files), "files": files})
+    told = {"fingerprint": digest(files), "files": files}
+    write_json(folder / "fingerprint.json", told | ({"sources": sources} if sources else {}))
     return folder / "fingerprint.json"
+
+
+def _lm_eval_task(suite_name: str, task_name: str, task: Task) -> dict[str, Any]:
+    """lm-eval's declaration of a local task."""
+    return {
+        "task": f"{suite_name}.{task_name}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{task_name}.jsonl"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "context",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "target_delimiter": " ",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": metric(task), "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1},
+    }
+
+
+class _LocalTasks:
+    """What local tasks are made of: held-out text and the tokenizer."""
+
+    def __init__(self, scale: Scale, root: Path):
+        tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
+        if not tokenizer_file.is_file():
+            raise UserError(
+                "the tokenizer does not exist.", where=str(tokenizer_file), do="Prepare this scale's data first."
+            )
+        verify_tokenizer(tokenizer_file.parent)
+        self.scale, self.tokenizer = scale, Tokenizer.from_file(str(tokenizer_file))
+        corpora = sorted({corpus for suite in scale.suites.values() for corpus in suite.corpora})
+        self.texts = {corpus: held_out(root, corpus) for corpus in corpora}
+
+    def _fits(self, choice: str) -> bool:
+        return len(self.tokenizer.encode(f" {choice}", add_special_tokens=False)) <= self.scale.sequence_length // 2
+
+    def items(self, suite_name: str, suite: Suite, task_name: str, task: Task) -> list[dict]:
+        """The items of one task."""
+        key = f"suites.{suite_name}.tasks.{task_name}"
+        shares = [len(range(i, task.documents, len(suite.corpora))) for i in range(len(suite.corpora))]
+        parts = []
+        for corpus, share in zip(suite.corpora, shares, strict=True):
+            # Seeding by a string does not depend on PYTHONHASHSEED.
+            rng = random.Random(f"{suite_name}/{task_name}/{corpus}")
+            where = f"{SCALES / self.scale.name}.yaml, {key}"
+            found = _items(task, share, corpus, self.texts[corpus], rng, self._fits, where)
+            if len(found) < share:
+                size = task.context_words + _length(task)
+                raise UserError(
+                    f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
+                    f"{len(found)} (stretches of {size} words in {len(self.texts[corpus])} documents).",
+                    where=where,
+                    do=f"Lower 'documents' to at most {len(found) * len(suite.corpora)}, or 'context_words'.",
+                )
+            parts.append(found)
+        # Corpora take turns, so that the first items of a task are a fair sample of it.
+        return [item for turn in itertools.zip_longest(*parts) for item in turn if item is not None]
 
 
 def verify_suites(root: Path) -> str:

@@ -64,12 +64,25 @@ def new_model(config: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
     return model
 
 
-def save_model(model: GPTNeoXForCausalLM, folder: Path, optimizer: dict[str, Any] | None = None) -> str:
+def empty_model(config: GPTNeoXConfig) -> GPTNeoXForCausalLM:
+    """A model without memory, on torch's meta device: its weights come from another rank."""
+    with torch.device("meta"):
+        return GPTNeoXForCausalLM(config)
+
+
+def save_model(
+    model: GPTNeoXForCausalLM,
+    folder: Path,
+    optimizer: dict[str, Any] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> str:
     """Writes `config.json`, `model.safetensors` and, if given, the optimizer's state as `optimizer.pt`.
 
-    The folder appears whole or not at all. Returns the weights' SHA-256.
+    `weights`: of a sharded model the whole tensors. The folder appears whole or not at all. Returns the weights'
+    SHA-256.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = model.state_dict() if weights is None else weights
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with whole_folder(folder) as aside:
         model.config.save_pretrained(aside)
         save_file(tensors, aside / WEIGHTS)
@@ -113,8 +126,11 @@ def _record(folder: Path) -> Path:
     return (folder / OPTIMIZER).with_suffix(".json")
 
 
-def load_optimizer(folder: Path) -> dict[str, Any]:
-    """The optimizer's state of a saved folder, as tensors and plain values only; missing or altered: `UserError`."""
+def load_optimizer(folder: Path, mapped: bool = False) -> dict[str, Any]:
+    """The optimizer's state of a saved folder, as tensors and plain values only; missing or altered: `UserError`.
+
+    `mapped`: tensors are the file's pages, read when used and shared by the processes of a machine.
+    """
     path, record, do = folder / OPTIMIZER, _record(folder), "Train the parent again."
     if not path.exists():
         raise UserError("the optimizer's state is missing.", where=str(path), do=do)
@@ -124,7 +140,7 @@ def load_optimizer(folder: Path) -> dict[str, Any]:
         fault = f"the optimizer's state is altered: {expected} was written, {found} is there."
         raise UserError(fault, where=str(path), do=do)
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         first = str(error).partition("\n")[0]
         raise UserError(f"not an optimizer's state ({first}).", where=str(path), do=do) from None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from cpt_repro.cost import check_room
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import locked, write_json
 from cpt_repro.plan import Plan, Segment
@@ -38,12 +39,13 @@ def train_segments(
                 if segment.parent in failed:
                     failed[segment.id] = f"its parent {segment.parent} failed"
                     continue
+                check_room(plan, [segment], store)
                 # Composer and torch take seconds to import: only where there is something to train.
                 from cpt_repro.training.trainer import Corpora, train
 
                 corpora = corpora or Corpora(data, plan.scale)
                 parent = plan.segments[segment.parent] if segment.parent else None
-                every = plan.scale.iterations(plan.scale.save_every)
+                every = plan.scale.iterations(plan.scale.save_every, segment.batch_sequences)
                 say(f"{label}: {segment.iterations} iterations, {segment.tokens:,} tokens")
 
                 def progress(done: int, label: str = label, total: int = segment.iterations) -> None:

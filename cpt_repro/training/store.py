@@ -8,13 +8,16 @@ against interruption; `receipt.json` appears last, when all is there.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cpt_repro.config import ROOT
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.files import digest, file_digest, read_json, write_json, writing
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import Receipt, evaluation_path, is_current, read_receipt, receipt_path
@@ -62,11 +65,26 @@ class Store:
         return read_receipt(path)
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by name; several at a time, for they are large."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor() as pool:
+        return {
+            str(path.relative_to(folder)): found
+            for path, found in zip(paths, pool.map(file_digest, paths), strict=True)
+        }
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 class SavedStates:
     """Training states kept against interruption: `resume-<iteration>.pt`, and `resume.json`, which vouches for them.
 
     A state counts once the JSON, written after it, names it with its hash; of the two newest the first whole one is
-    used. They are this program's own files, of one run and one machine, and hold more than weights.
+    used. They are this program's own files, of one run and one machine, and hold more than weights. A sharded state is
+    a folder `resume-<iteration>` of files, hashed one by one.
     """
 
     KEPT = 2
@@ -79,10 +97,16 @@ class SavedStates:
         return read_json(self.record) if self.record.exists() else []
 
     def newest(self) -> tuple[int, Path | None]:
-        """(iteration, file) of the newest whole state, (0, None) without one; other data than now is a `UserError`."""
+        """(iteration, file or folder) of the newest whole state, (0, None) without one.
+
+        One of other data than now is a `UserError`.
+        """
         for state in self._named():
             path = self.folder / state["file"]
-            if not path.is_file() or file_digest(path) != state["sha256"]:
+            sharded = isinstance(state["sha256"], dict)
+            if not (path.is_dir() if sharded else path.is_file()):
+                continue
+            if (_digests(path) if sharded else file_digest(path)) != state["sha256"]:
                 continue
             for corpus, fingerprint in self.data.items():
                 if state["data"].get(corpus) != fingerprint:
@@ -95,27 +119,41 @@ class SavedStates:
             return state["iteration"], path
         return 0, None
 
+    def execution(self, iteration: int) -> dict[str, Any]:
+        """How the run that wrote the state of `iteration` was spread over hardware, as far as it said so."""
+        return next((s.get("execution", {}) for s in self._named() if s["iteration"] == iteration), {})
+
     @contextmanager
-    def adding(self, iteration: int, write: bool = True) -> Iterator[Path]:
+    def adding(
+        self, iteration: int, write: bool = True, sharded: bool = False, execution: dict[str, Any] | None = None
+    ) -> Iterator[Path]:
         """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest removed.
 
-        `write` False (other ranks than the first) only yields the path.
+        `write` False (other ranks than the first) only yields the path. `sharded`: the path is that of a folder, which
+        all ranks fill before the first one goes on. `execution`: kept with the state.
         """
-        path = self.folder / f"resume-{iteration}.pt"
-        aside = path.with_name(f".{path.stem}.aside.pt")
+        path = self.folder / (f"resume-{iteration}" if sharded else f"resume-{iteration}.pt")
+        aside = path.with_name(f".{path.stem}.aside{path.suffix}")
         if not write:
             yield aside
             return
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
+            _remove(aside)  # of a killed writer
             try:
                 yield aside
-                new = {"iteration": iteration, "file": path.name, "sha256": file_digest(aside), "data": self.data}
-                with open(aside, "rb") as stream:
-                    os.fsync(stream.fileno())
+                found = _digests(aside) if sharded else file_digest(aside)
+                new = {"iteration": iteration, "file": path.name, "sha256": found, "data": self.data}
+                if execution:
+                    new["execution"] = execution
+                if sharded:  # whose files torch has synced
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with open(aside, "rb") as stream:
+                        os.fsync(stream.fileno())
                 os.replace(aside, path)
             finally:
-                aside.unlink(missing_ok=True)
+                _remove(aside)
         named = [new, *(state for state in self._named() if state["iteration"] < iteration)][: self.KEPT]
         write_json(self.record, named)
         self._remove_but({state["file"] for state in named})
@@ -128,14 +166,14 @@ class SavedStates:
             left.unlink()
 
     def _remove_but(self, kept: set[str]) -> None:
-        for path in [*self.folder.glob("resume-*.pt"), *self.folder.glob(".resume-*.aside.pt")]:
+        for path in [*self.folder.glob("resume-*"), *self.folder.glob(".resume-*.aside*")]:
             if path.name not in kept:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
 
 def evaluation_identity(plan: Plan, model_id: str) -> tuple[str, list[tuple[Segment, int]]]:
     """Identity of a model to be evaluated, and the (segment, iteration) weights it is made of."""
-    suites = {name: suite.model_dump(mode="json") for name, suite in plan.scale.suites.items()}
+    suites = declared_suites(plan.scale)
     if model_id in plan.segments:
         segment = plan.segments[model_id]
         return digest(["run", segment.identity, suites]), [(segment, segment.iterations)]

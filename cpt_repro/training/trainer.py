@@ -14,7 +14,8 @@ import platform
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from composer import Callback, ComposerModel, Trainer
-    from composer.core import DataSpec
-    from composer.utils import dist
+    from composer.core import DataSpec, get_precision_context
+    from composer.devices import DeviceCPU, DeviceGPU
+    from composer.utils import FSDP2Config, dist
 
 from cpt_repro import __version__
 from cpt_repro.config import ROOT, Execution, Scale
@@ -38,10 +40,12 @@ from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.order import Order
 from cpt_repro.data.shards import REBUILD, Sequences
 from cpt_repro.errors import UserError
-from cpt_repro.files import code_commit
+from cpt_repro.files import code_commit, file_digest
 from cpt_repro.plan import Segment, streams
 from cpt_repro.receipts import FinalLoss, Receipt, write
-from cpt_repro.training.model import load_optimizer, load_weights, neox_config, new_model, save_model
+from cpt_repro.training import execution as spread
+from cpt_repro.training.model import empty_model, load_optimizer, load_weights, neox_config, new_model, save_model
+from cpt_repro.training.outside import start_outside
 from cpt_repro.training.store import SavedStates, Store
 
 for _name in ("composer", "streaming"):
@@ -60,6 +64,15 @@ def keep_memory() -> None:
 
 
 BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0  # Ibrahim Table 13; eps from the authors' configuration
+#: Seconds that ranks wait for each other at most: the first one hashes and writes what takes minutes at 10B.
+PATIENCE = 3600
+#: Validation sequences in one forward pass on a CPU where nothing is said.
+AT_ONCE = 64
+
+
+def mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats per token, in float32."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 class CausalLM(ComposerModel):
@@ -68,11 +81,14 @@ class CausalLM(ComposerModel):
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
+        self.mean_loss = mean_loss
         self._mask: torch.Tensor | None = None
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (n, L, vocabulary) for a batch (n, L + 1) of token ids."""
         inputs = batch[:, :-1]
+        if inputs.is_cuda:  # see `execution.prepare`
+            return self.model(input_ids=inputs, use_cache=False).logits
         # Without an explicit mask transformers looks for packed sequences and builds one, 7 ms a step on a CPU.
         if self._mask is None or self._mask.shape != inputs.shape:
             self._mask = torch.ones(inputs.shape, dtype=torch.bool, device=inputs.device)
@@ -80,17 +96,20 @@ class CausalLM(ComposerModel):
 
     def loss(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy in nats per token."""
-        return F.cross_entropy(outputs.flatten(0, 1).float(), batch[:, 1:].flatten())
+        return self.mean_loss(outputs, batch[:, 1:])
 
     @torch.no_grad()
-    def sequence_losses(self, tokens: torch.Tensor, at_once: int = 64) -> torch.Tensor:
-        """Mean loss of each sequence (n,), in float64."""
+    def sequence_losses(
+        self, tokens: torch.Tensor, at_once: int = AT_ONCE, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """Mean loss of each sequence (n,), in float64 on the CPU; `at_once` of them in a forward pass on `device`."""
         out = []
         for part in tokens.split(at_once):
+            part = part.to(device, non_blocking=True)
             logits = self(part).float()
             losses = F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
             out.append(losses.view(len(part), -1).double().mean(1))
-        return torch.cat(out)
+        return torch.cat(out).cpu()
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.AdamW:
@@ -111,16 +130,18 @@ class Corpora:
         self._fingerprints: dict[str, dict[str, Any]] = {}
 
     def sequences(self, corpus: str, domain: str) -> Sequences:
-        """Training sequences of one domain, checked against their hashes when first opened."""
+        """Training sequences of one domain, which the first rank of a node checks against their hashes."""
         key = (corpus, domain)
         if key not in self._open:
-            self._open[key] = open_domain(self.root, corpus, "train", domain, self.fingerprint(corpus))
+            check = dist.get_local_rank() == 0
+            self._open[key] = open_domain(self.root, corpus, "train", domain, self.fingerprint(corpus), check)
         return self._open[key]
 
     def validation(self, corpus: str, n: int) -> torch.Tensor:
         """The fixed validation sample (n, L + 1), int64."""
         if (corpus, n) not in self._validation:
-            self._validation[corpus, n] = torch.from_numpy(validation_sample(self.root, corpus, n).astype(np.int64))
+            sample = validation_sample(self.root, corpus, n, check=dist.get_local_rank() == 0)
+            self._validation[corpus, n] = torch.from_numpy(sample.astype(np.int64))
         return self._validation[corpus, n]
 
     def fingerprint(self, corpus: str) -> dict[str, Any]:
@@ -136,12 +157,16 @@ class Corpora:
                     f"its sequences have {found['sequence_length']} tokens; {self.scale.sequence_length} are wanted."
                 )
                 raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
+            tokenizer = self.root / "tokenizer" / "tokenizer.json"
+            if tokenizer.exists() and (now := file_digest(tokenizer)) != found["tokenizer"]:
+                fault = f"it was made with another tokenizer: SHA-256 {found['tokenizer']}, which is now {now}."
+                raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
             self._fingerprints[corpus] = found
         return self._fingerprints[corpus]
 
 
 class Batches(Dataset):
-    """Global batch k as (batch, L + 1) int64; a rank takes its rows."""
+    """A rank's rows of global batch k as (batch / ranks, L + 1) int64; only they are read."""
 
     def __init__(self, segment: Segment, corpora: Corpora):
         leaves = streams(segment.mixture)
@@ -154,10 +179,14 @@ class Batches(Dataset):
         return self.length
 
     def __getitem__(self, iteration: int) -> torch.Tensor:
-        parts = [self._sequences[s.corpus, s.domain].take(indices) for s, indices in self.order.batch(iteration)]
-        whole = np.concatenate(parts).astype(np.int64)
-        size = len(whole) // dist.get_world_size()  # `train` has seen to it that nothing is left over
-        return torch.from_numpy(whole[dist.get_global_rank() * size :][:size])
+        size = self.order.batch_size // dist.get_world_size()  # `train` has seen to it that nothing is left over
+        low, parts = dist.get_global_rank() * size, []
+        for stream, indices in self.order.batch(iteration):
+            own = indices[max(low, 0) : max(low + size, 0)]
+            low -= len(indices)
+            if len(own):
+                parts.append(self._sequences[stream.corpus, stream.domain].take(own))
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
 
 class Iterations(DistributedSampler):
@@ -174,6 +203,18 @@ class Iterations(DistributedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Does nothing: there is one pass."""
+
+
+def batch_loader(batches: Batches, segment: Segment, first: int, workers: int, device: str) -> DataLoader:
+    """Loader of a rank's rows of the batches from `first` on."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=Iterations(first, segment.iterations),
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(segment.seed),
+        pin_memory=device == "gpu",
+    )
 
 
 class LearningRate(Callback):
@@ -198,8 +239,16 @@ class NotFinite(Exception):
 class Clip(Callback):
     """Clips the global gradient norm before the update; a norm that is not finite never reaches the weights."""
 
+    def __init__(self, excess: float = 1.0):
+        #: see `execution.gradient_excess`
+        self.excess = excess
+
     def after_train_batch(self, state, logger) -> None:
+        if self.excess != 1:
+            for parameter in state.model.parameters():
+                parameter.grad.div_(self.excess)
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), CLIP)
+        norm = norm.full_tensor() if isinstance(norm, spread.DTensor) else norm
         if not torch.isfinite(norm):
             raise NotFinite("gradient", state.timestamp.batch.value)
 
@@ -214,6 +263,8 @@ class Losses(Callback):
 
     def __init__(self, segment: Segment, validation: dict[str, torch.Tensor], rate: LearningRate):
         self.due = set(segment.evaluations)
+        #: validation sequences in a forward pass
+        self.at_once = AT_ONCE
         self.validation, self.rate = validation, rate
         self.curves: dict[str, list] = {corpus: [] for corpus in validation}
         self.train: list = []
@@ -232,11 +283,22 @@ class Losses(Callback):
         self.curves, self.train, self.rates = state["curves"], state["train"], state["rates"]
         self._sum, self._count = state["sum"], state["count"]
 
-    def _take(self, iteration: int, model: CausalLM) -> None:
+    def _of_all_ranks(self, state, tokens: torch.Tensor) -> torch.Tensor:
+        """Loss of each sequence; every rank takes its rows, in as many passes as the others, which FSDP needs."""
+        ranks, device = dist.get_world_size(), state.device._device
+        share = -(-len(tokens) // ranks)
+        own = tokens[dist.get_global_rank() * share :][:share]
+        own = torch.cat([own, tokens[: share - len(own)]])
+        with get_precision_context(state.precision, state.precision_config):
+            losses = bare(state.model).sequence_losses(own, self.at_once, device)
+        return torch.cat(dist.all_gather_object(losses))[: len(tokens)] if ranks > 1 else losses
+
+    def _take(self, iteration: int, state) -> None:
         began = time.perf_counter()
+        model = bare(state.model)
         model.eval()
         for corpus, tokens in self.validation.items():
-            losses = model.sequence_losses(tokens)
+            losses = self._of_all_ranks(state, tokens)
             self.curves[corpus].append((iteration, losses.mean().item()))
             self.sequences[corpus] = losses
         model.train()
@@ -248,7 +310,7 @@ class Losses(Callback):
 
     def fit_start(self, state, logger) -> None:
         if state.timestamp.batch.value == 0:
-            self._take(0, bare(state.model))
+            self._take(0, state)
 
     def batch_end(self, state, logger) -> None:
         loss = state.total_loss_dict["loss/train/total"]
@@ -257,7 +319,7 @@ class Losses(Callback):
             raise NotFinite("training loss", iteration - 1)
         self._sum, self._count = self._sum + loss, self._count + 1
         if iteration in self.due:
-            self._take(iteration, bare(state.model))
+            self._take(iteration, state)
 
 
 class KeepWeights(Callback):
@@ -279,10 +341,12 @@ class KeepWeights(Callback):
         iteration = state.timestamp.batch.value
         if iteration not in self.kept:
             return
-        if dist.get_global_rank() == 0:
+        first, model = dist.get_global_rank() == 0, bare(state.model).model
+        weights = spread.whole_weights(model, first)
+        optimizer = spread.whole_optimizer(state.optimizers[0], first) if self.kept[iteration] else None
+        if first:
             folder = self.store.weights(self.segment, iteration)
-            optimizer = state.optimizers[0].state_dict() if self.kept[iteration] else None
-            self.hashes[iteration] = save_model(bare(state.model).model, folder, optimizer)
+            self.hashes[iteration] = save_model(model, folder, optimizer, weights)
         dist.barrier()
 
     def fit_start(self, state, logger) -> None:
@@ -295,16 +359,49 @@ class KeepWeights(Callback):
 class Resumable(Callback):
     """Writes the whole training state every `every` iterations; the two newest are kept, with their hashes."""
 
-    def __init__(self, saved: SavedStates, every: int):
-        self.saved, self.every = saved, every
+    def __init__(self, saved: SavedStates, every: int, execution: dict[str, Any]):
+        self.saved, self.every, self.execution = saved, every, execution
         self.trainer: Trainer | None = None
 
     def batch_checkpoint(self, state, logger) -> None:
         iteration = state.timestamp.batch.value
         if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
-            with self.saved.adding(iteration, write=dist.get_global_rank() == 0) as aside:
-                self.trainer.save_checkpoint(str(aside))
+            first, sharded = dist.get_global_rank() == 0, self.execution["fsdp"]
+            with self.saved.adding(iteration, first, sharded, self.execution) as aside:
+                dist.barrier()
+                # Of a sharded state Composer makes a folder of its own naming, beside the name given.
+                self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
             dist.barrier()
+
+
+class Pace(Callback):
+    """Times the latest steps, from batch to batch, and how long each waited for its batch."""
+
+    def __init__(self):
+        #: seconds; the first step, which compiles and warms up, is left out
+        self.steps: deque[float] = deque(maxlen=1000)
+        self.waits: deque[float] = deque(maxlen=1000)
+        self._asked: float | None = None
+
+    def before_dataloader(self, state, logger) -> None:
+        now = time.perf_counter()
+        if state.timestamp.batch.value > 1 and self._asked is not None:
+            self.steps.append(now - self._asked)
+        self._asked = now
+
+    def after_dataloader(self, state, logger) -> None:
+        self.waits.append(time.perf_counter() - self._asked)
+
+    def told(self) -> dict[str, Any]:
+        """Median seconds of a step (validation and saving are seldom enough), and the share of time spent waiting."""
+        n = len(self.steps)
+        if not n:
+            return {}
+        waited = sum(list(self.waits)[-n:])
+        return {
+            "step_seconds": round(float(np.median(self.steps)), 6),
+            "loader_wait_share": round(waited / sum(self.steps), 5),
+        }
 
 
 class Report(Callback):
@@ -335,12 +432,82 @@ def environment() -> dict[str, str]:
     return {"python": platform.python_version(), "hardware": device, **versions}
 
 
-def start_weights(model: torch.nn.Module, segment: Segment, parent: Segment | None, store: Store) -> str | None:
-    """Puts the parent's weights into `model`; returns their SHA-256, or None for a run from scratch."""
+def start_weights(
+    model: torch.nn.Module, segment: Segment, parent: Segment | None, store: Store, tokenizer: Path | None = None
+) -> str | None:
+    """Puts the weights of the parent, or of the model from outside, into `model`; returns the SHA-256 of the parent's
+    file or of the outside model's tensors, None for a run from scratch. `tokenizer`: the folder of the data's."""
+    if segment.external is not None:
+        return start_outside(model, segment, store.folder(segment), tokenizer)
     if parent is None:
         return None
     folder = store.weights(parent, segment.parent_iteration)
     return load_weights(model, folder, store.recorded_hash(parent, segment.parent_iteration))
+
+
+#: Of `config.Execution` what a receipt records, and a state against interruption.
+RECORDED = ("microbatch_sequences", "activation_checkpointing", "compile", "deterministic")
+
+
+def on_all_ranks(do: Callable[[], Any]) -> Any:
+    """What `do` gives on this rank; a `UserError` of any rank is raised on all, so that none waits for it in vain."""
+    given, fault = None, None
+    try:
+        given = do()
+    except UserError as error:
+        fault = error
+    faults = [fault for fault in dist.all_gather_object(fault) if fault is not None]
+    if faults:
+        raise fault or faults[0]
+    return given
+
+
+def of_first_rank(do: Callable[[], Any]) -> Any:
+    """What `do` gives on the first rank, on every rank; its `UserError` is raised on all."""
+    told = [on_all_ranks(lambda: do() if dist.get_global_rank() == 0 else None)]
+    dist.broadcast_object_list(told)
+    return told[0]
+
+
+def _newest(saved: SavedStates, sharded: bool) -> tuple[int, Path | None, dict[str, Any]]:
+    """Iteration, path and execution of the newest saved state; one saved otherwise than `sharded` is a `UserError`."""
+    iteration, state = saved.newest()
+    if state is not None and state.is_dir() != sharded:
+        was, now = ("sharded", "is not") if state.is_dir() else ("not sharded", "is")
+        do = "Set 'fsdp' back, or remove the saved states to train anew."
+        raise UserError(f"the state to go on from is {was}, and this run {now}.", where=str(state), do=do)
+    # Composer loads the folder that it made within ours.
+    inner = next(state.iterdir()) if state is not None and sharded else state
+    return iteration, inner, saved.execution(iteration)
+
+
+def _microbatch(trainer: Trainer, segment: Segment, execution: Execution, sharded: bool, before: dict[str, Any]) -> int:
+    """Sequences of a forward pass. `auto`: those of the run that is gone on with, else as many as fit."""
+    ranks, told = dist.get_world_size(), execution.microbatch_sequences
+    share = segment.batch_sequences // ranks
+    if told != "auto":
+        return min(told or share, share)
+    if before.get("ranks") == ranks and isinstance(before.get("microbatch_sequences"), int):
+        return before["microbatch_sequences"]  # another size would give other bits
+    state, where = trainer.state, trainer.state.device._device
+
+    def attempt(size: int) -> None:
+        batch = torch.zeros((size, segment.sequence_length + 1), dtype=torch.int64, device=where)
+        with get_precision_context(state.precision, state.precision_config):
+            spread.trial(bare(state.model), state.optimizers[0], batch)
+
+    def agree(fits: bool) -> bool:
+        if where.type == "cuda":
+            torch.cuda.empty_cache()
+        all_fit = torch.tensor([int(fits)], device=where)
+        dist.all_reduce(all_fit, reduce_operation="MIN")
+        return bool(all_fit.item())
+
+    if sharded and where.type == "cuda":
+        fits = spread.fits_by_measure(attempt, *spread.cuda_memory())
+    else:
+        fits = spread.fits_by_trial(attempt)
+    return spread.largest_that_fits(share, fits, agree, segment.id)
 
 
 def train(
@@ -376,33 +543,43 @@ def train(
     keep_memory()
     torch.set_num_threads(segment.threads)
     torch.manual_seed(segment.seed)
-    torch.use_deterministic_algorithms(True)
-    # Filling fresh memory would only find reads of uninitialised memory, at a cost in every step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    model = new_model(neox_config(segment.model, segment.vocabulary, segment.sequence_length), segment.seed)
-    parent_weights = start_weights(model, segment, parent, store)
+    spread.choose_kernels(execution.deterministic, device)
+    machine = DeviceGPU(allow_tf32=False) if device == "gpu" else DeviceCPU()
+    if ranks > 1:
+        dist.initialize_dist(machine, timeout=PATIENCE)
+    sharded = execution.fsdp and ranks > 1
+    first = dist.get_global_rank() == 0
+    config = neox_config(segment.model, segment.vocabulary, segment.sequence_length)
+    tokenizer = corpora.root / "tokenizer"
+    if sharded:
+        # The first rank makes or reads the weights; Composer hands them out, a layer at a time.
+        model = new_model(config, segment.seed) if first else empty_model(config)
+        parent_weights = of_first_rank(lambda: start_weights(model, segment, parent, store, tokenizer))
+    else:
+        model = new_model(config, segment.seed)
+        parent_weights = on_all_ranks(lambda: start_weights(model, segment, parent, store, tokenizer))
+    spread.prepare(model, execution, device)
     wrapped = CausalLM(model)
     optimizer = adamw(wrapped)
-    if "optimizer" in segment.keep:
-        optimizer.load_state_dict(load_optimizer(store.weights(parent, segment.parent_iteration)))
-    batches = Batches(segment, corpora)
-    validation = {c: corpora.validation(c, segment.validation_sequences) for c in segment.validate_on}
+    if "optimizer" in segment.keep and not sharded:
+        told = on_all_ranks(lambda: load_optimizer(store.weights(parent, segment.parent_iteration)))
+        optimizer.load_state_dict(told)
+    batches = on_all_ranks(lambda: Batches(segment, corpora))
+    validation = on_all_ranks(
+        lambda: {c: corpora.validation(c, segment.validation_sequences) for c in segment.validate_on}
+    )
     fingerprints = {corpus: corpora.fingerprint(corpus)["fingerprint"] for corpus in segment.data}
 
     rate = LearningRate(segment)
     losses = Losses(segment, validation, rate)
     weights = KeepWeights(segment, store, kept)
     saved = SavedStates(store.folder(segment), fingerprints)
-    resumable = Resumable(saved, save_every)
-    callbacks = [rate, Clip(), losses, weights, resumable, *([Report(progress)] if progress else [])]
-    started_at, state = saved.newest()
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=Iterations(started_at, segment.iterations),
-        num_workers=workers,
-        generator=torch.Generator().manual_seed(segment.seed),
-    )
+    pace, how = Pace(), {name: getattr(execution, name) for name in RECORDED} | {"ranks": ranks, "fsdp": sharded}
+    resumable = Resumable(saved, save_every, how)
+    clip = Clip(spread.gradient_excess(machine._device) if sharded else 1.0)
+    callbacks = [pace, rate, clip, losses, weights, resumable, *([Report(progress)] if progress else [])]
+    started_at, state, before = of_first_rank(lambda: _newest(saved, sharded))
+    loader = batch_loader(batches, segment, started_at, workers, device)
     spec = DataSpec(
         loader,
         get_num_samples_in_batch=len,
@@ -414,16 +591,27 @@ def train(
         train_dataloader=spec,
         max_duration=f"{segment.iterations}ba",
         optimizers=optimizer,
-        device=device,
+        device=machine,
+        dist_timeout=PATIENCE,
         precision=segment.precision,
-        device_train_microbatch_size=execution.microbatch_sequences or segment.batch_sequences // ranks,
+        device_train_microbatch_size=segment.batch_sequences // ranks,
         callbacks=callbacks,
         progress_bar=False,
         spin_dataloaders=False,
         auto_log_hparams=False,
         load_path=str(state) if state else None,
+        parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if sharded else None,
     )
     resumable.trainer = trainer
+    if "optimizer" in segment.keep and sharded and state is None:
+        folder = store.weights(parent, segment.parent_iteration)
+        spread.spread_optimizer(optimizer, on_all_ranks(lambda: load_optimizer(folder, mapped=True)))
+    size = _microbatch(trainer, segment, execution, sharded, before)
+    how["microbatch_sequences"] = trainer.state.device_train_microbatch_size = size
+    if device == "gpu" or execution.microbatch_sequences is not None:
+        losses.at_once = size
+    if execution.compile:  # after the micro-batch is found, so that sizes tried are not compiled
+        spread.compile_parts(wrapped)
     began = time.perf_counter()
     try:
         trainer.fit()
@@ -475,10 +663,12 @@ def train(
             "tokens_per_second": round(trained / max(seconds - losses.seconds, 1e-9)),
             "validation_seconds": round(losses.seconds, 2),
             "resumed_at": started_at,
+            **pace.told(),
+            "execution": how,
             "commit": code_commit(ROOT),
         },
     )
-    if dist.get_global_rank() == 0:
+    if first:
         write(store.folder(segment) / "receipt.json", receipt)
         saved.clear()
     dist.barrier()
