@@ -436,6 +436,9 @@ def test_examples_are_drawn_for_each_question_by_itself(hub):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "new", "answer": ["x"]}, *rows[1:]]), path)
     cpt_repro.hub.LOCK.unlink()
     assert items_of(Published(benchmark="nq_open", num_fewshot=5))[1][1] == five[1]
+    # MMLU: the first five of the subject, in their order; the two subjects take turns in the file.
+    anatomy = items_of(Published(benchmark="mmlu"))[1][0]
+    assert [int(example.split("#")[1]) for example in anatomy["examples"]] == [1, 3, 5, 7, 9]
     with pytest.raises(UserError, match="no 'fewshot_split'"):
         items_of(Published(benchmark="piqa", num_fewshot=1))
     with pytest.raises(
