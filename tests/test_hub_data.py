@@ -622,24 +622,16 @@ def test_the_fast_encoder_gives_the_librarys_tokens(tokenizer, monkeypatch):
 
 
 def test_texts_are_cut_only_where_the_library_cuts(tokenizer):
-    library, rng = load_tokenizer(tokenizer), random.Random(2)
-    cuts = 0
+    library, rng, cuts = load_tokenizer(tokenizer), random.Random(2), 0
+    encoder = Encoder(library)
     for _ in range(20_000):
         text = library.normalizer.normalize_str("".join(rng.choice(ODD) for _ in range(rng.randint(1, 8))))
-        if encoding._DOUBTFUL.search(text):
-            continue
-        pieces = encoding._PIECES.findall(text)
+        pieces = encoder._cut(text)
         assert "".join(pieces) == text
         ours = {sum(map(len, pieces[:k])) for k in range(1, len(pieces))}
         cuts += len(ours)
         assert ours <= {end for _, (_, end) in library.pre_tokenizer.pre_tokenize_str(text)}, repr(text)
-    assert cuts > 10_000
-
-    def whole(text):
-        return len(library.pre_tokenizer.pre_tokenize_str(text)) == 1
-
-    # White space to Python, a symbol to the library: such texts are not cut at all.
-    assert whole("!\x1c") and len(encoding._PIECES.findall("!\x1c!")) == 2 and encoding._DOUBTFUL.search("!\x1c")
+    assert cuts > 5000
 
 
 def test_tokenizers_that_split_in_another_way_are_left_to_the_library(tokenizer):

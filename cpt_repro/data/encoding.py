@@ -73,6 +73,9 @@ class Encoder:
         self._flat, self._starts, self._lengths = (np.array(first, dtype) for first, dtype in
             (([self.end], np.uint16), ([0], np.int64), ([1], np.int64)))  # fmt: skip
 
+    def _cut(self, text: str) -> list[str]:
+        return [text] if self._whole or _DOUBTFUL.search(text) else _PIECES.findall(text)
+
     def _library(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of all texts behind each other, and how many each has."""
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -93,10 +96,7 @@ class Encoder:
             self._forget()
         number, numbers = self._numbers.__getitem__, []
         for text in texts:
-            if self._whole or _DOUBTFUL.search(text):
-                numbers.append(number(text))
-            else:
-                numbers += map(number, _PIECES.findall(text))
+            numbers += map(number, self._cut(text))
             numbers.append(0)
         if self._numbers.new:
             self._learn(self._numbers.new)
