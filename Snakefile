@@ -75,6 +75,7 @@ rule corpus:
         f"{work.data}/{{corpus}}/fingerprint.json",
     log:
         f"logs/{SCALE}/corpus-{{corpus}}.log",
+    threads: lambda wildcards: work.corpus_threads(wildcards.corpus)
     shell:
         "cpt-repro corpus {wildcards.corpus} --scale {SCALE} --processes {threads} > {log} 2>&1"
 

@@ -11,6 +11,7 @@ all others and says in a sentence which and why.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shlex
 import shutil
@@ -89,8 +90,7 @@ def become(line: list[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs torchrun with `arguments`; the exit status: that of the rank that failed first."""
-    # What torchrun would log of a failure is said below.
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    logging.disable(logging.ERROR)  # what torchrun would log of a failure is said below
     os.environ[_LAUNCHER] = str(os.getpid())
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

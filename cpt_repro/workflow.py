@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cpt_repro.config import Execution, load_scale
-from cpt_repro.data.manifest import load_manifest
+from cpt_repro.data.manifest import Hub, load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
@@ -25,6 +25,8 @@ FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
 #: Models that one evaluation process takes where runs are bundled: imports cost ten times what a small model does.
 MODELS_PER_PROCESS = 20
+#: Processes that build a corpus of the hub.
+HUB_PROCESSES = 32
 #: Seconds that a file server's clock may be ahead.
 CLOCK_TOLERANCE = 60
 
@@ -186,11 +188,28 @@ class Workflow:
             write_text(path, wanted)
         return str(path)
 
+    def _lost_request(self, what: str, wanted: str, product: Path) -> None:
+        """Puts back a wish, older than its `product`, which is known to be current: nothing is to be made again.
+
+        The store, where wishes lie, was moved or emptied, or the product was made without the workflow engine.
+        """
+        path = self.store.root / "requests" / what
+        if not path.exists():
+            write_text(path, wanted)
+            before = product.stat().st_mtime - 1
+            os.utime(path, (before, before))
+
     def tokenizer_request(self) -> str:
         """Wish for the tokenizer, input of its job."""
-        scale = self.plan.scale
+        from cpt_repro.data.build import current_tokenizer
+
+        scale, product = self.plan.scale, self.data / "tokenizer" / "tokenizer.json"
         wanted = digest([load_manifest(scale.corpora[scale.upstream]).digest, scale.tokenizer.identity])
-        return self._request("tokenizer", wanted, self.data / "tokenizer" / "tokenizer.json", True)
+        if product.exists():
+            with suppress(UserError):
+                current_tokenizer(scale, self.data)
+                self._lost_request("tokenizer", wanted, product)
+        return self._request("tokenizer", wanted, product, True)
 
     def corpus_request(self, corpus: str) -> str:
         """Wish for a built corpus, input of its job."""
@@ -200,7 +219,13 @@ class Workflow:
         path = Path(self.fingerprint(corpus))
         built = read_fingerprint(path) if path.exists() else {}
         current = (built.get("manifest"), built.get("sequence_length")) == (manifest, length)
+        if current:
+            self._lost_request(f"corpora/{corpus}", digest([manifest, length]), path)
         return self._request(f"corpora/{corpus}", digest([manifest, length]), path, current)
+
+    def corpus_threads(self, corpus: str) -> int:
+        """Processes that build a corpus, where there are as many cores: many for hundreds of billions of tokens."""
+        return HUB_PROCESSES if isinstance(load_manifest(self.plan.scale.corpora[corpus]), Hub) else 1
 
     def suites_request(self) -> str:
         """Wish for the benchmark tasks, input of their job."""

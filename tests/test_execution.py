@@ -346,8 +346,12 @@ def test_layers_share_one_compilation_and_keep_their_names(monkeypatch):
     wrapped, tokens = CausalLM(model), torch.arange(36).view(4, 9)
     names = list(wrapped.state_dict())
     spread.prepare(model, Execution(activation_checkpointing=True), "cpu")
+    computed = []
+    hook = model.gpt_neox.layers[1].mlp.register_forward_hook(lambda *_: computed.append(1))
     expected = wrapped.loss(wrapped(tokens), tokens)
     expected.backward()
+    assert len(computed) == 2
+    hook.remove()
     gradients = [p.grad.clone() for p in wrapped.parameters()]
     wrapped.zero_grad()
     counter = CompileCounterWithBackend("aot_eager")

@@ -485,8 +485,8 @@ def _microbatch(trainer: Trainer, segment: Segment, execution: Execution, sharde
     """Sequences of a forward pass. `auto`: those of the run that is gone on with, else as many as fit."""
     ranks, told = dist.get_world_size(), execution.microbatch_sequences
     share = segment.batch_sequences // ranks
-    if told != "auto":
-        return min(told or share, share)
+    if told != "auto" or share == 1:
+        return share if told in ("auto", None) else min(told, share)
     if before.get("ranks") == ranks and isinstance(before.get("microbatch_sequences"), int):
         return before["microbatch_sequences"]  # another size would give other bits
     state, where = trainer.state, trainer.state.device._device
