@@ -347,7 +347,7 @@ def test_layers_share_one_compilation_and_keep_their_names(monkeypatch):
     names = list(wrapped.state_dict())
     spread.prepare(model, Execution(activation_checkpointing=True), "cpu")
     computed = []
-    hook = model.gpt_neox.layers[1].mlp.register_forward_hook(lambda *_: computed.append(1))
+    hook = model.gpt_neox.layers[1].attention.register_forward_hook(lambda *_: computed.append(1))
     expected = wrapped.loss(wrapped(tokens), tokens)
     expected.backward()
     assert len(computed) == 2
