@@ -300,3 +300,27 @@ def test_finished_segments_are_published_without_training(trained, plan, smoke_d
     own = segment(plan, "pile")
     train_segments(plan, [own], smoke_data, tmp_path, Store("smoke", folder / "store"), print)
     assert json.loads(receipt_path(tmp_path, "smoke", own.id).read_text())["identity"] == own.identity
+
+
+def test_what_table_13_says_of_every_run_is_what_training_uses():
+    """Its rows `everywhere` are text in the declaration; this ties them to the code."""
+    from cpt_repro.exhibits.declarations import load_exhibits
+    from cpt_repro.training import trainer
+    from cpt_repro.training.model import neox_config, new_model
+
+    told = {row.label: row.everywhere for row in load_exhibits("ibrahim2024")["table_13"].rows if row.everywhere}
+    config = neox_config(load_scale("smoke").models["405m"], 640, 64)
+    model = new_model(config, 0)
+    optimizer = trainer.adamw(model)
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert told == {
+        "Optimizer": type(optimizer).__name__,
+        "β1, β2": ", ".join(str(beta) for beta in optimizer.param_groups[0]["betas"]),
+        "Activation": {"gelu": "GeLU"}[config.hidden_act],
+        "Weight decay": str(optimizer.param_groups[0]["weight_decay"]),
+        "Gradient clipping": str(trainer.CLIP),
+        "Positional embedding": "Rotary" if model.gpt_neox.rotary_emb is not None else "none",
+        "GPT-J residual": str(config.use_parallel_residual),
+        "Weight tying": str(tied),
+        "Rotary share": str(config.rotary_pct),
+    }
