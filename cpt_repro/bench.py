@@ -392,7 +392,7 @@ def _told_of(execution: Execution) -> dict[str, Any]:
 
 def _gpu_speeds(arm: str, told: dict[str, list[dict[str, Any]]], segment: Segment, hardware: str) -> dict[str, Any]:
     """What was measured of one arm: medians over the rounds; utilisations by both formulas where the peak is known."""
-    from cpt_repro.cost import FORMULAS, flops_per_token, parameters
+    from cpt_repro.sizes import FORMULAS, flops_per_token, parameters
 
     def ratio(one: str, other: str) -> float:
         pairs = zip(told[one], told[other], strict=True)

@@ -9,76 +9,37 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from cpt_repro.config import ROOT, ModelSize, Scale
+from cpt_repro.config import ROOT, Scale
 from cpt_repro.data.manifest import Files, Hub, load_manifest
-from cpt_repro.errors import StorageError, UserError
+from cpt_repro.errors import UserError
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import absent, find_exhibit, needs
 from cpt_repro.files import read_json
 from cpt_repro.plan import Part, Plan, Segment
 from cpt_repro.receipts import corpus_path, read_fingerprint, receipt_path
-from cpt_repro.training.store import SavedStates, Store, evaluation_identity, outstanding
-
-if TYPE_CHECKING:
-    from cpt_repro.workflow import Workflow
+from cpt_repro.sizes import FORMULAS, GB, IN_MEMORY, flops_per_token, matmul_parameters, parameters
+from cpt_repro.training.store import kept_bytes, state_bytes
+from cpt_repro.workflow import Workflow, outstanding
 
 #: Rows of what was measured, one JSON object a line.
 MEASUREMENTS = ROOT / "benchmarks"
 
-Attention = Literal["full", "causal"]
-#: Work of one trained token, forward and backward: N_matmul weights in matrix products, L layers, width h, length s.
-FORMULAS: dict[Attention, str] = {"full": "6 N_matmul + 12 L h s", "causal": "6 N_matmul + 6 L h s"}
 #: Where no speed is known: share of the peak that training reaches, and the peak of an H100 or H200 (dense bf16).
 MFU, PEAK_TFLOPS = 0.45, 989.0
 #: Published utilisations are of models at least this wide; narrower ones do not fill a GPU, and nothing is assumed.
 FILLS_A_GPU = 1024
-#: Bytes per parameter: saved weights, the optimizer's two moments, and weights, gradients and moments in memory.
-WEIGHTS, MOMENTS, IN_MEMORY = 4, 8, 16
 #: Tokens are stored in 16 bits.
 TOKEN_BYTES = 2
-GB = 1e9
 NOT_COUNTED = "text, building data, starting, compiling, saving, communication, benchmarks, recomputation"
 
 
-# -- models
-
-
-def parameters(size: ModelSize, vocabulary: int) -> int:
-    """Parameters of a GPT-NeoX model with untied embeddings, biases and layer norms: L(12h^2+13h) + 2h + 2Vh."""
-    h = size.width
-    return size.layers * (12 * h * h + 13 * h) + 2 * h + 2 * vocabulary * h
-
-
-def matmul_parameters(size: ModelSize, vocabulary: int) -> int:
-    """Weights that take part in matrix products: those of the layers and the output embedding, not the input one."""
-    return size.layers * 12 * size.width**2 + vocabulary * size.width
-
-
-def flops_per_token(size: ModelSize, vocabulary: int, sequence_length: int, attention: Attention = "full") -> int:
-    """FLOPs to train on one token, forward and backward, by the formula of that name in `FORMULAS`.
-
-    `full` counts the products of every query with every key, `causal` only those that a causal mask leaves. What is
-    computed twice (activation checkpointing) is not counted. The forward pass alone is a third.
-    """
-    pairs = {"full": 12, "causal": 6}[attention]
-    return 6 * matmul_parameters(size, vocabulary) + pairs * size.layers * size.width * sequence_length
-
-
-def state_bytes(segment: Segment) -> int:
-    """Bytes of the states against interruption at their most: those that are kept, and the one being written."""
-    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * parameters(segment.model, segment.vocabulary)
-
-
-def kept_bytes(segment: Segment, kept: dict[int, bool]) -> int:
-    """Bytes of a segment's checkpoints; `kept` as in `Plan.checkpoints`: True keeps the optimizer's state too."""
-    count = parameters(segment.model, segment.vocabulary)
-    return sum((WEIGHTS + (MOMENTS if optimizer else 0)) * count for optimizer in kept.values())
+# -- tokens
 
 
 def validation_tokens(segment: Segment) -> int:
@@ -635,28 +596,3 @@ def _disk(
     }
     count = sum(len(workflow.plan.checkpoints[segment.id]) for segment in segments)
     return {"corpora": corpora, "checkpoints": count, **sizes, "total_bytes": sum(sizes.values())}
-
-
-# -- room
-
-
-def check_room(plan: Plan, segments: list[Segment], store: Store) -> None:
-    """Refuses to begin where the store's disk is too small for what `segments` will keep; looks at sizes only.
-
-    Needed are a segment's checkpoints and its states against interruption, less what lies there already. Other
-    processes that write to the same disk meanwhile are not known here.
-    """
-    needed = 0
-    for segment in segments:
-        whole = kept_bytes(segment, plan.checkpoints[segment.id])
-        whole += state_bytes(segment) if plan.scale.save_every else 0
-        there = sum(path.stat().st_size for path in store.folder(segment).rglob("*") if path.is_file())
-        needed += max(whole - there, 0)
-    folder = store.root
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        what = f"{needed / GB:.3g} GB are needed for checkpoints, and {free / GB:.3g} GB are free."
-        do = "Make room, or let $CPT_REPRO_STORE name a folder on a larger disk; then run the same command again."
-        raise StorageError(what, where=str(store.root), do=do)

@@ -9,11 +9,11 @@ from typing import Any
 
 from cpt_repro.citation import Key, exhibit_keys
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import load_exhibits, needs
 from cpt_repro.files import file_digest, read_json
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import evaluation_path, read_evaluation, read_receipt, receipt_path
-from cpt_repro.training.store import evaluation_identity
 
 
 def check_receipts(plan: Plan, results: Path) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from cpt_repro.config import Execution, load_scale
 from cpt_repro.data.manifest import Hub, load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import declared_suites
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.files import digest, read_json, write_text, writing
 from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import corpus_path, evaluation_path, read_fingerprint, receipt_path
-from cpt_repro.training.store import Store, evaluation_identity, outstanding
+from cpt_repro.receipts import corpus_path, evaluation_path, is_current, read_fingerprint, receipt_path
+from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
@@ -339,3 +340,36 @@ class Workflow:
         """The files of every exhibit, the claims and the report."""
         exhibits = [path for paper, key in self.exhibits for path in self.exhibit_files(paper, key)]
         return [*exhibits, *self.ledger_files(), *self.report_files()]
+
+
+def outstanding(plan: Plan, results: Path, store: Store, evaluations: list[str]) -> tuple[list[str], list[str]]:
+    """(segments to train, models to evaluate): those without a current receipt, and what they need from the store.
+
+    A segment with a current receipt is trained again only where its weights are gone and something still to be made
+    starts from them; so committed receipts redraw every exhibit without training.
+    """
+    scale = plan.scale.name
+    to_evaluate = [
+        model_id
+        for model_id in evaluations
+        if not is_current(evaluation_path(results, scale, model_id), evaluation_identity(plan, model_id)[0])
+    ]
+    to_train: set[str] = set()
+
+    def need(segment: Segment) -> None:
+        if segment.id not in to_train:
+            to_train.add(segment.id)
+            if segment.parent:
+                need_weights(plan.segments[segment.parent], segment.parent_iteration, "optimizer" in segment.keep)
+
+    def need_weights(segment: Segment, iteration: int, optimizer: bool = False) -> None:
+        if not store.has(segment, iteration, optimizer):
+            need(segment)
+
+    for segment in plan.segments.values():
+        if not is_current(receipt_path(results, scale, segment.id), segment.identity):
+            need(segment)
+    for model_id in to_evaluate:
+        for segment, iteration in evaluation_identity(plan, model_id)[1]:
+            need_weights(segment, iteration)
+    return [s for s in plan.segments if s in to_train], to_evaluate

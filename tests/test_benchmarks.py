@@ -22,6 +22,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.evaluation import benchmarks
 from cpt_repro.evaluation.benchmarks import declared_suites, items_of, load_benchmark
 from cpt_repro.evaluation.harness import Harness, mean_and_error
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.evaluation.suites import build_suites
 from cpt_repro.exhibits import tables
 from cpt_repro.exhibits.declarations import load_declarations
@@ -29,7 +30,6 @@ from cpt_repro.exhibits.records import Records
 from cpt_repro.plan import Plan
 from cpt_repro.published import load_published
 from cpt_repro.receipts import Evaluation, evaluation_path, write
-from cpt_repro.training.store import evaluation_identity
 from cpt_repro.workflow import Workflow
 
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.yaml"))

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from cpt_repro import cost
+from cpt_repro import cost, sizes
 from cpt_repro.cli import app
 from cpt_repro.config import PAPERS, SCALES, Execution, ModelSize, load_scale, parse
-from cpt_repro.cost import GB, Options, Process, check_room, critical_path, estimate, schedule
+from cpt_repro.cost import Options, Process, critical_path, estimate, schedule
 from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import digest, write_json
@@ -27,8 +27,9 @@ from cpt_repro.papers import Paper
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import corpus_path, receipt_path
 from cpt_repro.report.cost import print_estimate
+from cpt_repro.sizes import GB
 from cpt_repro.training.run import train_segments
-from cpt_repro.training.store import Store
+from cpt_repro.training.store import Store, check_room, kept_bytes
 from cpt_repro.workflow import Workflow
 
 SCALE_NAMES = sorted(path.stem for path in SCALES.glob("*.yaml"))
@@ -91,7 +92,7 @@ def refused(call):
 @pytest.mark.parametrize(("model", "count"), [("405m", 405_334_016), ("10b", 9_642_249_216)])
 def test_parameters_are_those_the_papers_print(model, count):
     size = load_scale("paper").models[model]
-    assert cost.parameters(size, size.vocab_size) == count
+    assert sizes.parameters(size, size.vocab_size) == count
 
 
 def test_parameters_are_those_of_the_model():
@@ -109,20 +110,20 @@ def test_parameters_are_those_of_the_model():
             seen.add(key)
             with torch.device("meta"):
                 model = GPTNeoXForCausalLM(neox_config(*key))
-            assert cost.parameters(*key[:2]) == sum(p.numel() for p in model.parameters())
+            assert sizes.parameters(*key[:2]) == sum(p.numel() for p in model.parameters())
             # Biases and layer norms are vectors; the input embedding is looked up.
             matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_in" not in n)
-            assert cost.matmul_parameters(*key[:2]) == matrices
+            assert sizes.matmul_parameters(*key[:2]) == matrices
     assert len(seen) >= 2 * len(SCALE_NAMES)
 
 
 def test_flops_per_token():
-    full, causal = (cost.flops_per_token(PYTHIA, 50304, 2048, kind) for kind in ("full", "causal"))
+    full, causal = (sizes.flops_per_token(PYTHIA, 50304, 2048, kind) for kind in ("full", "causal"))
     assert round(full / 1e9, 3) == 2.725
     # Each query meets every key, or on average half of them; a product and its two gradients, 2 FLOPs a term.
     pairs = 24 * 2 * 2048 * 1024 * 2 * 3
     assert full == 6 * 353_501_184 + pairs and causal == 6 * 353_501_184 + pairs // 2
-    assert cost.flops_per_token(PYTHIA, 50304, 2048) == full
+    assert sizes.flops_per_token(PYTHIA, 50304, 2048) == full
 
 
 def test_needs_neither_torch_nor_composer():
@@ -626,7 +627,7 @@ def test_checkpoints_are_as_large_as_told(tmp_path):
         save_model(model, folder, optimizer.state_dict() if with_optimizer else None)
         sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
     for found, kept in zip(sizes, ({5: False}, {5: True}), strict=True):
-        assert cost.kept_bytes(segment, kept) < found < 1.1 * cost.kept_bytes(segment, kept)
+        assert kept_bytes(segment, kept) < found < 1.1 * kept_bytes(segment, kept)
 
 
 # -- room before the first step

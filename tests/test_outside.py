@@ -20,21 +20,13 @@ from cpt_repro.errors import UserError
 from cpt_repro.evaluation import released
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest, read_json, write_json
+from cpt_repro.outside import Outside, architecture, check_fits, our_architecture
 from cpt_repro.papers import Paper
 from cpt_repro.plan import Plan, streams
 from cpt_repro.receipts import read_evaluation, read_receipt, receipt_path
 from cpt_repro.training.export import export_run
 from cpt_repro.training.model import neox_config, new_model
-from cpt_repro.training.outside import (
-    START,
-    Outside,
-    architecture,
-    check_fits,
-    check_tokenizer,
-    load_outside,
-    our_architecture,
-    start_outside,
-)
+from cpt_repro.training.outside import START, check_tokenizer, load_outside, start_outside
 from cpt_repro.training.run import train_segments
 from cpt_repro.training.store import Store
 

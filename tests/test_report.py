@@ -16,13 +16,13 @@ from cpt_repro import __version__, citation, cli, verify
 from cpt_repro.claims.ledger import Ledger, build_ledger, write_ledger
 from cpt_repro.config import ROOT, load_scale, read_yaml
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import load_exhibits
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import digest, file_digest, read_json, write_json
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import receipt_path
 from cpt_repro.report.page import pipe_tables, render, write_report
-from cpt_repro.training.store import evaluation_identity
 
 DRAWN = [
     ("gupta2023", "figure_02"),

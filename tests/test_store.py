@@ -6,6 +6,7 @@ import pytest
 
 from cpt_repro.config import load_scale, parse
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.files import canonical_json, digest, read_json, whole_file, write_json, write_text
 from cpt_repro.papers import Paper
 from cpt_repro.plan import Plan
@@ -20,7 +21,8 @@ from cpt_repro.receipts import (
     receipt_path,
     write,
 )
-from cpt_repro.training.store import Store, evaluation_identity, outstanding
+from cpt_repro.training.store import Store
+from cpt_repro.workflow import outstanding
 
 COSINE = {"kind": "cosine", "eta_max": 3e-4, "eta_min": 3e-5}
 PARENT, CHILD, GRANDCHILD, ALONE = (f"made_up/{name}/seed-0" for name in ("parent", "child", "grandchild", "alone"))

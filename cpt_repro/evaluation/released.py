@@ -20,10 +20,11 @@ from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.exhibits.counterparts import counterparts
 from cpt_repro.exhibits.declarations import Rows
 from cpt_repro.files import digest
+from cpt_repro.outside import Outside, check_fits
 from cpt_repro.papers import RunName
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import Evaluation, is_current, read_evaluation, write
-from cpt_repro.training.outside import Outside, check_fits, check_tokenizer, load_outside
+from cpt_repro.training.outside import check_tokenizer, load_outside
 
 NAME = r"^[\w.-]+/[\w.-]+$"
 MARK = "the authors' weights, not a reproduction"

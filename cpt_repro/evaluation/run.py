@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import Evaluation, evaluation_path, is_current, write
-from cpt_repro.training.store import Store, evaluation_identity
+from cpt_repro.training.store import Store
 
 #: Ibrahim Tables 8 and 9: five German prompts, continuations of one length.
 PROMPT_CORPUS, PROMPTS, PROMPT_WORDS, GENERATED_TOKENS, SEED = "german", 5, 8, 48, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,6 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM, G
 
 from cpt_repro.config import Execution
 from cpt_repro.errors import UserError
-
-if TYPE_CHECKING:
-    from cpt_repro.training.trainer import CausalLM
 
 #: Our attention's name among those of transformers.
 CAUSAL = "causal_without_mask"
@@ -64,7 +61,7 @@ def prepare(model: GPTNeoXForCausalLM, execution: Execution, device: str) -> Non
     model.fsdp_wrap_fn = is_layer
 
 
-def compile_parts(wrapped: CausalLM) -> None:
+def compile_parts(wrapped: torch.nn.Module) -> None:
     """Compiles the layers' forward and the loss, in place.
 
     All layers share one compilation, names of parameters stay as they are, and what FSDP and checkpointing put around
@@ -134,7 +131,7 @@ def spread_optimizer(optimizer: torch.optim.Optimizer, told: dict[str, Any]) -> 
 # -- how many sequences fit
 
 
-def trial(wrapped: CausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+def trial(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
     """One forward and backward pass beside all that a later one finds in memory; nothing of it stays."""
     # AdamW makes its two moments at its first update.
     moments = [torch.empty_like(p) for p in wrapped.parameters() if p not in optimizer.state for _ in range(2)]

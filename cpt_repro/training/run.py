@@ -7,12 +7,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from cpt_repro.cost import check_room
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import locked, write_json
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import receipt_path, write
-from cpt_repro.training.store import Store
+from cpt_repro.training.store import Store, check_room
 
 
 def train_segments(

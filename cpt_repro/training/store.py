@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cpt_repro.config import ROOT
-from cpt_repro.errors import UserError
-from cpt_repro.evaluation.benchmarks import declared_suites
-from cpt_repro.files import digest, file_digest, read_json, write_json, writing
+from cpt_repro.errors import StorageError, UserError
+from cpt_repro.files import file_digest, read_json, write_json, writing
 from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import Receipt, evaluation_path, is_current, read_receipt, receipt_path
+from cpt_repro.receipts import Receipt, is_current, read_receipt
+from cpt_repro.sizes import GB, MOMENTS, WEIGHTS, parameters
 
 #: The optimizer's state beside a model's weights.
 OPTIMIZER = "optimizer.pt"
@@ -171,47 +171,34 @@ class SavedStates:
                 _remove(path)
 
 
-def evaluation_identity(plan: Plan, model_id: str) -> tuple[str, list[tuple[Segment, int]]]:
-    """Identity of a model to be evaluated, and the (segment, iteration) weights it is made of."""
-    suites = declared_suites(plan.scale)
-    if model_id in plan.segments:
-        segment = plan.segments[model_id]
-        return digest(["run", segment.identity, suites]), [(segment, segment.iterations)]
-    merge, seed = plan.merge_of(model_id), int(model_id.rpartition("-")[2])
-    paper = model_id.partition("/")[0]
-    sources = [plan.segments[plan.id_of(paper, run, seed)] for run in (merge.base, merge.task)]
-    identity = digest(["merge", merge.density, [s.identity for s in sources], suites])
-    return identity, [(s, s.iterations) for s in sources]
+def state_bytes(segment: Segment) -> int:
+    """Bytes of the states against interruption at their most: those that are kept, and the one being written."""
+    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * parameters(segment.model, segment.vocabulary)
 
 
-def outstanding(plan: Plan, results: Path, store: Store, evaluations: list[str]) -> tuple[list[str], list[str]]:
-    """(segments to train, models to evaluate): those without a current receipt, and what they need from the store.
+def kept_bytes(segment: Segment, kept: dict[int, bool]) -> int:
+    """Bytes of a segment's checkpoints; `kept` as in `Plan.checkpoints`: True keeps the optimizer's state too."""
+    count = parameters(segment.model, segment.vocabulary)
+    return sum((WEIGHTS + (MOMENTS if optimizer else 0)) * count for optimizer in kept.values())
 
-    A segment with a current receipt is trained again only where its weights are gone and something still to be made
-    starts from them; so committed receipts redraw every exhibit without training.
+
+def check_room(plan: Plan, segments: list[Segment], store: Store) -> None:
+    """Refuses to begin where the store's disk is too small for what `segments` will keep; looks at sizes only.
+
+    Needed are a segment's checkpoints and its states against interruption, less what lies there already. Other
+    processes that write to the same disk meanwhile are not known here.
     """
-    scale = plan.scale.name
-    to_evaluate = [
-        model_id
-        for model_id in evaluations
-        if not is_current(evaluation_path(results, scale, model_id), evaluation_identity(plan, model_id)[0])
-    ]
-    to_train: set[str] = set()
-
-    def need(segment: Segment) -> None:
-        if segment.id not in to_train:
-            to_train.add(segment.id)
-            if segment.parent:
-                need_weights(plan.segments[segment.parent], segment.parent_iteration, "optimizer" in segment.keep)
-
-    def need_weights(segment: Segment, iteration: int, optimizer: bool = False) -> None:
-        if not store.has(segment, iteration, optimizer):
-            need(segment)
-
-    for segment in plan.segments.values():
-        if not is_current(receipt_path(results, scale, segment.id), segment.identity):
-            need(segment)
-    for model_id in to_evaluate:
-        for segment, iteration in evaluation_identity(plan, model_id)[1]:
-            need_weights(segment, iteration)
-    return [s for s in plan.segments if s in to_train], to_evaluate
+    needed = 0
+    for segment in segments:
+        whole = kept_bytes(segment, plan.checkpoints[segment.id])
+        whole += state_bytes(segment) if plan.scale.save_every else 0
+        there = sum(path.stat().st_size for path in store.folder(segment).rglob("*") if path.is_file())
+        needed += max(whole - there, 0)
+    folder = store.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"{needed / GB:.3g} GB are needed for checkpoints, and {free / GB:.3g} GB are free."
+        do = "Make room, or let $CPT_REPRO_STORE name a folder on a larger disk; then run the same command again."
+        raise StorageError(what, where=str(store.root), do=do)
