@@ -85,9 +85,9 @@ def bench_data(scale_name: str, rounds: int) -> dict[str, Any]:
     """Tokens/s, with one process, of the whole corpus build (read, check, tokenise, pack, write, hash) and of the
     tokenizer alone on the same text, in turns, on the scale's downstream corpus; and of a hub build (`bench_hub`)."""
     from cpt_repro.data.build import build_corpus, build_tokenizer, load_fingerprint
-    from cpt_repro.data.manifest import SPLITS, load_manifest
     from cpt_repro.data.text import documents
     from cpt_repro.data.tokenizer import load_tokenizer
+    from cpt_repro.manifests import SPLITS, load_manifest
 
     scale = load_scale(scale_name)
     rates: dict[str, list[float]] = {"build": [], "tokenizer": []}

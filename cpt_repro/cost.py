@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpt_repro.config import ROOT, Scale
-from cpt_repro.data.manifest import Files, Hub, load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import absent, find_exhibit, needs
 from cpt_repro.files import read_json
+from cpt_repro.manifests import Files, Hub, load_manifest
 from cpt_repro.plan import Part, Plan, Segment
 from cpt_repro.receipts import corpus_path, read_fingerprint, receipt_path
 from cpt_repro.sizes import FORMULAS, GB, IN_MEMORY, flops_per_token, matmul_parameters, parameters

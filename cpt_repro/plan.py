@@ -15,9 +15,9 @@ from typing import Literal
 from pydantic import Field
 
 from cpt_repro.config import ModelSize, MoreSeeds, Scale, Strict
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
+from cpt_repro.manifests import load_manifest
 from cpt_repro.outside import check_size
 from cpt_repro.papers import Merge, Paper, Run, load_papers
 from cpt_repro.schedules import Schedule

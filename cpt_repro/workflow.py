@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from cpt_repro.config import Execution, load_scale
-from cpt_repro.data.manifest import Hub, load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.evaluation.identity import evaluation_identity
 from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.files import digest, read_json, write_text, writing
+from cpt_repro.manifests import Hub, load_manifest
 from cpt_repro.plan import Plan, Segment
 from cpt_repro.receipts import corpus_path, evaluation_path, is_current, read_fingerprint, receipt_path
 from cpt_repro.training.store import Store

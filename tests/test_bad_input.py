@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpt_repro import config, papers, published
+from cpt_repro import manifests as manifest
 from cpt_repro.claims.declarations import load_claims, parse_claims
 from cpt_repro.config import MANIFESTS, PAPERS, SCALES, Scale, load, load_scale, parse, read_yaml
-from cpt_repro.data import manifest
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits import declarations
 from cpt_repro.files import read_json

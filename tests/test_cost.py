@@ -20,9 +20,9 @@ from cpt_repro import cost, sizes
 from cpt_repro.cli import app
 from cpt_repro.config import PAPERS, SCALES, Execution, ModelSize, load_scale, parse
 from cpt_repro.cost import Options, Process, critical_path, estimate, schedule
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import digest, write_json
+from cpt_repro.manifests import load_manifest
 from cpt_repro.papers import Paper
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import corpus_path, receipt_path

@@ -10,13 +10,14 @@ import pytest
 import yaml
 import zstandard
 
+from cpt_repro import manifests as manifest
 from cpt_repro.config import MANIFESTS, load_scale, parse
-from cpt_repro.data import build, manifest, shards
+from cpt_repro.data import build, shards
 from cpt_repro.data.languages import entropy_rate, make_documents, make_topics, make_words
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly
 from cpt_repro.errors import UserError
+from cpt_repro.manifests import load_manifest
 
 LENGTH = 16
 LANGUAGE = "b28151e49a0d447942e204a9666fbe2edcee2893a573c68b7b3640f18648698a"

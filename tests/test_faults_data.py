@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from cpt_repro.config import load_scale, parse
 from cpt_repro.data import build, manifest, shards
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
+from cpt_repro.manifests import load_manifest
 
 LENGTH = 16
 FIRST, SECOND = "part.00000/shard.00000.mds", "part.00001/shard.00000.mds"

@@ -23,10 +23,10 @@ from cpt_repro import hub
 from cpt_repro.config import load_scale
 from cpt_repro.data import build, encoding, hubtext, manifest, shards
 from cpt_repro.data.encoding import Encoder
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import load_tokenizer
 from cpt_repro.errors import StorageError, UserError
+from cpt_repro.manifests import load_manifest
 
 LENGTH = 16
 COMMIT = "0" * 40

@@ -36,7 +36,6 @@ from cpt_repro.data import shards
 from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.hubtext import HubPart, list_parts, part_documents
 from cpt_repro.data.languages import entropy_rate
-from cpt_repro.data.manifest import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import (
     fetch_tokenizer,
@@ -49,6 +48,7 @@ from cpt_repro.data.tokenizer import (
 )
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, whole_folder, write_json
+from cpt_repro.manifests import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.receipts import read_fingerprint
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.data.manifest import Hub, Split
 from cpt_repro.errors import UserError
 from cpt_repro.hub import Repository
+from cpt_repro.manifests import Hub, Split
 
 CHUNK = 1 << 20
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from cpt_repro.config import ROOT
 from cpt_repro.data.hubtext import hub_documents
 from cpt_repro.data.languages import make_documents
-from cpt_repro.data.manifest import Files, Generated, Hub, Manifest, SourceFile, Split
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest
+from cpt_repro.manifests import Files, Generated, Hub, Manifest, SourceFile, Split
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.tokenizer import hashes, verify_tokenizer
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, whole_folder, write_text
+from cpt_repro.manifests import load_manifest
 from cpt_repro.plan import Plan
 from cpt_repro.receipts import Receipt, is_current, read_receipt
 from cpt_repro.training.model import WEIGHTS, check_weights

@@ -36,11 +36,11 @@ with warnings.catch_warnings():
 from cpt_repro import __version__
 from cpt_repro.config import ROOT, Execution, Scale
 from cpt_repro.data.build import load_fingerprint, open_domain, validation_sample
-from cpt_repro.data.manifest import load_manifest
 from cpt_repro.data.order import Order
 from cpt_repro.data.shards import REBUILD, Sequences
 from cpt_repro.errors import UserError
 from cpt_repro.files import code_commit, file_digest
+from cpt_repro.manifests import load_manifest
 from cpt_repro.plan import Segment, streams
 from cpt_repro.receipts import FinalLoss, Receipt, write
 from cpt_repro.training import execution as spread
