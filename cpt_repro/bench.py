@@ -138,13 +138,13 @@ def bench_hub(scale: Scale, rounds: int) -> dict[str, Any]:
     import yaml
     import zstandard
 
-    from cpt_repro import hub
-    from cpt_repro.data import build, manifest, shards
+    from cpt_repro import hub, manifests
+    from cpt_repro.data import build, shards
     from cpt_repro.data.text import documents
     from cpt_repro.data.tokenizer import load_tokenizer, save_tokenizer
 
     shards.preload()
-    texts = [d["text"] for name in scale.corpora.values() for d in documents(manifest.load_manifest(name), "train")]
+    texts = [d["text"] for name in scale.corpora.values() for d in documents(manifests.load_manifest(name), "train")]
     files = 24
     declared = {"kind": "hub", "name": "bench", "about": "", "licence": "", "gating": "", "note": "", "revision": None}
     declared |= {"domains": {"all": 1}, "dataset": "bench/bench", "format": "jsonl.zst", "tokens_billions": 1}
@@ -158,7 +158,7 @@ def bench_hub(scale: Scale, rounds: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict("os.environ", {hub.MIRROR_VARIABLE: folder}),
         mock.patch.object(hub, "LOCK", Path(folder) / "lock.json"),
-        mock.patch.object(manifest, "MANIFESTS", Path(folder)),
+        mock.patch.object(manifests, "MANIFESTS", Path(folder)),
     ):
         copies = [Path(folder) / kind / "bench" / "bench" for kind in ("datasets", "models")]
         for copy in copies:

@@ -14,8 +14,9 @@ import yaml
 import zstandard
 from typer.testing import CliRunner
 
+from cpt_repro import manifests as manifest
 from cpt_repro.config import load_scale, parse
-from cpt_repro.data import build, manifest, shards
+from cpt_repro.data import build, shards
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
 from cpt_repro.manifests import load_manifest

@@ -20,8 +20,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from typer.testing import CliRunner
 
 from cpt_repro import hub
+from cpt_repro import manifests as manifest
 from cpt_repro.config import load_scale
-from cpt_repro.data import build, encoding, hubtext, manifest, shards
+from cpt_repro.data import build, encoding, hubtext, shards
 from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import load_tokenizer
