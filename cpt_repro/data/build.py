@@ -287,9 +287,10 @@ class _Workers:
 
     def close(self) -> None:
         if self.pool is not None:
-            if self.pending:  # something failed: what others have begun may take many minutes more
-                for child in self.children:
-                    child.terminate()
+            # Something failed, and what others have begun may take many minutes more. A signal that can be caught will
+            # not do: a child has inherited whatever handlers its parent had.
+            for child in self.children if self.pending else ():
+                child.kill()
             self.pool.shutdown(cancel_futures=True)
 
 
