@@ -285,13 +285,16 @@ class _Workers:
     def finish(self) -> None:
         self._drain(0)
 
-    def close(self) -> None:
+    def close(self, folder: Path) -> None:
+        """Ends the processes; what those that are killed have begun below `folder` is removed."""
         if self.pool is not None:
             # Something failed, and what others have begun may take many minutes more. A signal that can be caught will
             # not do: a child has inherited whatever handlers its parent had.
             for child in self.children if self.pending else ():
                 child.kill()
             self.pool.shutdown(cancel_futures=True)
+            for left in list(folder.rglob(".*.aside")) if self.pending else ():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -407,7 +410,7 @@ def build_corpus(
                     with _progress(manifest, progress) as advance:
                         _build(folder, manifest, tokenizer, length, workers, advance)
             finally:
-                workers.close()
+                workers.close(folder)
     return folder
 
 
