@@ -347,7 +347,7 @@ def bench_train(scale: Scale = "pocket", rounds: int = 5, iterations: int = 200)
 
 @bench.command("data")
 def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
-    """Tokens/s of building a corpus with one process, against the tokenizer alone on the same text."""
+    """Tokens/s of building a corpus against the tokenizer alone; and of files of the hub, with 1 and 2 processes."""
     from cpt_repro.bench import bench_data as run
 
     _say(json.dumps(run(scale, rounds)))
