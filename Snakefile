@@ -8,7 +8,7 @@ import sys
 
 from cpt_repro.errors import UserError
 from cpt_repro.files import writing
-from cpt_repro.workflow import FIGURE_FILES, TABLE_FILES, Workflow
+from cpt_repro.workflow.jobs import FIGURE_FILES, TABLE_FILES, Workflow
 
 # `cpt-repro` of the environment that runs snakemake, also where that is not activated.
 os.environ["PATH"] = os.pathsep.join(

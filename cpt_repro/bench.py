@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from cpt_repro import __version__
-from cpt_repro.config import Execution, Scale, load_scale
+from cpt_repro.declarations.scale import Execution, Scale, load_scale
 from cpt_repro.errors import UserError
-from cpt_repro.plan import Plan, Segment
+from cpt_repro.planning.plan import Plan, Segment
 from cpt_repro.training.store import Store
 
 
@@ -41,12 +41,14 @@ def bench_train(scale_name: str, data: Path, rounds: int, iterations: int) -> di
     """Tokens/s of our training against a plain PyTorch loop: same model, data, optimizer and clipping, in turns."""
     import torch
 
+    from cpt_repro.models.neox import neox_config, new_model
     from cpt_repro.training import trainer as ours
-    from cpt_repro.training.model import neox_config, new_model
 
     scale = load_scale(scale_name)
     whole = next(iter(Plan(scale).segments.values()))
-    segment = whole.model_copy(update={"iterations": iterations, "evaluations": (), "closing": (), "validate_on": ()})
+    segment = whole.model_copy(
+        update={"iterations": iterations, "evaluations": (), "closing": (), "validate_on": ()}
+    )
     corpora = ours.Corpora(data)
     tokens = iterations * segment.batch_sequences * segment.sequence_length
 
@@ -71,7 +73,9 @@ def bench_train(scale_name: str, data: Path, rounds: int, iterations: int) -> di
 
     def composer() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            return ours.train(segment, None, corpora, Store(scale_name, Path(folder)), {}).measured["tokens_per_second"]
+            return ours.train(segment, None, corpora, Store(scale_name, Path(folder)), {}).measured[
+                "tokens_per_second"
+            ]
 
     plain(), composer()  # warm-up: imports, caches
     rates: dict[str, list[float]] = {"composer": [], "plain": []}
@@ -87,7 +91,7 @@ def bench_data(scale_name: str, rounds: int) -> dict[str, Any]:
     from cpt_repro.data.build import build_corpus, build_tokenizer, load_fingerprint
     from cpt_repro.data.text import documents
     from cpt_repro.data.tokenizer import load_tokenizer
-    from cpt_repro.manifests import SPLITS, load_manifest
+    from cpt_repro.declarations.manifests import SPLITS, load_manifest
 
     scale = load_scale(scale_name)
     rates: dict[str, list[float]] = {"build": [], "tokenizer": []}
@@ -106,7 +110,9 @@ def bench_data(scale_name: str, rounds: int) -> dict[str, Any]:
             texts = [document["text"] for split in SPLITS for document in documents(manifest, split)]
             began = time.perf_counter()
             count = sum(
-                len(e.ids) for k in range(0, len(texts), 512) for e in tokenizer.encode_batch(texts[k : k + 512])
+                len(e.ids)
+                for k in range(0, len(texts), 512)
+                for e in tokenizer.encode_batch(texts[k : k + 512])
             )
             rates["tokenizer"].append(count / (time.perf_counter() - began))
     return _summary("data", scale_name, rates, "tokens/s") | {"hub": bench_hub(scale, rounds)}
@@ -138,15 +144,28 @@ def bench_hub(scale: Scale, rounds: int) -> dict[str, Any]:
     import yaml
     import zstandard
 
-    from cpt_repro import hub, manifests
     from cpt_repro.data import build, shards
     from cpt_repro.data.text import documents
     from cpt_repro.data.tokenizer import load_tokenizer, save_tokenizer
+    from cpt_repro.declarations import manifests
+    from cpt_repro.models import hub
 
     shards.preload()
-    texts = [d["text"] for name in scale.corpora.values() for d in documents(manifests.load_manifest(name), "train")]
+    texts = [
+        d["text"]
+        for name in scale.corpora.values()
+        for d in documents(manifests.load_manifest(name), "train")
+    ]
     files = 24
-    declared = {"kind": "hub", "name": "bench", "about": "", "licence": "", "gating": "", "note": "", "revision": None}
+    declared = {
+        "kind": "hub",
+        "name": "bench",
+        "about": "",
+        "licence": "",
+        "gating": "",
+        "note": "",
+        "revision": None,
+    }
     declared |= {"domains": {"all": 1}, "dataset": "bench/bench", "format": "jsonl.zst", "tokens_billions": 1}
     declared |= {"splits": {"train": {"files": ["*.jsonl.zst"]}}, "validation_share": 0.01}
 
@@ -232,13 +251,15 @@ class RandomTokens:
         return generator.integers(0, self._vocabulary, (len(indices), self._width), dtype=np.uint16)
 
 
-def _plain_gpu(segment: Segment, corpora: Any, execution: Execution, device: str, workers: int) -> dict[str, float]:
+def _plain_gpu(
+    segment: Segment, corpora: Any, execution: Execution, device: str, workers: int
+) -> dict[str, float]:
     """Seconds of a step and share of waiting of a plain loop that does what our trainer does, and nothing else."""
     import torch
 
+    from cpt_repro.models.neox import neox_config, new_model
     from cpt_repro.training import execution as spread
     from cpt_repro.training import trainer as ours
-    from cpt_repro.training.model import neox_config, new_model
 
     where = torch.device("cuda" if device == "gpu" else "cpu")
     torch.set_num_threads(segment.threads)
@@ -276,7 +297,9 @@ def _plain_gpu(segment: Segment, corpora: Any, execution: Execution, device: str
     }
 
 
-def _composer_gpu(segment: Segment, corpora: Any, execution: Execution, device: str, workers: int) -> dict[str, Any]:
+def _composer_gpu(
+    segment: Segment, corpora: Any, execution: Execution, device: str, workers: int
+) -> dict[str, Any]:
     """The same of our trainer, and the micro-batch that it took."""
     from cpt_repro.training import trainer as ours
 
@@ -309,10 +332,14 @@ def bench_gpu(
         raise UserError("there is no GPU to measure.", do=do)
     scale = load_scale(scale_name)
     plan = Plan(scale)
-    found = [s for s in plan.segments.values() if s.model_name == model and s.parent is None and s.external is None]
+    found = [
+        s for s in plan.segments.values() if s.model_name == model and s.parent is None and s.external is None
+    ]
     if not found:
         known = sorted({s.model_name for s in plan.segments.values()})
-        raise UserError(f"no run of scale '{scale_name}' trains the model '{model}'.", do=f"Known: {', '.join(known)}.")
+        raise UserError(
+            f"no run of scale '{scale_name}' trains the model '{model}'.", do=f"Known: {', '.join(known)}."
+        )
     from cpt_repro.training import trainer as ours
 
     declared = scale.run_as(model)
@@ -330,7 +357,10 @@ def bench_gpu(
     if not built:
         corpora = RandomTokens(data, segment.vocabulary, segment.sequence_length + 1)
     fast = {"compile": device == "gpu", "deterministic": False}
-    fast |= {"activation_checkpointing": declared.activation_checkpointing, "microbatch_sequences": microbatch}
+    fast |= {
+        "activation_checkpointing": declared.activation_checkpointing,
+        "microbatch_sequences": microbatch,
+    }
     arms = {
         "plain": (_plain_gpu, Execution(**fast)),
         "composer": (_composer_gpu, Execution(**fast)),
@@ -379,10 +409,14 @@ def bench_gpu(
     rows = []
     for arm, (_, execution) in arms.items():
         how = execution.model_copy(update={"microbatch_sequences": size})
-        rows.append({"arm": arm, **_gpu_speeds(arm, told, segment, same["hardware"]), **_told_of(how), **same})
+        rows.append(
+            {"arm": arm, **_gpu_speeds(arm, told, segment, same["hardware"]), **_told_of(how), **same}
+        )
     # The way in which the scale trains comes last, which is what `cpt-repro plan` reckons with.
     way = declared.compile, declared.deterministic
-    return sorted(rows, key=lambda row: (row["arm"] != "plain", (row["compile"], row["deterministic"]) == way))
+    return sorted(
+        rows, key=lambda row: (row["arm"] != "plain", (row["compile"], row["deterministic"]) == way)
+    )
 
 
 def _told_of(execution: Execution) -> dict[str, Any]:
@@ -390,9 +424,11 @@ def _told_of(execution: Execution) -> dict[str, Any]:
     return {name: getattr(execution, name) for name in names}
 
 
-def _gpu_speeds(arm: str, told: dict[str, list[dict[str, Any]]], segment: Segment, hardware: str) -> dict[str, Any]:
+def _gpu_speeds(
+    arm: str, told: dict[str, list[dict[str, Any]]], segment: Segment, hardware: str
+) -> dict[str, Any]:
     """What was measured of one arm: medians over the rounds; utilisations by both formulas where the peak is known."""
-    from cpt_repro.sizes import FORMULAS, flops_per_token, parameters
+    from cpt_repro.models.sizes import FORMULAS, flops_per_token, parameters
 
     def ratio(one: str, other: str) -> float:
         pairs = zip(told[one], told[other], strict=True)
@@ -401,7 +437,9 @@ def _gpu_speeds(arm: str, told: dict[str, list[dict[str, Any]]], segment: Segmen
     tokens = segment.batch_sequences * segment.sequence_length
     speed = statistics.median(tokens / run["step_seconds"] for run in told[arm])
     memory = [run["peak_memory_gb"] for run in told[arm]]
-    peak = next((value for name, value in PEAK_TFLOPS.items() if name in hardware), None) if memory[0] else None
+    peak = (
+        next((value for name, value in PEAK_TFLOPS.items() if name in hardware), None) if memory[0] else None
+    )
     size = segment.model, segment.vocabulary, segment.sequence_length
     mfu = {name: peak and round(speed * flops_per_token(*size, name) / peak / 1e12, 4) for name in FORMULAS}
     return {

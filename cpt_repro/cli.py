@@ -23,7 +23,9 @@ app = typer.Typer(
     help="Replicates Gupta et al. 2023 and Ibrahim et al. 2024 on continual pre-training. The whole job is "
     "`snakemake --cores all figures/`; these are its steps, and questions about it.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measures speed as a ratio against something plain, in one run.")
+bench = typer.Typer(
+    no_args_is_help=True, help="Measures speed as a ratio against something plain, in one run."
+)
 corpora = typer.Typer(no_args_is_help=True, help="The real corpora: fetch their sources, extract their text.")
 app.add_typer(bench, name="bench")
 app.add_typer(corpora, name="corpora")
@@ -38,7 +40,7 @@ def _say(text: str) -> None:
 
 
 def _workflow(scale: str, results: Path = Path("results")):
-    from cpt_repro.workflow import Workflow
+    from cpt_repro.workflow.jobs import Workflow
 
     return Workflow(scale, results=str(results))
 
@@ -47,17 +49,20 @@ def _workflow(scale: str, results: Path = Path("results")):
 def corpus(
     name: Annotated[str, typer.Argument(help="pile, sp or german; or `tokenizer`.")],
     scale: Scale = "smoke",
-    processes: Annotated[int, typer.Option(min=1, help="Worker processes; the shards do not depend on it.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Worker processes; the shards do not depend on it.")
+    ] = 1,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Check all that is there; build anew what is damaged.")
     ] = False,
     upload: Annotated[
-        str | None, typer.Option(help="Copy the corpus there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder.")
+        str | None,
+        typer.Option(help="Copy the corpus there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder."),
     ] = None,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
-    from cpt_repro.config import load_scale
     from cpt_repro.data.build import build_corpus, build_tokenizer, upload_corpus
+    from cpt_repro.declarations.scale import load_scale
 
     loaded = load_scale(scale)
     root = Path("data") / scale
@@ -73,7 +78,7 @@ def corpus(
 @app.command()
 def suites(scale: Scale = "smoke") -> None:
     """Makes the scale's benchmark tasks, from held-out text or from published data, which it fetches."""
-    from cpt_repro.config import load_scale
+    from cpt_repro.declarations.scale import load_scale
     from cpt_repro.evaluation.suites import build_suites
 
     _say(str(build_suites(load_scale(scale), Path("data") / scale)))
@@ -81,18 +86,24 @@ def suites(scale: Scale = "smoke") -> None:
 
 @app.command()
 def train(
-    bundle: Annotated[str | None, typer.Argument(help="A bundle of segments, or a run id or its beginning.")] = None,
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle of segments, or a run id or its beginning.")
+    ] = None,
     scale: Scale = "smoke",
     results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command that starts the ranks.")] = False,
-    attempt: Annotated[int, typer.Option(min=1, help="Above 1, what failed by itself is not tried again.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command that starts the ranks.")
+    ] = False,
+    attempt: Annotated[
+        int, typer.Option(min=1, help="Above 1, what failed by itself is not tried again.")
+    ] = 1,
 ) -> None:
     """Trains a bundle of segments (see `plan`), or the runs whose id begins so, ancestors first.
 
     Where the scale's `execution` asks for several ranks, this starts them; inside a launch (RANK is set) it is one.
     """
-    from cpt_repro import launch
-    from cpt_repro.training.run import train_segments
+    from cpt_repro.training.train import train_segments
+    from cpt_repro.workflow import launch
 
     workflow = _workflow(scale, results)
     plan = workflow.plan
@@ -134,7 +145,7 @@ def train(
 
 
 def _gpus(count: int, jobs_per_gpu: int, where: str):
-    from cpt_repro.gpus import lease
+    from cpt_repro.workflow.gpus import lease
 
     return lease(count, jobs_per_gpu, where, _say)
 
@@ -145,11 +156,14 @@ def evaluate(
     scale: Scale = "smoke",
     results: Results = Path("results"),
     released: Annotated[
-        bool, typer.Option("--released", help="The authors' published weights; name them <paper>/<run>, or a pattern.")
+        bool,
+        typer.Option(
+            "--released", help="The authors' published weights; name them <paper>/<run>, or a pattern."
+        ),
     ] = False,
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
-    from cpt_repro.evaluation.run import evaluate_models
+    from cpt_repro.evaluation.evaluate import evaluate_models
 
     workflow = _workflow(scale, results)
     models = workflow.evaluations if group == "all" or released else workflow.group(group)
@@ -160,17 +174,23 @@ def evaluate(
             from cpt_repro.evaluation.released import evaluate_released
 
             return evaluate_released(workflow.plan, group, workflow.data, results, _say)
-        evaluate_models(workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say)
+        evaluate_models(
+            workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say
+        )
 
 
 @app.command("released")
-def released_weights(scale: Scale = "paper", results: Results = Path("results"), as_json: AsJson = False) -> None:
+def released_weights(
+    scale: Scale = "paper", results: Results = Path("results"), as_json: AsJson = False
+) -> None:
     """Compares published scores with those measured on the weights that the authors published."""
     from cpt_repro.evaluation import released
 
     found = released.compare(_workflow(scale, results).plan, results)
     if as_json:
-        _say(json.dumps({"scale": scale, "note": released.MARK, "models": found}, indent=1, ensure_ascii=False))
+        _say(
+            json.dumps({"scale": scale, "note": released.MARK, "models": found}, indent=1, ensure_ascii=False)
+        )
     else:
         released.print_comparison(found)
 
@@ -180,7 +200,9 @@ def export(
     run: Annotated[str, typer.Argument(help="A run's id, or <paper>/<run> for its first seed.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     scale: Scale = "smoke",
-    iteration: Annotated[int | None, typer.Option(help="Of the weights that were kept; the last without it.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Of the weights that were kept; the last without it.")
+    ] = None,
 ) -> None:
     """Writes a trained model as a Hugging Face folder: weights, tokenizer, receipt, model card."""
     from cpt_repro.training.export import export_run
@@ -210,15 +232,19 @@ def draw(
 def plan(
     scale: Scale = "smoke",
     exhibit: Annotated[
-        list[str] | None, typer.Option(help="What this exhibit needs, such as ibrahim2024/figure_05; may be repeated.")
+        list[str] | None,
+        typer.Option(help="What this exhibit needs, such as ibrahim2024/figure_05; may be repeated."),
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs at hand, for the wall time.")] = None,
     cores: Annotated[int | None, typer.Option(help="CPU cores at hand, at scales for CPUs.")] = None,
     tokens_per_second: Annotated[
-        list[str] | None, typer.Option(help="Tokens/s of one GPU (core): X, or MODEL=X for each of several models.")
+        list[str] | None,
+        typer.Option(help="Tokens/s of one GPU (core): X, or MODEL=X for each of several models."),
     ] = None,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak that training reaches (0.45).")] = None,
-    peak_tflops: Annotated[float | None, typer.Option(help="Peak of a GPU (989: H100, H200, dense bf16).")] = None,
+    peak_tflops: Annotated[
+        float | None, typer.Option(help="Peak of a GPU (989: H100, H200, dense bf16).")
+    ] = None,
     price: Annotated[float | None, typer.Option(help="USD per GPU-hour.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="GB of a GPU (80).")] = None,
     attention: Annotated[str, typer.Option(help="FLOPs per token with full or causal attention.")] = "full",
@@ -226,8 +252,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory."""
-    from cpt_repro.cost import Options, estimate
-    from cpt_repro.report.cost import print_estimate
+    from cpt_repro.planning.cost import Options, estimate
+    from cpt_repro.report.cost_table import print_estimate
 
     many = tuple(exhibit or ()), gpus, cores, tuple(tokens_per_second or ())
     options = Options(*many, mfu, peak_tflops, price, gpu_memory, attention)
@@ -252,7 +278,8 @@ def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: 
     if as_json:
         _say(
             json.dumps(
-                {"scale": scale, **counts, "to_train": sorted(segments), "to_evaluate": sorted(models)}, indent=1
+                {"scale": scale, **counts, "to_train": sorted(segments), "to_evaluate": sorted(models)},
+                indent=1,
             )
         )
         return
@@ -264,11 +291,17 @@ def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: 
 def claims(
     scale: Scale = "smoke",
     paper: Annotated[str | None, typer.Option(help="One paper's claims alone.")] = None,
-    claim: Annotated[str | None, typer.Option(help="One claim with its tests, such as C1 or ibrahim2024/12.")] = None,
+    claim: Annotated[
+        str | None, typer.Option(help="One claim with its tests, such as C1 or ibrahim2024/12.")
+    ] = None,
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
-    write: Annotated[bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")] = False,
-    readme: Annotated[Path | None, typer.Option(help="Renew the table between the marks in this file.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")
+    ] = False,
+    readme: Annotated[
+        Path | None, typer.Option(help="Renew the table between the marks in this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Says of every claim of the papers whether it held, with what was measured, published, and what decided."""
@@ -279,7 +312,9 @@ def claims(
         for path in claims.write_ledger(claims.build_ledger(plan, results), out):
             _say(str(path))
     if readme:
-        text = claims.in_readme(claims.build_ledger(plan, results), readme.read_text(encoding="utf-8"), str(readme))
+        text = claims.in_readme(
+            claims.build_ledger(plan, results), readme.read_text(encoding="utf-8"), str(readme)
+        )
         write_text(readme, text)
         _say(str(readme))
     if write or readme:
@@ -312,7 +347,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any difference."""
-    from cpt_repro import verify as verifying
+    from cpt_repro.report import verify as verifying
 
     quiet = (lambda line: None) if as_json else _say
     found = verifying.verify(_workflow(scale, results).plan, results, figures, say=quiet)
@@ -323,15 +358,17 @@ def verify(
 
 @app.command()
 def cite(
-    exhibit: Annotated[str | None, typer.Argument(help="Such as ibrahim2024/figure_05; the whole without it.")] = None,
+    exhibit: Annotated[
+        str | None, typer.Argument(help="Such as ibrahim2024/figure_05; the whole without it.")
+    ] = None,
     scale: Scale = "smoke",
     figures: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
     as_json: AsJson = False,
 ) -> None:
     """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the paper."""
-    from cpt_repro.citation import citation
-    from cpt_repro.config import ROOT
     from cpt_repro.files import code_commit
+    from cpt_repro.project import ROOT
+    from cpt_repro.report.citation import citation
 
     told = citation(_workflow(scale).plan, figures, exhibit, code_commit(ROOT))
     _say(json.dumps(told, indent=1, ensure_ascii=False) if as_json else f"{told['text']}\n\n{told['bibtex']}")
@@ -357,8 +394,12 @@ def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
 def bench_gpu(
     scale: Scale = "paper",
     model: Annotated[str, typer.Option(help="405m or 10b, as the scale names it.")] = "405m",
-    steps: Annotated[int, typer.Option(min=1, help="Steps timed in each arm, after those that warm up.")] = 20,
-    microbatch: Annotated[str, typer.Option(help="Sequences of a forward pass; auto: as many as fit.")] = "auto",
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps timed in each arm, after those that warm up.")
+    ] = 20,
+    microbatch: Annotated[
+        str, typer.Option(help="Sequences of a forward pass; auto: as many as fit.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="gpu; cpu for a dry run at a small scale.")] = "gpu",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all arms.")] = 1,
 ) -> None:
@@ -366,7 +407,9 @@ def bench_gpu(
     from cpt_repro.bench import bench_gpu as run
 
     if not (microbatch == "auto" or (microbatch.isdecimal() and int(microbatch))):
-        raise UserError(f"--microbatch {microbatch} is no number of sequences.", do="Give one from 1 up, or auto.")
+        raise UserError(
+            f"--microbatch {microbatch} is no number of sequences.", do="Give one from 1 up, or auto."
+        )
     if device not in ("gpu", "cpu"):
         raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
     size = microbatch if microbatch == "auto" else int(microbatch)

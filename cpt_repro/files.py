@@ -142,9 +142,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
-        raise UserError("the file does not exist.", where=str(path), do="Run the rule that makes it first.") from None
+        raise UserError(
+            "the file does not exist.", where=str(path), do="Run the rule that makes it first."
+        ) from None
     except OSError as error:
-        raise UserError(f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file.") from None
+        raise UserError(
+            f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"not valid JSON ({error}).", where=str(path), do="Remove it and run again; it will be made anew."
@@ -155,9 +159,13 @@ def code_commit(root: Path) -> str | None:
     """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None outside git."""
     git = ["git", "-C", str(root)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         watched = ["cpt_repro", "configs", "data_manifests"]
-        changed = subprocess.run([*git, "status", "--porcelain", "--", *watched], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", *watched], capture_output=True, text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+changes" if changed.stdout.strip() else "")

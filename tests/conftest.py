@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
-os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+os.environ.update(
+    OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
+)
 
 import pytest
 
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,12 @@ def pytest_sessionfinish(session, exitstatus):
     """Writes the table of faults."""
     path = os.environ.get("CPT_REPRO_FAULT_TABLE")
     if path and _FAULTS:
-        lines = ["# Faults injected by the tests", "", "Made by `make torture`; every line is a test that passed.", ""]
+        lines = [
+            "# Faults injected by the tests",
+            "",
+            "Made by `make torture`; every line is a test that passed.",
+            "",
+        ]
         lines += ["| fault | injected | outcome |", "| --- | --- | --- |"]
         lines += [f"| {fault} | {times} | {outcome} |" for fault, (times, outcome) in sorted(_FAULTS.items())]
         text = "\n".join(lines) + "\n"

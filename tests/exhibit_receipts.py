@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import Evaluation, FinalLoss, Receipt, evaluation_path, receipt_path, write
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.records.receipts import Evaluation, FinalLoss, Receipt, evaluation_path, receipt_path, write
 
 ASYMPTOTE = {"pile": 2.2, "sp": 2.5, "german": 1.3}
 START = {"pile": 2.3, "sp": 2.75, "german": 2.6}
@@ -32,7 +32,14 @@ def _level(segment: Segment, corpus: str, iteration: int) -> float:
         risen = 1 - math.exp(-(60 * done + 0.3 * iteration))
         return START[corpus] - size + same * shift * held * (0.15 + 0.3 * rate) * risen + spike + wiggle
     gap = START[corpus] - ASYMPTOTE[corpus]
-    return ASYMPTOTE[corpus] - size + gap * math.exp(-30 * done) + 0.12 * rate * min(1, 80 * done) + spike + wiggle
+    return (
+        ASYMPTOTE[corpus]
+        - size
+        + gap * math.exp(-30 * done)
+        + 0.12 * rate * min(1, 80 * done)
+        + spike
+        + wiggle
+    )
 
 
 def _receipt(segment: Segment) -> Receipt:
@@ -40,9 +47,14 @@ def _receipt(segment: Segment) -> Receipt:
     final = {}
     for corpus, points in curves.items():
         closing = [loss for i, loss in points if i in segment.closing]
-        final[corpus] = FinalLoss(loss=sum(closing) / len(closing), evaluations=len(closing), stderr=0.001, noise=0.02)
+        final[corpus] = FinalLoss(
+            loss=sum(closing) / len(closing), evaluations=len(closing), stderr=0.001, noise=0.02
+        )
     total = segment.schedule_iterations
-    rates = [(i, segment.schedule(i, total)) for i in sorted({*range(0, segment.iterations, 2), segment.iterations})]
+    rates = [
+        (i, segment.schedule(i, total))
+        for i in sorted({*range(0, segment.iterations, 2), segment.iterations})
+    ]
     return Receipt(
         identity=segment.identity,
         segment=segment,

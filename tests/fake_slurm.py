@@ -112,7 +112,9 @@ def srun(arguments: list[str], root: Path) -> None:
     known = parser.parse_args(arguments)
     _put(root / "srun.json", arguments)
     tasks = [
-        subprocess.Popen(known.command, env={**os.environ, "SLURM_NODEID": str(task), "SLURM_PROCID": str(task)})
+        subprocess.Popen(
+            known.command, env={**os.environ, "SLURM_NODEID": str(task), "SLURM_PROCID": str(task)}
+        )
         for task in range(known.ntasks)
     ]
     while any(task.poll() is None for task in tasks):

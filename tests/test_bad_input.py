@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 
 from cpt_repro import config, papers, published
 from cpt_repro import manifests as manifest
-from cpt_repro.claims.declarations import load_claims, parse_claims
-from cpt_repro.config import MANIFESTS, PAPERS, SCALES, Scale, load, load_scale, parse, read_yaml
+from cpt_repro.declarations.claims import load_claims, parse_claims
+from cpt_repro.project import MANIFESTS, PAPERS, SCALES
+from cpt_repro.declarations.scale import Scale, load_scale
+from cpt_repro.declarations.strict import load, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits import declarations
 from cpt_repro.files import read_json
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import evaluation_path, read_evaluation, read_fingerprint, read_receipt, receipt_path
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import (
+    evaluation_path,
+    read_evaluation,
+    read_fingerprint,
+    read_receipt,
+    receipt_path,
+)
 
 # Same examples every time, and no clock: a busy machine is no fault.
 settings.register_profile("calm", deadline=None, derandomize=True)
@@ -30,7 +38,21 @@ NUMBERS = st.sampled_from(
     + [float("inf"), float("-inf"), float("nan")]
 )
 WORDS = st.sampled_from(
-    ["", " ", "a", "pile", "sp", "sp/9", "405m", "405m/pile", "figure_99", "table_02", "../../x", "/etc/passwd", "{x}"]
+    [
+        "",
+        " ",
+        "a",
+        "pile",
+        "sp",
+        "sp/9",
+        "405m",
+        "405m/pile",
+        "figure_99",
+        "table_02",
+        "../../x",
+        "/etc/passwd",
+        "{x}",
+    ]
     + ["a\nb", "\0", "é" * 300, "1e999", "NaN", "null", "*", "[", "+", "- -", "smoke_upstream", "cosine"]
 )
 PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS)
@@ -41,7 +63,9 @@ VALUES = st.one_of(
 )
 #: (which node, what is done to it, with what)
 CHANGES = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from(["set", "drop", "rename", "add", "twice"]), VALUES),
+    st.tuples(
+        st.floats(0, 1, exclude_max=True), st.sampled_from(["set", "drop", "rename", "add", "twice"]), VALUES
+    ),
     min_size=1,
     max_size=3,
 )
@@ -49,7 +73,9 @@ CHANGES = st.lists(
 
 def places(value, path=()):
     """Every (container, key) below `value`."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for key, child in list(children):
         yield value, key
         yield from places(child)
@@ -128,7 +154,9 @@ MANIFEST_NAMES = sorted(p.stem for p in MANIFESTS.glob("*.yaml") if p.stem != "s
 def test_any_manifest(folder, name, changes):
     patch = pytest.MonkeyPatch()
     patch.setattr(manifest, "MANIFESTS", folder / "manifests")
-    path = written(folder / "manifests" / f"{name}.yaml", changed(read_yaml(MANIFESTS / f"{name}.yaml"), changes))
+    path = written(
+        folder / "manifests" / f"{name}.yaml", changed(read_yaml(MANIFESTS / f"{name}.yaml"), changes)
+    )
     try:
         answer(lambda: manifest.load_manifest(name).digest, str(path))
     finally:
@@ -158,8 +186,17 @@ def test_a_manifest_without_shares_makes_no_plan(folder, monkeypatch):
 
 # -- what the papers declare
 
-FILES = ["runs.yaml", "exhibits.yaml", "claims.yaml", "published.yaml", "discrepancies.yaml", "digitised.json"]
-DECLARED = [(paper, file) for paper in papers.paper_names() for file in FILES if (PAPERS / paper / file).exists()]
+FILES = [
+    "runs.yaml",
+    "exhibits.yaml",
+    "claims.yaml",
+    "published.yaml",
+    "discrepancies.yaml",
+    "digitised.json",
+]
+DECLARED = [
+    (paper, file) for paper in papers.paper_names() for file in FILES if (PAPERS / paper / file).exists()
+]
 CACHES = [papers.load_paper, declarations.load_declarations, load_claims]
 CACHES += [published.load_published, published.load_digitised, published.load_discrepancies]
 
@@ -238,7 +275,9 @@ def test_any_declaration(folder, paper, file):
 
 
 @pytest.mark.parametrize(("paper", "file"), DECLARED, ids=str)
-@pytest.mark.parametrize("text", ["", "[]", "3", "a: [", "- a", "null", "{}", "\x00", "a: 2020-99-99", "? [a]\n: 1"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "a: [", "- a", "null", "{}", "\x00", "a: 2020-99-99", "? [a]\n: 1"]
+)
 def test_any_text(folder, paper, file, text):
     with_file(folder, paper, file, text)
 
@@ -272,10 +311,13 @@ def test_any_yaml(folder, text):
         "<<: 3",
         "a: 1\na: 2",
         "a: &a [1,1,1,1,1,1,1,1,1]\n"
-        + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True)),
+        + "".join(
+            f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
         "a: &a {k: 1}\n"
         + "".join(
-            f"{y}: &{y} {{<<: [{', '.join([f'*{x}'] * 9)}]}}\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True)
+            f"{y}: &{y} {{<<: [{', '.join([f'*{x}'] * 9)}]}}\n"
+            for x, y in zip("abcdefgh", "bcdefghi", strict=True)
         ),
     ],
     ids=range(13),
@@ -295,7 +337,9 @@ def test_files_that_cannot_be_read(tmp_path):
             assert not answer(lambda read=read, name=name: read(tmp_path / name), name)
 
 
-@pytest.mark.parametrize("text", ["NaN", "-Infinity", '{"a": [Infinity]}', "[" * 100_000, "9" * 5000, "\ufeff{}"])
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", '{"a": [Infinity]}', "[" * 100_000, "9" * 5000, "\ufeff{}"]
+)
 def test_json_that_bites(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match="bad.json"):

@@ -14,23 +14,25 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-import cpt_repro.hub
-from cpt_repro.claims.declarations import load_claims, readings
+import cpt_repro.models.hub
+from cpt_repro.declarations.claims import load_claims, readings
 from cpt_repro.claims.quantities import Measured
-from cpt_repro.config import BENCHMARKS, Published, Scale, Suite, Task, load_scale, parse
+from cpt_repro.project import BENCHMARKS
+from cpt_repro.declarations.scale import Published, Scale, Suite, Task, load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation import benchmarks
 from cpt_repro.evaluation.benchmarks import declared_suites, items_of, load_benchmark
 from cpt_repro.evaluation.harness import Harness, mean_and_error
-from cpt_repro.evaluation.identity import evaluation_identity
+from cpt_repro.planning.evaluation_identity import evaluation_identity
 from cpt_repro.evaluation.suites import build_suites
 from cpt_repro.exhibits import tables
-from cpt_repro.exhibits.declarations import load_declarations
-from cpt_repro.exhibits.records import Records
-from cpt_repro.plan import Plan
-from cpt_repro.published import load_published
-from cpt_repro.receipts import Evaluation, evaluation_path, write
-from cpt_repro.workflow import Workflow
+from cpt_repro.declarations.exhibits import load_declarations
+from cpt_repro.records.lookup import Records
+from cpt_repro.planning.plan import Plan
+from cpt_repro.declarations.published import load_published
+from cpt_repro.records.receipts import Evaluation, evaluation_path, write
+from cpt_repro.workflow.jobs import Workflow
 
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.yaml"))
 PAPER = load_scale("paper")
@@ -46,7 +48,10 @@ def arc(question: str, texts: list[str], key: str, labels: str = "ABCDE", **more
 
 
 def arc_de(question: str, texts: list[str], key: str) -> dict:
-    return arc("en", texts, key) | {"question_de": question, "choices_de": {"text": texts, "label": list("ABCD")}}
+    return arc("en", texts, key) | {
+        "question_de": question,
+        "choices_de": {"text": texts, "label": list("ABCD")},
+    }
 
 
 def hellaswag(label: str, ctx_b: str, *endings: str) -> dict:
@@ -73,7 +78,12 @@ def mmlu(subject: str, number: int) -> dict:
 def mmlu_de(number: int, letters: bool = False) -> dict:
     choices = [f"{number + k} Sterne" for k in range(4)]
     answer = "ABCD"[number % 4] if letters else number % 4
-    return {"question": "unused", "question_de": f"Wie viele {number}?", "choices_de": choices, "answer": answer}
+    return {
+        "question": "unused",
+        "question_de": f"Wie viele {number}?",
+        "choices_de": choices,
+        "answer": answer,
+    }
 
 
 def truthful(question: str, true: list[str], false: list[str], suffix: str = "") -> dict:
@@ -83,7 +93,11 @@ def truthful(question: str, true: list[str], false: list[str], suffix: str = "")
 
 
 def trivia(question: str, *aliases: str) -> dict:
-    return {"question": question, "question_id": "q", "answer": {"aliases": list(aliases), "value": aliases[0]}}
+    return {
+        "question": question,
+        "question_id": "q",
+        "answer": {"aliases": list(aliases), "value": aliases[0]},
+    }
 
 
 SUBJECTS = ("anatomy", "high_school_european_history")
@@ -232,7 +246,9 @@ def scale(suites: dict) -> Scale:
 
 def published(**tasks) -> dict:
     """A suite of published tasks: name=benchmark."""
-    return {"tasks": {name: {"kind": "published", "benchmark": benchmark} for name, benchmark in tasks.items()}}
+    return {
+        "tasks": {name: {"kind": "published", "benchmark": benchmark} for name, benchmark in tasks.items()}
+    }
 
 
 ALL = {name: suite.model_dump(mode="json") for name, suite in PAPER.suites.items()}
@@ -287,7 +303,10 @@ def test_wrong_declarations_name_file_and_key(change, told, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("suite", "told"),
     [
-        ({"tasks": {"a": {"kind": "published", "benchmark": "helaswag"}}}, "the benchmark 'helaswag' is unknown"),
+        (
+            {"tasks": {"a": {"kind": "published", "benchmark": "helaswag"}}},
+            "the benchmark 'helaswag' is unknown",
+        ),
         ({"tasks": {"a": {"kind": "published", "benchmark": "piqa", "shots": 1}}}, "unknown"),
         ({"corpora": ["pile"], **published(a="piqa")}, "no task is made from text"),
         ({"tasks": {"a": {"kind": "last_word", "documents": 2, "context_words": 3}}}, "'corpora' must name"),
@@ -365,7 +384,9 @@ def asked_by_lm_eval(name: str, row: dict, examples: list[dict]) -> tuple[list[t
     task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: splits})
     task.sampler.sample = lambda n, **_: examples
     row = next(iter(task.eval_docs))
-    asked = task.construct_requests(row, task.fewshot_context(row, num_fewshot=len(examples)), metadata=(name, 0, 1))
+    asked = task.construct_requests(
+        row, task.fewshot_context(row, num_fewshot=len(examples)), metadata=(name, 0, 1)
+    )
     return [one.args for one in (asked if isinstance(asked, list) else [asked])], task.doc_to_target(row)
 
 
@@ -412,7 +433,9 @@ def test_german_items(hub):
     assert item["context"].endswith(
         "\n\nFrage: Wie viele 1?\nOptionen:\nA. 1 Sterne\nB. 2 Sterne\nC. 3 Sterne\nD. 4 Sterne\nAntwort: "
     )
-    assert len(item["examples"]) == 5 and {e.split("#")[0] for e in item["examples"]} == {"val/anatomy.parquet"}
+    assert len(item["examples"]) == 5 and {e.split("#")[0] for e in item["examples"]} == {
+        "val/anatomy.parquet"
+    }
 
 
 def test_every_subject_of_mmlu_has_a_german_name():
@@ -422,18 +445,24 @@ def test_every_subject_of_mmlu_has_a_german_name():
     subjects = [path.stem.removeprefix("mmlu_") for path in folder.glob("mmlu_*.yaml")]
     assert len(subjects) == 57
     told = {load_benchmark("mmlu_de").templates["description"]({"_stem": subject}) for subject in subjects}
-    assert len(told) == 57 and all(re.fullmatch(r".* das Thema [A-ZÄÖÜ][\w\- ]+\.\n\n", text) for text in told)
+    assert len(told) == 57 and all(
+        re.fullmatch(r".* das Thema [A-ZÄÖÜ][\w\- ]+\.\n\n", text) for text in told
+    )
 
 
 def test_examples_are_drawn_for_each_question_by_itself(hub):
     five = items_of(Published(benchmark="nq_open", num_fewshot=5))[1]
     assert five == items_of(Published(benchmark="nq_open", num_fewshot=5))[1]
-    assert five[0]["examples"] != five[1]["examples"] and all(len(set(item["examples"])) == 5 for item in five)
+    assert five[0]["examples"] != five[1]["examples"] and all(
+        len(set(item["examples"])) == 5 for item in five
+    )
     assert five[0]["context"].count("Q: ") == 6 and "\n\nQ" not in five[0]["context"].split("\n\n", 1)[1]
     # Another first question leaves the others' examples as they are.
     path = hub / "datasets/google-research-datasets/nq_open/nq_open/validation-00000-of-00001.parquet"
     rows = pyarrow.parquet.read_table(path).to_pylist()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "new", "answer": ["x"]}, *rows[1:]]), path)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"question": "new", "answer": ["x"]}, *rows[1:]]), path
+    )
     cpt_repro.hub.LOCK.unlink()
     assert items_of(Published(benchmark="nq_open", num_fewshot=5))[1][1] == five[1]
     # MMLU: the first five of the subject, in their order; the two subjects take turns in the file.
@@ -538,8 +567,12 @@ def world(tmp_path_factory):
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<|endoftext|>"]
-    bpe.train_from_iterator([text], trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False))
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=special[0], bos_token=special[0])
+    bpe.train_from_iterator(
+        [text], trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=special[0], bos_token=special[0]
+    )
     fast.save_pretrained(root / "data" / "tokenizer")
     torch.manual_seed(3)
     config = transformers.GPTNeoXConfig(
@@ -556,7 +589,9 @@ def world(tmp_path_factory):
         said = [answered(model, fast, f"Answer these questions:\n\nQ: {q}?\nA:") for q in questions]
         known = [(q, s) for q, s in zip(questions, said, strict=True) if re.search("[a-zA-Z]", s)]
         assert len(known) >= 3
-        rows = [{"question": q, "answer": ["nothing of this kind", f"the {s.upper()}!"]} for q, s in known[:3]]
+        rows = [
+            {"question": q, "answer": ["nothing of this kind", f"the {s.upper()}!"]} for q, s in known[:3]
+        ]
         rows += [{"question": q, "answer": ["nothing of this kind"]} for q in questions[:2]]
         write_hub(root / "hub")
         file = "nq_open/validation-00000-of-00001.parquet"
@@ -612,7 +647,9 @@ def test_scores_are_what_a_plain_computation_gives(world):
     model = transformers.GPTNeoXForCausalLM.from_pretrained(folder).eval()
 
     def items(task: str) -> list[dict]:
-        return [json.loads(line) for line in (root / "suites/english" / f"{task}.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (root / "suites/english" / f"{task}.jsonl").read_text().splitlines()
+        ]
 
     def of_choices(item: dict) -> list[float]:
         return [likelihood(model, tokenizer, item["context"], f" {choice}") for choice in item["choices"]]
@@ -621,14 +658,22 @@ def test_scores_are_what_a_plain_computation_gives(world):
         return max(range(len(values)), key=values.__getitem__)
 
     arc_right = [float(best(of_choices(item)) == item["answer"]) for item in items("arc_c")]
-    per_letter = [[v / len(c) for v, c in zip(of_choices(i), i["choices"], strict=True)] for i in items("hellaswag")]
-    hellaswag_right = [float(best(v) == item["answer"]) for v, item in zip(per_letter, items("hellaswag"), strict=True)]
+    per_letter = [
+        [v / len(c) for v, c in zip(of_choices(i), i["choices"], strict=True)] for i in items("hellaswag")
+    ]
+    hellaswag_right = [
+        float(best(v) == item["answer"]) for v, item in zip(per_letter, items("hellaswag"), strict=True)
+    ]
     shares = []
     for item in items("tfqa2"):
         each = [math.exp(value) for value in of_choices(item)]
         shares.append(sum(p for p, true in zip(each, item["labels"], strict=True) if true) / sum(each))
-    under = [[likelihood(model, tokenizer, c, f" {i['continuation']}") for c in i["contexts"]] for i in items("wg")]
-    wg_right = [float(best(values) == item["answer"]) for values, item in zip(under, items("wg"), strict=True)]
+    under = [
+        [likelihood(model, tokenizer, c, f" {i['continuation']}") for c in i["contexts"]] for i in items("wg")
+    ]
+    wg_right = [
+        float(best(values) == item["answer"]) for values, item in zip(under, items("wg"), strict=True)
+    ]
 
     def plain(text: str) -> str:
         text = re.sub(r"\b(The|the|An|A|a|an) ", "", text)
@@ -639,7 +684,13 @@ def test_scores_are_what_a_plain_computation_gives(world):
         said = answered(model, tokenizer, item["context"])
         matches.append(float(plain(said) in map(plain, item["answers"])))
     assert matches == [1, 1, 1, 0, 0]
-    expected = {"arc_c": arc_right, "hellaswag": hellaswag_right, "tfqa2": shares, "wg": wg_right, "nq": matches}
+    expected = {
+        "arc_c": arc_right,
+        "hellaswag": hellaswag_right,
+        "tfqa2": shares,
+        "wg": wg_right,
+        "nq": matches,
+    }
     for task, values in expected.items():
         mean, n = sum(values) / len(values), len(values)
         error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
@@ -673,7 +724,10 @@ TABLES = ("table_05", "table_06", "table_07", "table_10", "table_11")
 
 @pytest.mark.parametrize("key", TABLES)
 def test_printed_averages_are_the_mean_that_ours_is(key):
-    declared, printed = load_declarations("ibrahim2024").exhibits[key], load_published("ibrahim2024").tables[key]
+    declared, printed = (
+        load_declarations("ibrahim2024").exhibits[key],
+        load_published("ibrahim2024").tables[key],
+    )
     tasks = next(column.published for column in declared.columns if column.show == "tasks")
     for number in range(len(declared.rows)):
         values = [float(printed.cell(key, number, head).value) / 100 for head in tasks]

@@ -8,15 +8,16 @@ from exhibit_receipts import make_results
 from typer.testing import CliRunner
 
 from cpt_repro.claims import ledger as ledgers
-from cpt_repro.claims.declarations import Quantity, load_claims, parse_claims
+from cpt_repro.declarations.claims import Quantity, load_claims, parse_claims
 from cpt_repro.claims.quantities import AsPublished, Measured, linear
 from cpt_repro.claims.verdicts import FAILED, HELD, INCONCLUSIVE, NOT_RUN, evaluate, settle
 from cpt_repro.cli import app
-from cpt_repro.config import ROOT, MoreSeeds, load_scale
+from cpt_repro.project import ROOT
+from cpt_repro.declarations.scale import MoreSeeds, load_scale
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits.records import Records
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import read_receipt, receipt_path, write
+from cpt_repro.records.lookup import Records
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import read_receipt, receipt_path, write
 
 WEAK, HIGH = "405m/pile--sp/replay-0", "405m/pile--sp/eta_max-6e-4"
 LOW, OLD, UNION = "405m/pile--sp/eta_max-1.5e-4", "405m/pile", "405m/pile+sp"
@@ -85,7 +86,12 @@ def losses(low, mid, high, spread=0.001):
 
 @pytest.mark.parametrize(
     ("low", "mid", "high", "want"),
-    [(2.0, 2.1, 2.2, HELD), (2.0, 2.2, 2.1, FAILED), (2.0, 2.1, 2.1005, INCONCLUSIVE), (2.2, 2.1, 2.0, FAILED)],
+    [
+        (2.0, 2.1, 2.2, HELD),
+        (2.0, 2.2, 2.1, FAILED),
+        (2.0, 2.1, 2.1005, INCONCLUSIVE),
+        (2.2, 2.1, 2.0, FAILED),
+    ],
 )
 def test_ordering(low, mid, high, want):
     assert verdict(ORDER, losses(low, mid, high)) == want
@@ -139,7 +145,8 @@ def test_monotone(values, want):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "want"), [(0.1, 0.1, HELD), (0.1, -0.1, FAILED), (-0.1, 0.1, FAILED), (0.1, 0.0, INCONCLUSIVE)]
+    ("before", "after", "want"),
+    [(0.1, 0.1, HELD), (0.1, -0.1, FAILED), (-0.1, 0.1, FAILED), (0.1, 0.0, INCONCLUSIVE)],
 )
 def test_crossing(before, after, want):
     told = {
@@ -177,7 +184,13 @@ def test_peak_then_recover(peak, end, recovers, want):
 
 @pytest.mark.parametrize(
     ("share", "rise", "want"),
-    [(0.7, 1.0, HELD), (0.3, 1.0, FAILED), (0.95, 1.0, FAILED), (0.5, 1.0, INCONCLUSIVE), (0.7, -0.1, INCONCLUSIVE)],
+    [
+        (0.7, 1.0, HELD),
+        (0.3, 1.0, FAILED),
+        (0.95, 1.0, FAILED),
+        (0.5, 1.0, INCONCLUSIVE),
+        (0.7, -0.1, INCONCLUSIVE),
+    ],
 )
 def test_ratio(share, rise, want):
     told = losses(9, 3.0 - share * rise, 3.0) | {f"{OLD} pile": around(3.0 - rise, -0.002)}
@@ -334,7 +347,9 @@ def test_published_values_satisfy_ibrahims_claims():
 
 def test_published_values_can_fail_a_test():
     """The same check refuses what the paper contradicts."""
-    test = claims_of({"kind": "ordering", "rising": [f"{WEAK} pile", f"{UNION} pile"]}).tests[0]  # 2.44 and 2.17
+    test = claims_of({"kind": "ordering", "rising": [f"{WEAK} pile", f"{UNION} pile"]}).tests[
+        0
+    ]  # 2.44 and 2.17
     assert evaluate(test, AsPublished("ibrahim2024")).verdict == FAILED
 
 
@@ -362,7 +377,9 @@ def test_two_swapped_receipts_turn_held_into_failed(tmp_path):
     weak = lambda: claim_in(ledgers.build_ledger(plan, tmp_path), "ibrahim2024", "8").tests[0]  # noqa: E731
     test = weak()
     assert (test.verdict, [item.value for item in test.measured]) == (HELD, [2.3, 2.4, 2.6])
-    assert [(item.published, item.mark) for item in test.measured] == [(p, "printed") for p in (2.43, 2.44, 2.48)]
+    assert [(item.published, item.mark) for item in test.measured] == [
+        (p, "printed") for p in (2.43, 2.44, 2.48)
+    ]
     change(plan, tmp_path, LOW, loss=2.6)
     change(plan, tmp_path, HIGH, loss=2.3)
     ledger = ledgers.build_ledger(plan, tmp_path)
@@ -401,7 +418,10 @@ def test_ledger_files_are_the_same_twice_and_name_the_scale(tmp_path):
     for place in ("a", "b"):
         ledger = ledgers.build_ledger(Plan(load_scale("smoke")), tmp_path / "results")
         paths = ledgers.write_ledger(ledger, tmp_path / place)
-        assert [str(p.relative_to(tmp_path / place)) for p in paths] == ["smoke/claims.json", "smoke/claims.md"]
+        assert [str(p.relative_to(tmp_path / place)) for p in paths] == [
+            "smoke/claims.json",
+            "smoke/claims.md",
+        ]
         texts.append([path.read_bytes() for path in paths])
     assert texts[0] == texts[1]
     told = json.loads(texts[0][0])
@@ -464,7 +484,10 @@ GOOD = {"kind": "ordering", "rising": [f"{LOW} pile", f"{WEAK} pile"]}
         ({**GOOD, "risin": []}, "Did you mean 'rising'"),
         ({**GOOD, "falling": GOOD["rising"]}, "not both"),
         ({**GOOD, "rising": [f"{LOW} pile"]}, "at least 2"),
-        ({**GOOD, "rising": ["405m/pile--sp/replay-00 pile", f"{LOW} pile"]}, "Did you mean '405m/pile--sp/replay-0'"),
+        (
+            {**GOOD, "rising": ["405m/pile--sp/replay-00 pile", f"{LOW} pile"]},
+            "Did you mean '405m/pile--sp/replay-0'",
+        ),
         ({**GOOD, "rising": [f"{LOW} pil", f"{WEAK} pile"]}, "Did you mean 'pile'"),
         ({**GOOD, "rising": [f"{LOW} german", f"{WEAK} pile"]}, "corpus"),
         ({**GOOD, "rising": [f"{LOW} pile @500", f"{WEAK} pile"]}, "299B tokens long"),
@@ -495,7 +518,10 @@ def test_bad_declarations_are_refused_with_file_and_claim(test, says):
         ([], "list 'claims'"),
         ({"paper": "gupta2023", "claims": []}, "gupta2023"),
         ({"paper": "ibrahim2024", "claim": [], "claims": []}, "Did you mean 'claims'"),
-        ({"paper": "ibrahim2024", "claims": [{"id": "1", "statement": "s", "source": "p", "tests": []}]}, "tests"),
+        (
+            {"paper": "ibrahim2024", "claims": [{"id": "1", "statement": "s", "source": "p", "tests": []}]},
+            "tests",
+        ),
         (
             {"paper": "ibrahim2024", "claims": [{"id": "1", "source": "p", "tests": [{**GOOD, "says": ""}]}]},
             "statement",
@@ -515,10 +541,15 @@ def test_an_id_stands_once():
 
 
 def test_short_forms_are_spelled_out():
-    each = {"kind": "ordering", "each": {"d": ["pile", "sp"]}, "rising": ["405m/pile--sp/replay-{0.5,0} {d}", "w {d}"]}
+    each = {
+        "kind": "ordering",
+        "each": {"d": ["pile", "sp"]},
+        "rising": ["405m/pile--sp/replay-{0.5,0} {d}", "w {d}"],
+    }
     claim = claims_of(each, names={"w": HIGH})
     assert [[q.text for q in test.rising] for test in claim.tests] == [
-        [f"405m/pile--sp/replay-0.5 {d}", f"405m/pile--sp/replay-0 {d}", f"{HIGH} {d}"] for d in ("pile", "sp")
+        [f"405m/pile--sp/replay-0.5 {d}", f"405m/pile--sp/replay-0 {d}", f"{HIGH} {d}"]
+        for d in ("pile", "sp")
     ]
     text = f"{WEAK} average - {UNION} average"
     quantity = claims_of({"kind": "ratio", "of": text, "at_most": 1}).tests[0].of

@@ -16,10 +16,10 @@ import yaml
 from tiny_project import REPOSITORY, Project
 
 from cpt_repro import gpus, launch
-from cpt_repro.config import Execution, load_scale
+from cpt_repro.declarations.scale import Execution, load_scale
 from cpt_repro.errors import UserError
-from cpt_repro.plan import Plan
-from cpt_repro.workflow import Workflow
+from cpt_repro.planning.plan import Plan
+from cpt_repro.workflow.jobs import Workflow
 
 PYTHON = sys.executable
 
@@ -221,7 +221,7 @@ def _script(path, text):
 RANK = """
 import os, signal, sys, time
 from cpt_repro.errors import UserError
-from cpt_repro.launch import join
+from cpt_repro.workflow.launch import join
 
 rank, told = os.environ["RANK"], sys.argv[1]
 if told == "long" and rank == "1":
@@ -311,7 +311,9 @@ def test_a_rank_that_dies_ends_the_launch_with_its_status(stand_in, fault, statu
 def test_ranks_end_with_their_launcher(stand_in, number, status):
     command, environment = stand_in
     line = command(Execution(ranks_per_node=2), "long")
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "rank 0 of 2 on node 0\n"
     ranks = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     ranks = [int(pid) for pid in ranks.stdout.split()]
@@ -332,7 +334,10 @@ def _alive(pid):
 
 def test_ranks_of_several_nodes_find_each_other(stand_in, tmp_path):
     command, environment = stand_in
-    environment |= fake_slurm.install(tmp_path / "slurm") | {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n[1-2]"}
+    environment |= fake_slurm.install(tmp_path / "slurm") | {
+        "SLURM_JOB_ID": "123456",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+    }
     line = command(Execution(nodes=2, ranks_per_node=1), "sum")
     code, told, faults = _ended(line, environment)
     assert code == 0, faults
@@ -361,7 +366,8 @@ def test_what_the_jobs_of_the_papers_own_scale_ask_for(workflow):
     assert large.resources == {
         "nodes": execution.nodes,
         "tasks": execution.nodes,
-        "cpus_per_task": execution.ranks_per_node * (paper.plan.scale.threads + paper.plan.scale.loader_workers),
+        "cpus_per_task": execution.ranks_per_node
+        * (paper.plan.scale.threads + paper.plan.scale.loader_workers),
         "mem_mb": execution.memory_gb * 1000,
         "runtime": execution.hours * 60,
         "gpu_percent": 100 * execution.ranks_per_node,
@@ -392,14 +398,18 @@ def test_models_spread_differently_are_not_trained_by_one_process(workflow):
 def test_ranks_that_do_not_divide_the_batch_are_refused_before_anything_runs():
     scale = load_scale("paper")
     spread = scale.execution | {"405m": Execution(ranks_per_node=7)}
-    with pytest.raises(UserError, match="7 ranks do not divide its batch.*'ranks_per_node' in execution.405m"):
+    with pytest.raises(
+        UserError, match="7 ranks do not divide its batch.*'ranks_per_node' in execution.405m"
+    ):
         Plan(scale.model_copy(update={"execution": spread}))
 
 
 def test_several_nodes_need_a_slurm_job_of_as_many(monkeypatch, tmp_path):
     two = Execution(nodes=2, ranks_per_node=1)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(UserError, match="2 nodes are asked for, and this is not inside a Slurm job.*profiles/slurm"):
+    with pytest.raises(
+        UserError, match="2 nodes are asked for, and this is not inside a Slurm job.*profiles/slurm"
+    ):
         launch.check(two, "desk")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(UserError, match="there is no srun here"):
@@ -470,16 +480,23 @@ def cluster(smoke_data, tmp_path_factory):
 
 def test_jobs_for_gpus_on_several_nodes_are_submitted_so(cluster):
     before = cluster.scale.read_text()
-    cluster.declare(device="gpu", threads=3, execution={"405m": {"nodes": 2, "ranks_per_node": 4, "hours": 1.5}})
+    cluster.declare(
+        device="gpu", threads=3, execution={"405m": {"nodes": 2, "ranks_per_node": 4, "hours": 1.5}}
+    )
     try:
         result, (job,) = cluster.submit(RECEIPT, "--retries", "0", faults=["CANCELLED"])
     finally:
         cluster.scale.write_text(before)
     assert result.returncode != 0 and "SLURM status is: 'CANCELLED'" in result.stdout + result.stderr
     asked = " ".join(job["call"]).partition("--wrap")[0]
-    for option in ("-A team -p gpu -t 90 --mem 8000 --nodes=2 --ntasks=2 --cpus-per-task=12 --gres=gpu:4", "--requeue"):
+    for option in (
+        "-A team -p gpu -t 90 --mem 8000 --nodes=2 --ntasks=2 --cpus-per-task=12 --gres=gpu:4",
+        "--requeue",
+    ):
         assert option in asked
-    assert "gpu:" not in asked.replace("--gres=gpu:4", "") and "--gpus" not in asked and "per-gpu" not in asked
+    assert (
+        "gpu:" not in asked.replace("--gres=gpu:4", "") and "--gpus" not in asked and "per-gpu" not in asked
+    )
 
 
 def test_a_job_that_is_preempted_and_then_out_of_time_goes_on(cluster):
@@ -510,7 +527,9 @@ def test_two_ranks_are_started_where_the_scale_asks_for_them(cluster, declared, 
     assert not (cluster.folder / "two").exists()
     result = cluster.cpt(*call, CPT_REPRO_STORE=str(tmp_path))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("nats") + result.stdout.count("tokens/s") == 1  # what the first rank says, once
+    assert (
+        result.stdout.count("nats") + result.stdout.count("tokens/s") == 1
+    )  # what the first rank says, once
     two = json.loads((cluster.folder / RECEIPT.replace("results", "two")).read_text())
     one = json.loads((cluster.folder / RECEIPT).read_text())
     assert two["identity"] == one["identity"]
@@ -525,11 +544,15 @@ def test_an_empty_store_is_no_reason_to_build_corpora_again(cluster, tmp_path):
     cluster.environment["CPT_REPRO_STORE"] = str(tmp_path)
     try:
         planned = cluster.snakemake("-n", "results/smoke/runs/third2026/405m/pile/seed-0/receipt.json")
-        (cluster.folder / "data" / "smoke" / "pile" / "fingerprint.json").rename(tmp_path / "fingerprint.json")
+        (cluster.folder / "data" / "smoke" / "pile" / "fingerprint.json").rename(
+            tmp_path / "fingerprint.json"
+        )
         missing = cluster.snakemake("-n", "results/smoke/runs/third2026/405m/pile/seed-0/receipt.json")
     finally:
         del cluster.environment["CPT_REPRO_STORE"]
-        (tmp_path / "fingerprint.json").rename(cluster.folder / "data" / "smoke" / "pile" / "fingerprint.json")
+        (tmp_path / "fingerprint.json").rename(
+            cluster.folder / "data" / "smoke" / "pile" / "fingerprint.json"
+        )
     # Lines of the table of jobs begin with a rule's name.
     assert "\ntrain_405m-0-000 " in planned.stdout and "\ncorpus " in missing.stdout
     assert "\ncorpus " not in planned.stdout and "\ntokenizer " not in planned.stdout
@@ -553,7 +576,9 @@ def test_what_failed_by_itself_is_tried_anew_by_a_new_call_only(cluster, declare
     failure.write_text(json.dumps({"identity": identity, "why": "the loss is not finite."}))
     call = ["train", "405m-0-001", "--results", "failed"]
     again = cluster.cpt(*call, "--attempt", "2", CPT_REPRO_STORE=str(tmp_path))
-    assert again.returncode == 2 and "it failed in an earlier attempt: the loss is not finite." in again.stderr
+    assert (
+        again.returncode == 2 and "it failed in an earlier attempt: the loss is not finite." in again.stderr
+    )
     assert failure.exists()
     # A new call forgets it; of what then happens only that it goes on to ask for a GPU matters here.
     declared(device="gpu")
@@ -570,9 +595,14 @@ def test_a_profile_with_an_unknown_key_or_without_an_account_is_refused(cluster)
         assert result.returncode != 0 and "slurm-partitions" in result.stderr and not jobs
         profile.write_text(cluster.unedited)
         # A file that no other test makes.
-        result, jobs = cluster.submit("results/smoke/runs/third2026/405m/pile/seed-0/receipt.json", "--retries", "0")
+        result, jobs = cluster.submit(
+            "results/smoke/runs/third2026/405m/pile/seed-0/receipt.json", "--retries", "0"
+        )
         assert result.returncode != 0 and not jobs
-        assert "account EDIT_ME appears to be invalid. Available accounts:\nteam" in result.stdout + result.stderr
+        assert (
+            "account EDIT_ME appears to be invalid. Available accounts:\nteam"
+            in result.stdout + result.stderr
+        )
     finally:
         profile.write_text(edited)
 
@@ -582,7 +612,17 @@ def test_the_whole_graph_of_the_papers_own_scale_needs_no_network(tmp_path):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"https_proxy": "http://127.0.0.1:9", "CPT_REPRO_STORE": str(tmp_path / "store")}
-    command = [PYTHON, "-m", "snakemake", "-n", "--profile", "profiles/slurm", "figures/", "--config", "scale=paper"]
+    command = [
+        PYTHON,
+        "-m",
+        "snakemake",
+        "-n",
+        "--profile",
+        "profiles/slurm",
+        "figures/",
+        "--config",
+        "scale=paper",
+    ]
     began = time.monotonic()
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -18,19 +18,21 @@ import yaml
 
 from cpt_repro import cost, sizes
 from cpt_repro.cli import app
-from cpt_repro.config import PAPERS, SCALES, Execution, ModelSize, load_scale, parse
-from cpt_repro.cost import Options, Process, critical_path, estimate, schedule
+from cpt_repro.project import PAPERS, SCALES
+from cpt_repro.declarations.scale import Execution, ModelSize, load_scale
+from cpt_repro.declarations.strict import parse
+from cpt_repro.planning.cost import Options, Process, critical_path, estimate, schedule
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import digest, write_json
-from cpt_repro.manifests import load_manifest
-from cpt_repro.papers import Paper
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import corpus_path, receipt_path
-from cpt_repro.report.cost import print_estimate
-from cpt_repro.sizes import GB
-from cpt_repro.training.run import train_segments
+from cpt_repro.declarations.manifests import load_manifest
+from cpt_repro.declarations.runs import Paper
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import corpus_path, receipt_path
+from cpt_repro.report.cost_table import print_estimate
+from cpt_repro.models.sizes import GB
+from cpt_repro.training.train import train_segments
 from cpt_repro.training.store import Store, check_room, kept_bytes
-from cpt_repro.workflow import Workflow
+from cpt_repro.workflow.jobs import Workflow
 
 SCALE_NAMES = sorted(path.stem for path in SCALES.glob("*.yaml"))
 BATCH = 1104 * 2048
@@ -99,7 +101,7 @@ def test_parameters_are_those_of_the_model():
     import torch
     from transformers import GPTNeoXForCausalLM
 
-    from cpt_repro.training.model import neox_config
+    from cpt_repro.models.neox import neox_config
 
     seen = set()
     for name in SCALE_NAMES:
@@ -112,7 +114,9 @@ def test_parameters_are_those_of_the_model():
                 model = GPTNeoXForCausalLM(neox_config(*key))
             assert sizes.parameters(*key[:2]) == sum(p.numel() for p in model.parameters())
             # Biases and layer norms are vectors; the input embedding is looked up.
-            matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_in" not in n)
+            matrices = sum(
+                p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed_in" not in n
+            )
             assert sizes.matmul_parameters(*key[:2]) == matrices
     assert len(seen) >= 2 * len(SCALE_NAMES)
 
@@ -127,7 +131,9 @@ def test_flops_per_token():
 
 
 def test_needs_neither_torch_nor_composer():
-    code = "import sys, cpt_repro.cost; sys.exit(bool({'torch', 'composer', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, cpt_repro.cost; sys.exit(bool({'torch', 'composer', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -154,10 +160,13 @@ def read_by_corpus(runs):
             run = runs[name]
             batch = run.get("batch", {}).get("sequences", 1104) * 2048
             iterations = min(
-                run["iterations"], round(run.get("until", math.inf) * 1e9 / batch) if "until" in run else 10**9
+                run["iterations"],
+                round(run.get("until", math.inf) * 1e9 / batch) if "until" in run else 10**9,
             )
             total, replay = iterations * batch, run.get("replay_fraction", 0)
-            own = Counter({key.partition("/")[0]: share * (1 - replay) * total for key, share in run["data"].items()})
+            own = Counter(
+                {key.partition("/")[0]: share * (1 - replay) * total for key, share in run["data"].items()}
+            )
             if replay:
                 before, at = Counter(), name
                 while at := runs[at].get("init_from", {}).get("run"):
@@ -172,7 +181,9 @@ def read_by_corpus(runs):
 
 def test_totals_of_paper_are_those_of_the_declarations(paper):
     told = paper
-    by_run = {(p, n): c for p in ("gupta2023", "ibrahim2024") for n, c in read_by_corpus(dict(declared(p))).items()}
+    by_run = {
+        (p, n): c for p in ("gupta2023", "ibrahim2024") for n, c in read_by_corpus(dict(declared(p))).items()
+    }
     assert len(by_run) == told["all"]["segments"] == len(told["segments"]) == 87
     by_corpus = sum(by_run.values(), Counter())
     assert told["tokens"] == told["all"]["tokens"] == round(sum(by_corpus.values()))
@@ -221,7 +232,9 @@ def test_exhibits_choose_segments_with_ancestors(work):
     one = estimate(workflow, Options(exhibits=("gupta2023/figure_09",)))
     assert "410m/pile" in {row["name"] for row in one["segments"]}  # shown by none, but all start from it
     both = estimate(workflow, Options(exhibits=("ibrahim2024/figure_10", "gupta2023/figure_09")))
-    assert {row["id"] for row in both["segments"]} >= {row["id"] for row in (*one["segments"], *told["segments"])}
+    assert {row["id"] for row in both["segments"]} >= {
+        row["id"] for row in (*one["segments"], *told["segments"])
+    }
 
 
 def test_merges_need_what_they_are_made_of(work):
@@ -259,7 +272,9 @@ def receipt(workflow, segment, **measured):
 
 def test_what_is_done_is_not_left(work):
     workflow = work("paper")
-    base, child = (workflow.plan.segments[f"ibrahim2024/405m/{name}/seed-0"] for name in ("pile", "pile--sp/replay-0"))
+    base, child = (
+        workflow.plan.segments[f"ibrahim2024/405m/{name}/seed-0"] for name in ("pile", "pile--sp/replay-0")
+    )
     receipt(workflow, child)
     options = Options(exhibits=("ibrahim2024/figure_13",))
     told = estimate(workflow, options)
@@ -323,7 +338,14 @@ def rows(tmp_path, *told):
     path.write_text("".join(json.dumps(row) + "\n" for row in told))
 
 
-GPU_ROW = {"benchmark": "gpu", "model": "405m", "hardware": "H200", "tokens_per_second": 1.2e6, "gpus": 8, "mfu": 0.4}
+GPU_ROW = {
+    "benchmark": "gpu",
+    "model": "405m",
+    "hardware": "H200",
+    "tokens_per_second": 1.2e6,
+    "gpus": 8,
+    "mfu": 0.4,
+}
 
 
 def speeds(workflow, exhibits=("ibrahim2024/figure_07",), **options):
@@ -417,7 +439,11 @@ def test_broken_measurements(row, says, work, tmp_path):
 
 
 BAD = [
-    *({name: value} for name in ("price", "mfu", "peak_tflops", "gpu_memory") for value in (0, -1, math.nan, math.inf)),
+    *(
+        {name: value}
+        for name in ("price", "mfu", "peak_tflops", "gpu_memory")
+        for value in (0, -1, math.nan, math.inf)
+    ),
     *({"gpus": value} for value in (0, -8)),
     {"mfu": 1.5},
     {"attention": "flash"},
@@ -436,7 +462,10 @@ BAD = [
 def test_bad_options(options, work):
     name = next(iter(options))
     text = refused(lambda: estimate(work("paper"), Options(**options)))
-    told = {"gpus": "one process of the model 10b needs 48 GPUs, and there are 47", "gpu_memory": "6.5 GB on each GPU"}
+    told = {
+        "gpus": "one process of the model 10b needs 48 GPUs, and there are 47",
+        "gpu_memory": "6.5 GB on each GPU",
+    }
     assert cost._flag(name) in text or told[name] in text
 
 
@@ -505,10 +534,16 @@ def test_wall_time_of_paper(work, paper):
     assert walls[-1] <= 1.01 * path
     # The chain is the larger model's union: no parent, twice as long as the others.
     (union,) = (row for row in told["segments"] if row["name"] == "10b/pile+sp")
-    two = sum(row["device_hours"] for row in told["segments"] if row["name"] in ("10b/pile", "10b/pile--sp/replay-0"))
+    two = sum(
+        row["device_hours"]
+        for row in told["segments"]
+        if row["name"] in ("10b/pile", "10b/pile--sp/replay-0")
+    )
     assert path == pytest.approx(max(union["device_hours"], two) / 48)
     for row in told["wall"]:
-        assert row["all_hours"] * row["devices"] * row["busy_share"] == pytest.approx(told["all"]["device_hours"])
+        assert row["all_hours"] * row["devices"] * row["busy_share"] == pytest.approx(
+            told["all"]["device_hours"]
+        )
     asked = estimate(workflow, Options(gpus=64, price=2.0))
     assert [row["devices"] for row in asked["wall"]] == [64]
     assert asked["all"]["price_usd"] == pytest.approx(2 * asked["all"]["device_hours"])
@@ -538,7 +573,9 @@ def test_memory_of_a_gpu(work, paper):
     whole = scale.execution | {"10b": scale.execution["10b"].model_copy(update={"fsdp": False})}
     text = refused(lambda: estimate(work("paper", execution=whole), Options()))
     assert "the model 10b needs 154.3 GB" in text and "has 80" in text and "fsdp" in text
-    assert estimate(work("paper", execution=whole), Options(gpu_memory=192, exhibits=("ibrahim2024/figure_07",)))
+    assert estimate(
+        work("paper", execution=whole), Options(gpu_memory=192, exhibits=("ibrahim2024/figure_07",))
+    )
     assert estimate(work("paper", execution=whole), Options(exhibits=one))
     shared = {"405m": Execution(jobs_per_gpu=3), "10b": scale.execution["10b"]}
     told = estimate(work("paper", execution=shared), Options(exhibits=one))["models"]["405m"]
@@ -557,7 +594,9 @@ def test_disk(paper):
     # model of Ibrahim keeps the optimizer's state at its end.
     small, large = 405_334_016, 9_642_249_216
     assert disk["checkpoints"] == 87 + 2 + 6
-    assert disk["checkpoints_bytes"] == 4 * (82 * small + 5 * large) + 2 * 4 * small + 6 * 12 * small + 8 * small
+    assert (
+        disk["checkpoints_bytes"] == 4 * (82 * small + 5 * large) + 2 * 4 * small + 6 * 12 * small + 8 * small
+    )
     assert disk["total_bytes"] == sum(disk[f"{part}_bytes"] for part in ("shards", "checkpoints", "states"))
 
 
@@ -585,7 +624,13 @@ def test_shards_as_built_count_before_estimates(work):
     manifest, length = load_manifest("german_downstream"), 128
     size = estimate(workflow, Options())["disk"]["corpora"]["german"]
     assert size["basis"].startswith("estimate") and size["tokens"] == (37110970 + 1033103) // 4
-    domain = {"documents": 1, "tokens": 1290, "sequences": 10, "text_bytes": 5000, "shards": {"shard.00000.mds": "0"}}
+    domain = {
+        "documents": 1,
+        "tokens": 1290,
+        "sequences": 10,
+        "text_bytes": 5000,
+        "shards": {"shard.00000.mds": "0"},
+    }
     built = {
         "name": "german_downstream",
         "manifest": manifest.digest,
@@ -613,7 +658,7 @@ def test_shards_as_built_count_before_estimates(work):
 def test_checkpoints_are_as_large_as_told(tmp_path):
     import torch
 
-    from cpt_repro.training.model import neox_config, new_model, save_model
+    from cpt_repro.models.neox import neox_config, new_model, save_model
 
     plan = Plan(load_scale("smoke"))
     segment = plan.segments["ibrahim2024/10b/pile/seed-0"]
@@ -645,7 +690,9 @@ def test_room_is_looked_at_before_the_first_step(monkeypatch, tmp_path):
     free(monkeypatch, needed)
     check_room(plan, [trunk], store)
     free(monkeypatch, needed - 1)
-    with pytest.raises(StorageError, match=r"21\.1 GB are needed.*21\.1 GB are free.*CPT_REPRO_STORE") as raised:
+    with pytest.raises(
+        StorageError, match=r"21\.1 GB are needed.*21\.1 GB are free.*CPT_REPRO_STORE"
+    ) as raised:
         check_room(plan, [trunk], store)
     assert raised.value.where == str(tmp_path / "deep" / "store" / "paper")
     # What is there already, of an interrupted run, is not needed again.
@@ -682,19 +729,73 @@ def test_looking_costs_nothing(tmp_path):
 def test_json_is_stable(paper):
     told = json.loads(json.dumps(paper, allow_nan=False))
     assert set(told) == {
-        *("scale", "device", "exhibits", "tokens", "units_of_300B", "evaluations", "formula", "models", "all", "done"),
-        *("left", "wall", "critical_path_hours", "sharing", "disk", "segments", "no_counterpart", "not_counted"),
+        *(
+            "scale",
+            "device",
+            "exhibits",
+            "tokens",
+            "units_of_300B",
+            "evaluations",
+            "formula",
+            "models",
+            "all",
+            "done",
+        ),
+        *(
+            "left",
+            "wall",
+            "critical_path_hours",
+            "sharing",
+            "disk",
+            "segments",
+            "no_counterpart",
+            "not_counted",
+        ),
     }
     assert set(told["models"]["405m"]) == {
-        *("parameters", "matmul_parameters", "flops_per_token", "tokens_per_second_per_device", "speed", "at_best"),
+        *(
+            "parameters",
+            "matmul_parameters",
+            "flops_per_token",
+            "tokens_per_second_per_device",
+            "speed",
+            "at_best",
+        ),
         *("speed_source", "devices_per_process", "processes_per_device", "memory_gb_per_device", "all"),
     }
-    sums = {"segments", "processes", "tokens", "training_flops", "validation_flops", "device_hours", "price_usd"}
+    sums = {
+        "segments",
+        "processes",
+        "tokens",
+        "training_flops",
+        "validation_flops",
+        "device_hours",
+        "price_usd",
+    }
     assert set(told["all"]) == set(told["left"]) == set(told["done"]) == sums
-    assert set(told["wall"][0]) == {"devices", "all_hours", "left_hours", "busy_share", "held_usd", "states_bytes"}
+    assert set(told["wall"][0]) == {
+        "devices",
+        "all_hours",
+        "left_hours",
+        "busy_share",
+        "held_usd",
+        "states_bytes",
+    }
     assert set(told["sharing"]) == {"alone_tokens", "alone_flops", "alone_device_hours", "times"}
     assert set(told["segments"][0]) == {
-        *("id", "paper", "name", "seed", "parent", "model", "process", "iterations", "tokens", "identity", "done"),
+        *(
+            "id",
+            "paper",
+            "name",
+            "seed",
+            "parent",
+            "model",
+            "process",
+            "iterations",
+            "tokens",
+            "identity",
+            "done",
+        ),
         *("training_flops", "validation_flops", "device_hours", "kept_bytes"),
     }
     for key in set(told) | set(told["all"]) | set(told["models"]["405m"]) | set(told["disk"]):
@@ -724,7 +825,17 @@ def test_command_line(tmp_path):
     from typer.testing import CliRunner
 
     words = ["plan", "--scale", "paper", "--results", str(tmp_path), "--exhibit", "ibrahim2024/figure_05"]
-    words += ["--exhibit", "ibrahim2024/figure_09", "--gpus", "16", "--price", "2.5", "--gpu-memory", "141", "--json"]
+    words += [
+        "--exhibit",
+        "ibrahim2024/figure_09",
+        "--gpus",
+        "16",
+        "--price",
+        "2.5",
+        "--gpu-memory",
+        "141",
+        "--json",
+    ]
     result = CliRunner().invoke(app, [*words, "--tokens-per-second", "405m=1e5", "--attention", "causal"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.output)

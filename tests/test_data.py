@@ -11,13 +11,15 @@ import yaml
 import zstandard
 
 from cpt_repro import manifests as manifest
-from cpt_repro.config import MANIFESTS, load_scale, parse
+from cpt_repro.project import MANIFESTS
+from cpt_repro.declarations.scale import load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.data import build, shards
 from cpt_repro.data.languages import entropy_rate, make_documents, make_topics, make_words
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly
 from cpt_repro.errors import UserError
-from cpt_repro.manifests import load_manifest
+from cpt_repro.declarations.manifests import load_manifest
 
 LENGTH = 16
 LANGUAGE = "b28151e49a0d447942e204a9666fbe2edcee2893a573c68b7b3640f18648698a"
@@ -25,7 +27,11 @@ LANGUAGE = "b28151e49a0d447942e204a9666fbe2edcee2893a573c68b7b3640f18648698a"
 
 def texts(split, count):
     """Documents of two domains; some hold what a tokenizer may trip over."""
-    odd = ["Grüße, Jürgen! — naïve œuvre 東京 🙂", "a <|endoftext|> that is only text", "  spaces\n\n\ttabs \r\n end "]
+    odd = [
+        "Grüße, Jürgen! — naïve œuvre 東京 🙂",
+        "a <|endoftext|> that is only text",
+        "  spaces\n\n\ttabs \r\n end ",
+    ]
     for i in range(count):
         domain = "law" if i % 3 == 0 else "prose"
         words = " ".join(f"{split}{(i * j) % 37}" for j in range(20 + i % 7))
@@ -47,7 +53,9 @@ class Corpus:
 
     def write(self, splits, domains=None):
         raw = {
-            split: value if isinstance(value, bytes) else "".join(json.dumps(x) + "\n" for x in value).encode()
+            split: value
+            if isinstance(value, bytes)
+            else "".join(json.dumps(x) + "\n" for x in value).encode()
             for split, value in splits.items()
         }
         entries = {}
@@ -104,12 +112,19 @@ def test_all_manifests_load():
         assert not shares or math.isclose(sum(shares), 1, abs_tol=1e-3)
         if isinstance(found, manifest.Files):
             assert all(sum(s.domains.values()) == s.documents for s in found.splits.values())
-    assert list(load_manifest("smoke_weak").domains.items()) == list(load_manifest("slimpajama").domains.items())
+    assert list(load_manifest("smoke_weak").domains.items()) == list(
+        load_manifest("slimpajama").domains.items()
+    )
 
 
 @pytest.mark.parametrize(
     "domains",
-    [{"prose": -0.1, "law": 1.1}, {"prose": 0.8, "law": 0.3}, {"prose": 0.1, "law": 0.1}, {"prose": 1, "law": None}],
+    [
+        {"prose": -0.1, "law": 1.1},
+        {"prose": 0.8, "law": 0.3},
+        {"prose": 0.1, "law": 0.1},
+        {"prose": 1, "law": None},
+    ],
 )
 def test_bad_shares_name_file_and_key(corpus, domains):
     corpus.value["domains"] = domains
@@ -129,7 +144,9 @@ def test_bad_kind_and_unknown_manifest(corpus):
 
 def test_hub_corpora_need_the_hub_or_a_copy(tmp_path):
     scale = load_scale("smoke").model_copy(update={"corpora": {"pile": "pile"}})
-    with pytest.raises(UserError, match=r"hub cannot be reached.*put a copy below \$CPT_REPRO_HUB/datasets/monology"):
+    with pytest.raises(
+        UserError, match=r"hub cannot be reached.*put a copy below \$CPT_REPRO_HUB/datasets/monology"
+    ):
         build.build_corpus(scale, "pile", tmp_path)
 
 
@@ -172,7 +189,12 @@ def test_languages_of_the_smoke_scale():
 
 
 def test_faulty_languages_are_refused():
-    for fault in ({"topic_words": 61}, {"mixes": {"a": [1, 0]}}, {"mixes": {"a": [1, 1], "b": [1, 0]}}, {"topics": 3}):
+    for fault in (
+        {"topic_words": 61},
+        {"mixes": {"a": [1, 0]}},
+        {"mixes": {"a": [1, 1], "b": [1, 0]}},
+        {"topics": 3},
+    ):
         with pytest.raises(UserError, match="a test: the key"):
             language(**fault)
 
@@ -264,7 +286,9 @@ def test_damaged_shards_are_found(corpus, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(data[:-5] if damage == "truncated" else data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+        path.write_bytes(
+            data[:-5] if damage == "truncated" else data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
+        )
     with pytest.raises(UserError, match=rf"part\.00001/shard\.00000\.mds: the shard is {damage}.*--rebuild"):
         shards.verify(folder)
     if damage != "altered":
@@ -349,7 +373,9 @@ def test_bad_text_is_named(corpus, line, message):
 
 def test_empty_documents_are_left_out_and_counted(corpus):
     empty = [{"id": "e", "domain": "law", "text": "\n"}]
-    corpus.write({"train": empty + list(texts("train", 30)) + empty, "validation": list(texts("validation", 12))})
+    corpus.write(
+        {"train": empty + list(texts("train", 30)) + empty, "validation": list(texts("validation", 12))}
+    )
     fingerprint = build.load_fingerprint(corpus.build().parent, "pile")
     assert fingerprint["empty_documents"] == {"train": 2, "validation": 0}
     assert fingerprint["splits"]["train"]["law"]["documents"] == 10

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from cpt_repro import __version__
-from cpt_repro.config import ROOT
+from cpt_repro.project import ROOT
 
 PYTHONS = ("3.11", "3.12")
 
@@ -65,11 +65,16 @@ def pip(conda):
 @pytest.fixture(scope="module")
 def direct(project):
     extras = project["optional-dependencies"].values()
-    return [Requirement(line) for line in (*project["dependencies"], *(line for extra in extras for line in extra))]
+    return [
+        Requirement(line)
+        for line in (*project["dependencies"], *(line for extra in extras for line in extra))
+    ]
 
 
 def test_conda_offers_the_pythons_of_the_project(conda, project):
-    (python,) = [entry for entry in conda["dependencies"] if isinstance(entry, str) and entry.startswith("python")]
+    (python,) = [
+        entry for entry in conda["dependencies"] if isinstance(entry, str) and entry.startswith("python")
+    ]
     assert python == "python" + project["requires-python"]
     allowed = Requirement(python).specifier
     assert all(allowed.contains(f"{version}.0") for version in PYTHONS)

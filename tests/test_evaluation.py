@@ -13,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cpt_repro.config import Scale
+from cpt_repro.declarations.scale import Scale
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.generate import generate, held_out_prompts
 from cpt_repro.evaluation.harness import Harness, mean_and_error
@@ -80,7 +80,9 @@ def write_tokenizer(folder: Path, text: str) -> transformers.PreTrainedTokenizer
     end, alphabet = "<|endoftext|>", pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         [text],
-        trainers.BpeTrainer(vocab_size=320, special_tokens=[end], initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=320, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
+        ),
     )
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end, bos_token=end)
     fast.save_pretrained(folder)
@@ -128,7 +130,11 @@ def world(tmp_path_factory):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # --- suites ---
@@ -158,7 +164,9 @@ def test_suites_do_not_depend_on_the_hash_seed(root, tmp_path):
     )
     arguments = [sys.executable, "-c", code, str(root), scale().model_dump_json()]
     texts = {
-        subprocess.run(arguments, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        subprocess.run(
+            arguments, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
         for seed in ("1", "2")
     }
     assert len(texts) == 1
@@ -172,7 +180,9 @@ def test_items_are_what_they_say(root):
         for row in map(json.loads, (root / corpus / "validation.jsonl").read_text().splitlines())
     }
     for name, length in (("continuation", 6), ("last_word", 1)):
-        items = [json.loads(line) for line in (root / "suites/english" / f"{name}.jsonl").read_text().splitlines()]
+        items = [
+            json.loads(line) for line in (root / "suites/english" / f"{name}.jsonl").read_text().splitlines()
+        ]
         assert len(items) == DOCUMENTS
         assert [item["corpus"] for item in items[:4]] == ["pile", "sp", "pile", "sp"]
         # 20 documents a corpus, 20 items from each: one from every document.
@@ -365,7 +375,10 @@ def test_merged_folders_load_and_score(world, tmp_path):
     for density in (0.25, 1.0):
         assert merge_folders(root / "random", [root / "trained"], density, out) == out
         assert {path.name for path in tmp_path.iterdir()} == {"merged"}
-    assert harness.evaluate(out)["english"]["average"] == harness.evaluate(root / "trained")["english"]["average"]
+    assert (
+        harness.evaluate(out)["english"]["average"]
+        == harness.evaluate(root / "trained")["english"]["average"]
+    )
     with pytest.raises(UserError, match="not a model folder"):
         merge_folders(root / "random", [tmp_path / "none"], 0.5, out)
 

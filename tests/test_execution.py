@@ -13,9 +13,9 @@ import pytest
 import torch
 from test_ranks import environment_of_rank, free_port
 
-from cpt_repro.config import Execution, ModelSize, load_scale
+from cpt_repro.declarations.scale import Execution, ModelSize, load_scale
 from cpt_repro.errors import UserError
-from cpt_repro.plan import Plan
+from cpt_repro.planning.plan import Plan
 from cpt_repro.training.store import SavedStates, Store
 
 RUN = "ibrahim2024/405m/sp-3x100/infinite-cosine/split-1"
@@ -27,7 +27,13 @@ def short(plan):
     """A short trunk and a branch that keeps its optimizer; 45 validation sequences, which two ranks cannot halve."""
     few = {"iterations": 24, "evaluations": (0, 10, 24), "closing": (10, 24), "validation_sequences": 45}
     trunk = plan.segments[f"{RUN}/seed-0"].model_copy(update=few)
-    end = {"iterations": 6, "evaluations": (0, 6), "closing": (0, 6), "parent_iteration": 24, "batch_offset": 24}
+    end = {
+        "iterations": 6,
+        "evaluations": (0, 6),
+        "closing": (0, 6),
+        "parent_iteration": 24,
+        "batch_offset": 24,
+    }
     branch = plan.segments[f"{RUN}-annealed/seed-0"].model_copy(update=few | end)
     return trunk, branch
 
@@ -55,8 +61,8 @@ import json, sys
 from pathlib import Path
 import torch
 from torch.distributed.fsdp import FSDPModule
-from cpt_repro.config import Execution, load_scale
-from cpt_repro.plan import Plan
+from cpt_repro.declarations.scale import Execution, load_scale
+from cpt_repro.planning.plan import Plan
 from cpt_repro.training import trainer
 from cpt_repro.training.store import SavedStates, Store
 from test_execution import short
@@ -129,7 +135,9 @@ def test_two_ranks_with_sharded_parameters_train_as_one(one, sharded):
     assert told["sharded"] and all(told["wrapped"]) and len(told["wrapped"]) == 1 + trunk.segment.model.layers
     for alone, both in ((trunk, told["trunk"]), (branch, told["branch"])):
         for corpus, curve in alone.curves.items():
-            assert max(abs(a[1] - b[1]) for a, b in zip(curve, both["curves"][corpus], strict=True)) < TOLERANCE
+            assert (
+                max(abs(a[1] - b[1]) for a, b in zip(curve, both["curves"][corpus], strict=True)) < TOLERANCE
+            )
             assert len(both["sequence_losses"][corpus]) == 45
         assert alone.parameters == both["parameters"]
     # The branch began with the trunk's optimizer: without it the first updates differ by 100 times the tolerance.
@@ -137,7 +145,7 @@ def test_two_ranks_with_sharded_parameters_train_as_one(one, sharded):
 
 
 def test_weights_and_optimizer_of_sharded_training_are_saved_whole(one, sharded, plan):
-    from cpt_repro.training.model import load_optimizer, load_weights, neox_config, new_model
+    from cpt_repro.models.neox import load_optimizer, load_weights, neox_config, new_model
 
     (alone, _), store = one
     trunk, _ = short(plan)
@@ -164,7 +172,9 @@ def test_sharded_training_goes_on_from_its_saved_state_with_the_same_bits(sharde
     assert resumed["measured"]["resumed_at"] == 16
     # The micro-batch is that of the state, though more would now fit.
     assert resumed["measured"]["execution"]["microbatch_sequences"] == 4
-    assert {k: v for k, v in resumed.items() if k != "measured"} == {k: v for k, v in whole.items() if k != "measured"}
+    assert {k: v for k, v in resumed.items() if k != "measured"} == {
+        k: v for k, v in whole.items() if k != "measured"
+    }
     faults("2 ranks with sharded parameters (FSDP, gloo), stopped", 1, "the same bits as never stopped")
 
 
@@ -198,7 +208,10 @@ def test_a_state_saved_otherwise_is_refused(tmp_path, sharded):
         else:
             (aside / "ep0-ba8").mkdir(parents=True)
             (aside / "ep0-ba8" / "part").write_bytes(b"part")
-    assert _newest(saved, not sharded)[:2] == (8, tmp_path / ("resume-8.pt" if sharded else "resume-8/ep0-ba8"))
+    assert _newest(saved, not sharded)[:2] == (
+        8,
+        tmp_path / ("resume-8.pt" if sharded else "resume-8/ep0-ba8"),
+    )
     with pytest.raises(UserError, match="'fsdp'"):
         _newest(saved, sharded)
 
@@ -219,7 +232,12 @@ def test_auto_halves_the_micro_batch_until_it_fits(plan, one, smoke_data, tmp_pa
         return forward(self, batch)
 
     four = trainer.train(
-        trunk, None, corpora, Store("smoke", tmp_path / "four"), {}, execution=Execution(microbatch_sequences=4)
+        trunk,
+        None,
+        corpora,
+        Store("smoke", tmp_path / "four"),
+        {},
+        execution=Execution(microbatch_sequences=4),
     )
     monkeypatch.setattr(trainer.CausalLM, "forward", little_room)
     auto = Execution(microbatch_sequences="auto")
@@ -229,7 +247,11 @@ def test_auto_halves_the_micro_batch_until_it_fits(plan, one, smoke_data, tmp_pa
     assert found.model_dump(exclude={"measured"}) == four.model_dump(exclude={"measured"})
     alone = one[0][0].curves["sp"]
     assert max(abs(a[1] - b[1]) for a, b in zip(alone, found.curves["sp"], strict=True)) < TOLERANCE
-    faults("a GPU's memory runs out (simulated) while the micro-batch is sought", 2, "half of it, and the run goes on")
+    faults(
+        "a GPU's memory runs out (simulated) while the micro-batch is sought",
+        2,
+        "half of it, and the run goes on",
+    )
 
 
 def test_what_does_not_fit_at_all_is_said_and_other_errors_are_not_hidden():
@@ -316,7 +338,7 @@ def test_another_tokenizer_than_the_corpus_was_made_with_is_refused(smoke_data, 
 
 
 def _tiny():
-    from cpt_repro.training.model import neox_config, new_model
+    from cpt_repro.models.neox import neox_config, new_model
 
     return new_model(neox_config(ModelSize(layers=3, width=16, heads=2, eta_factor=1), 64, 8), 0)
 
@@ -380,7 +402,10 @@ def test_receipts_say_how_training_was_spread(one, plan, smoke_data, tmp_path):
         short(plan)[0], None, trainer.Corpora(smoke_data), Store("smoke", tmp_path), {}, execution=free
     )
     assert not torch.are_deterministic_algorithms_enabled()
-    assert not again.measured["execution"]["deterministic"] and again.measured["execution"]["activation_checkpointing"]
+    assert (
+        not again.measured["execution"]["deterministic"]
+        and again.measured["execution"]["activation_checkpointing"]
+    )
     # What is computed twice is computed alike.
     assert again.curves == alone.curves
 
@@ -413,7 +438,11 @@ def test_bench_gpu_names_utilisation_and_memory(plan):
     slow = {**run, "step_seconds": run["step_seconds"] * 1.25}
     told = {"composer": [run], "plain": [run], "deterministic": [slow]}
     row = _gpu_speeds("deterministic", told, segment, "NVIDIA H100 80GB HBM3")
-    assert row["tokens_per_second"] == 130_400 and row["ratio_to_composer"] == 0.8 and row["peak_memory_gb"] == 60
+    assert (
+        row["tokens_per_second"] == 130_400
+        and row["ratio_to_composer"] == 0.8
+        and row["peak_memory_gb"] == 60
+    )
     # 2.725 GFLOP a token, 2.423 where half of the attention is masked.
     assert row["mfu"] == pytest.approx(130_400 * 2.725e9 / 989e12, rel=1e-3)
     assert row["mfu_causal"] == pytest.approx(130_400 * 2.423e9 / 989e12, rel=1e-3)

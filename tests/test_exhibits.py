@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from exhibit_receipts import make_results
 
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits import declarations, tables, typeset
-from cpt_repro.exhibits.declarations import Anchors, load_declarations, load_exhibits, needs
+from cpt_repro.declarations.exhibits import Anchors, load_declarations, load_exhibits, needs
 from cpt_repro.exhibits.draw import draw
-from cpt_repro.exhibits.records import Records
+from cpt_repro.records.lookup import Records
 from cpt_repro.files import file_digest, read_json
-from cpt_repro.plan import Plan
-from cpt_repro.published import Published, PublishedTable, Value
-from cpt_repro.receipts import receipt_path
+from cpt_repro.planning.plan import Plan
+from cpt_repro.declarations.published import Published, PublishedTable, Value
+from cpt_repro.records.receipts import receipt_path
 
 PAPERS = ("gupta2023", "ibrahim2024")
 #: Curves in each panel, by the papers' legends; lines of reference and diagrams not counted.
@@ -62,7 +62,9 @@ def _panels(exhibit):
 def test_every_exhibit_of_both_papers_is_declared():
     expected = {"gupta2023": (9, 1), "ibrahim2024": (13, 14)}
     for paper, (drawn, written) in expected.items():
-        keys = [f"figure_{n:02d}" for n in range(1, drawn + 1)] + [f"table_{n:02d}" for n in range(1, written + 1)]
+        keys = [f"figure_{n:02d}" for n in range(1, drawn + 1)] + [
+            f"table_{n:02d}" for n in range(1, written + 1)
+        ]
         assert list(load_exhibits(paper)) == keys
 
 
@@ -173,20 +175,29 @@ def test_every_cell_has_both_values_or_a_state(plan, results, tmp_path, paper, k
             continue
         name = head.removesuffix(", state")
         (here,) = (column for column in frame if column.startswith(f"{name}, reproduced ("))
-        for published, reproduced, state in zip(frame[f"{name}, published"], frame[here], frame[head], strict=True):
+        for published, reproduced, state in zip(
+            frame[f"{name}, published"], frame[here], frame[head], strict=True
+        ):
             told, _, unsaid = state.partition("; ")
             assert unsaid == ("" if published != "" else "not published")
             there = r"(reproduced at scale smoke with 1 seed|(used|planned) at scale smoke)"
-            assert re.fullmatch(there if reproduced != "" else "no counterpart|not built", told), (head, state)
+            assert re.fullmatch(there if reproduced != "" else "no counterpart|not built", told), (
+                head,
+                state,
+            )
             states += 1
     assert states or load_exhibits(paper)[key].kind == "generations"
     for table in _pipe_tables(markdown.read_text(encoding="utf-8")):
-        assert len({len(row) for row in table}) == 1 and all(cell.strip() for row in table[2:] for cell in row)
+        assert len({len(row) for row in table}) == 1 and all(
+            cell.strip() for row in table[2:] for cell in row
+        )
     # No value of this scale stands under a heading of the paper's.
     heads = [head for table in _pipe_tables(markdown.read_text(encoding="utf-8")) for head in table[0]]
     assert not [head for head in heads if "(published" in head and "smoke" in head and "→" not in head]
     for head in [*frame.columns, *heads]:
-        if re.search(r"reproduced|error|noise|seeds|difference|Trained|Generation|Text|→|, rank \(|, effect \(", head):
+        if re.search(
+            r"reproduced|error|noise|seeds|difference|Trained|Generation|Text|→|, rank \(|, effect \(", head
+        ):
             assert "smoke scale" in head, head
         elif re.match(r"D0|D1|AVG|English|continuation|last_word", head):
             assert re.search(r"published|mark|state|ranked rows|smoke scale", head), head
@@ -251,7 +262,10 @@ def test_ranks_and_effects_by_hand():
     assert all(cell.effects == (None, None) for cell in cells)
     # Anchors that are equal in print, or closer than the noise here, carry no effect.
     assert _column(True, [2.5, 2.5, 2.6, 2.7], [3.5, 4.0, 3.6, 3.7])[2].effects == (None, pytest.approx(0.2))
-    assert _column(True, [2.5, 2.6, 2.6, 2.7], [3.5, 4, 3.6, 3.7], [0.2] * 4)[2].effects == (pytest.approx(1), None)
+    assert _column(True, [2.5, 2.6, 2.6, 2.7], [3.5, 4, 3.6, 3.7], [0.2] * 4)[2].effects == (
+        pytest.approx(1),
+        None,
+    )
 
 
 def test_a_table_by_hand_from_receipts_to_csv(plan, results, tmp_path):
@@ -281,10 +295,16 @@ def test_at_scale_paper_differences_are_shown(tmp_path):
     make_results(plan, tmp_path / "results")
     frame = pd.read_csv(draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)[0])
     here = frame["D0, reproduced (the Pile, paper scale)"]
-    assert list(frame["D0, difference (paper scale)"]) == pytest.approx(list(here - frame["D0, published"]), rel=1e-6)
-    text = draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)[1].read_text(encoding="utf-8")
+    assert list(frame["D0, difference (paper scale)"]) == pytest.approx(
+        list(here - frame["D0, published"]), rel=1e-6
+    )
+    text = draw(plan, "ibrahim2024", "table_02", tmp_path / "results", tmp_path)[1].read_text(
+        encoding="utf-8"
+    )
     assert "D0 (published: the Pile) | D0 (reproduced: the Pile) | D0 (difference) |" in text
-    settings = pd.read_csv(draw(plan, "ibrahim2024", "table_13", tmp_path / "results", tmp_path)[0], dtype=str)
+    settings = pd.read_csv(
+        draw(plan, "ibrahim2024", "table_13", tmp_path / "results", tmp_path)[0], dtype=str
+    )
     assert list(settings["405M, difference (paper scale)"][2:6]) == ["differs", "differs", "differs", "equal"]
 
 
@@ -307,20 +327,27 @@ def test_misprints_are_shown_and_not_compared(plan, results, tmp_path):
     paths = draw(plan, "ibrahim2024", "table_03", results, tmp_path)
     row = pd.read_csv(paths[0]).loc[5]
     assert (
-        row["D1, published"] == 2.70 and row["D1, mark"] == "printed; misprint" and pd.isna(row["D1, published rank"])
+        row["D1, published"] == 2.70
+        and row["D1, mark"] == "printed; misprint"
+        and pd.isna(row["D1, published rank"])
     )
     assert row["D0, ranked rows"] == 5 and row["D0, mark"] == "printed"
     text = paths[1].read_text(encoding="utf-8")
     assert "| 2.70ᵐ |" in text and "ᵐ: a misprint, not compared." in text
     pairs = tables.pairs(load_exhibits("ibrahim2024")["table_03"], Records(plan, "ibrahim2024", results))
-    assert [sum(group == f"{column}, german, 405m" for group, *_ in pairs) for column in ("D0", "D1")] == [5, 4]
+    assert [sum(group == f"{column}, german, 405m" for group, *_ in pairs) for column in ("D0", "D1")] == [
+        5,
+        4,
+    ]
 
 
 def test_published_marks_are_explained(plan, results, tmp_path, monkeypatch):
     rows = tuple(("", 2.4, 2.5 + n, 2.0) for n in range(14))
     heads = ("Training tokens", "D0 Pile", "D1 SP/German", "AVG")
     table = PublishedTable(mark="printed", place="p. 1", columns=heads, rows=rows, marks={"AVG": "derived"})
-    monkeypatch.setattr(tables, "load_published", lambda paper: Published(source="made up", tables={"table_02": table}))
+    monkeypatch.setattr(
+        tables, "load_published", lambda paper: Published(source="made up", tables={"table_02": table})
+    )
     paths = draw(plan, "ibrahim2024", "table_02", results, tmp_path)
     text = paths[1].read_text(encoding="utf-8")
     assert "Published values: made up. ᵃ: derived." in text and "| 2.0ᵃ |" in text and "| 2.4 |" in text
@@ -336,10 +363,15 @@ def test_symbols_are_escaped_for_tex(plan, results, tmp_path):
 def test_what_was_not_run_is_marked(plan, tmp_path):
     gone = ("405m/pile--sp/replay-0.05", "405m/pile+sp", "405m/ties/sp-0.5")
     make_results(plan, tmp_path / "results", leave_out=gone)
-    files = {key: draw(plan, "ibrahim2024", key, tmp_path / "results", tmp_path) for key in ("table_02", "table_06")}
+    files = {
+        key: draw(plan, "ibrahim2024", key, tmp_path / "results", tmp_path)
+        for key in ("table_02", "table_06")
+    }
     for suffix in range(3):
         assert "not run" in files["table_02"][suffix].read_text(encoding="utf-8")
-    row = next(line for line in files["table_06"][1].read_text("utf-8").splitlines() if "300B SP | 50 |" in line)
+    row = next(
+        line for line in files["table_06"][1].read_text("utf-8").splitlines() if "300B SP | 50 |" in line
+    )
     assert row.count("not run") == 3
     *_, sidecar = draw(plan, "ibrahim2024", "figure_05", tmp_path / "results", tmp_path)
     assert read_json(sidecar)["missing"] == [
@@ -364,7 +396,10 @@ def test_several_seeds_give_means_and_no_counterparts_are_told(tmp_path):
     make_results(plan, tmp_path / "results")
     png, *_, sidecar = draw(plan, "ibrahim2024", "figure_07", tmp_path / "results", tmp_path)
     about = read_json(sidecar)
-    assert "no counterpart of the model 10b" in about["caption"] and "Lines are means over seeds" in about["caption"]
+    assert (
+        "no counterpart of the model 10b" in about["caption"]
+        and "Lines are means over seeds" in about["caption"]
+    )
     assert len(about["no_counterpart"]) == 5 and len(about["sha256"]) == 15
     table = draw(plan, "ibrahim2024", "table_04", tmp_path / "results", tmp_path)
     rows = pd.read_csv(table[0])
@@ -404,8 +439,10 @@ def test_the_same_receipts_give_the_same_bytes(results, tmp_path):
 def test_a_table_does_not_wait_for_matplotlib(results, tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom cpt_repro.config import load_scale\n"
-        "from cpt_repro.plan import Plan\nfrom cpt_repro.exhibits.draw import draw\n"
+        "from cpt_repro.planning.plan import Plan\nfrom cpt_repro.exhibits.draw import draw\n"
         "draw(Plan(load_scale('smoke')), 'ibrahim2024', 'table_02', Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "assert not {'matplotlib', 'torch', 'streaming', 'transformers'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(results), str(tmp_path)], check=True, cwd=Path(__file__).parent)
+    subprocess.run(
+        [sys.executable, "-c", code, str(results), str(tmp_path)], check=True, cwd=Path(__file__).parent
+    )

@@ -7,9 +7,17 @@ import subprocess
 import pytest
 import zstandard
 
-from cpt_repro.config import parse
+from cpt_repro.declarations.strict import parse
 from cpt_repro.data import extract as module
-from cpt_repro.data.extract import Sources, clean_markdown, extract, fetch_sources, load_sources, per_mille, tei_parts
+from cpt_repro.data.extract import (
+    Sources,
+    clean_markdown,
+    extract,
+    fetch_sources,
+    load_sources,
+    per_mille,
+    tei_parts,
+)
 from cpt_repro.errors import UserError
 
 COMMIT = "0" * 40
@@ -75,9 +83,13 @@ def test_three_kinds(checkouts, tmp_path):
     assert [list(record) for record in records.values()] == [["id", "domain", "text"]] * 3
     entries = [entry for splits in manifest["corpora"].values() for entry in splits.values()]
     assert sum(entry["documents"] for entry in entries) == 3
-    assert sum(entry["text_bytes"] for entry in entries) == sum(len(r["text"].encode()) for r in records.values())
+    assert sum(entry["text_bytes"] for entry in entries) == sum(
+        len(r["text"].encode()) for r in records.values()
+    )
     assert json.loads((tmp_path / "out/manifest.json").read_text()) == manifest
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json"} | {e["file"] for e in entries}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json"} | {
+        e["file"] for e in entries
+    }
 
 
 def test_markdown():
@@ -105,7 +117,9 @@ def test_deterministic_and_independent_of_creation_order(tmp_path):
         for name in order:
             write(tmp_path / place / "pages" / name, f"The text of the page {name}.")
         extract(tmp_path / place, tmp_path / f"{place}_out", rules(source("pages", "markdown", "*.md")))
-    outs = [{p.name: p.read_bytes() for p in (tmp_path / f"{place}_out").iterdir()} for place in ("one", "two")]
+    outs = [
+        {p.name: p.read_bytes() for p in (tmp_path / f"{place}_out").iterdir()} for place in ("one", "two")
+    ]
     assert outs[0] == outs[1]
 
 
@@ -158,7 +172,10 @@ def test_budget_ends_with_the_document_that_reaches_it(tmp_path):
     [
         ("<TEI><p>open", "no element found"),
         (TEI.replace("body", "front").format("<p>a</p>"), "no <body>"),
-        ('<!DOCTYPE a [<!ENTITY e SYSTEM "/etc/hostname">]><TEI><body><p>&e;</p></body></TEI>', "document type"),
+        (
+            '<!DOCTYPE a [<!ENTITY e SYSTEM "/etc/hostname">]><TEI><body><p>&e;</p></body></TEI>',
+            "document type",
+        ),
     ],
 )
 def test_malformed_tei(tmp_path, content, why):
@@ -215,7 +232,9 @@ def repository(tmp_path):
         write(root / "other.bin", "not wanted")
         for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "c"]):
             subprocess.run(["git", "-C", str(root), *arguments], check=True)
-        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        head = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        )
         commits.append(head.stdout.strip())
     for key in ("allowAnySHA1InWant", "allowFilter"):
         subprocess.run(["git", "-C", str(root), "config", f"uploadpack.{key}", "true"], check=True)

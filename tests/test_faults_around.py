@@ -17,18 +17,18 @@ from exhibit_receipts import make_results
 from tiny_project import REPOSITORY
 
 from cpt_repro import cli
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.data.build import build_corpus
 from cpt_repro.errors import StorageError
 from cpt_repro.evaluation.suites import build_suites
-from cpt_repro.exhibits.declarations import load_exhibits
+from cpt_repro.declarations.exhibits import load_exhibits
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import locked, read_json, whole_file, write_json, write_text, writing
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import read_receipt, receipt_path
-from cpt_repro.training.run import train_segments
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import read_receipt, receipt_path
+from cpt_repro.training.train import train_segments
 from cpt_repro.training.store import SavedStates, Store
-from cpt_repro.workflow import CLOCK_TOLERANCE, Workflow
+from cpt_repro.workflow.jobs import CLOCK_TOLERANCE, Workflow
 
 DAY = 86400
 
@@ -106,7 +106,10 @@ def test_two_calls_in_one_folder(project, faults):
         result = project.snakemake()
         told = result.stdout + result.stderr
         assert result.returncode != 0 and not table.exists()
-        assert "snakemake is already running for the scale 'smoke' in this folder" in told and "Traceback" not in told
+        assert (
+            "snakemake is already running for the scale 'smoke' in this folder" in told
+            and "Traceback" not in told
+        )
     both = [project.start(), project.start()]
     told = [call.communicate()[1] for call in both]
     assert 0 in [call.returncode for call in both], told
@@ -151,7 +154,9 @@ def test_what_is_not_current_is_older_than_its_wish(tmp_path, monkeypatch):
         os.utime(path, (time.time() + DAY,) * 2)
     again = Workflow("smoke")
     again.mend_times()
-    wish = next(path for job in again.training() for path in job.inputs if path.endswith(f"requests/runs/{run}"))
+    wish = next(
+        path for job in again.training() for path in job.inputs if path.endswith(f"requests/runs/{run}")
+    )
     assert os.stat(wish).st_mtime > receipt.stat().st_mtime > figure.stat().st_mtime
     shortly = time.time() + CLOCK_TOLERANCE / 2  # a file server's clock
     os.utime(figure, (shortly, shortly))
@@ -210,7 +215,9 @@ def disk(tmp_path):
     folder.mkdir()
 
     def mount(*options):
-        return subprocess.run(["mount", "-t", "tmpfs", *options, "cpt_repro", str(folder)], capture_output=True)
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", *options, "cpt_repro", str(folder)], capture_output=True
+        )
 
     if os.geteuid() != 0 or mount("-o", "size=2300k").returncode != 0:
         pytest.skip("a file system of its own needs the right to mount one")
@@ -219,7 +226,11 @@ def disk(tmp_path):
 
 
 def _contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _asides(folder):
@@ -242,7 +253,9 @@ def test_no_room_for_a_checkpoint(size, file, small, smoke_data, untouched, tmp_
 
 def test_a_full_disk_keeps_the_states_that_are_whole(disk, small, smoke_data, untouched, faults, monkeypatch):
     folder, remount = disk
-    monkeypatch.setattr("cpt_repro.training.run.check_room", lambda *told: None)  # there was room when it began
+    monkeypatch.setattr(
+        "cpt_repro.training.train.check_room", lambda *told: None
+    )  # there was room when it began
     with pytest.raises(StorageError, match="no space is left.*Make room") as raised:
         _train(small, smoke_data, folder)
     states = SavedStates(Store("smoke", folder / "store").folder(small[1]), _fingerprints(small, smoke_data))
@@ -262,7 +275,10 @@ def _fingerprints(small, data):
 def test_a_receipt_that_cannot_be_published(small, smoke_data, untouched, tmp_path, faults):
     """The weights are safe: the next call only publishes."""
     folder, expected = untouched
-    with _at_most(1000), pytest.raises(StorageError, match=r"runs/ibrahim2024/405m/pile/seed-0/receipt\.json: "):
+    with (
+        _at_most(1000),
+        pytest.raises(StorageError, match=r"runs/ibrahim2024/405m/pile/seed-0/receipt\.json: "),
+    ):
         _train(small, smoke_data, folder, tmp_path / "results")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert _train(small, smoke_data, folder, tmp_path / "results") == expected
@@ -272,7 +288,9 @@ def test_a_receipt_that_cannot_be_published(small, smoke_data, untouched, tmp_pa
 def test_read_only_results(disk, small, smoke_data, untouched, faults):
     results, remount = disk
     remount("ro")
-    with pytest.raises(StorageError, match=r"seed-0/receipt\.json: the file system is read-only. Make it writable"):
+    with pytest.raises(
+        StorageError, match=r"seed-0/receipt\.json: the file system is read-only. Make it writable"
+    ):
         _train(small, smoke_data, untouched[0], results)
     remount("rw")
     assert _train(small, smoke_data, untouched[0], results) == untouched[1]
@@ -299,7 +317,10 @@ def test_no_room_for_a_shard(processes, smoke_data, tmp_path, faults):
     # Of a build that was killed before its first file had its name.
     left = tmp_path / "german" / ".build.1.aside.json"
     write_text(left, "{")
-    with _at_most(20_000), pytest.raises(StorageError, match=r"german/.*/part\.0000\d: the file would be larger"):
+    with (
+        _at_most(20_000),
+        pytest.raises(StorageError, match=r"german/.*/part\.0000\d: the file would be larger"),
+    ):
         build_corpus(scale, "german", tmp_path, processes, progress=False)
     assert not _asides(tmp_path) and not (tmp_path / "german" / "fingerprint.json").exists()
     build_corpus(scale, "german", tmp_path, processes, progress=False)
@@ -381,7 +402,11 @@ def test_neighbours_and_what_the_killed_leave(small, smoke_data, untouched, tmp_
     children = [_child(lambda folder=folder: _train(small, smoke_data, folder)) for folder in folders]
     _wait_for(states.exists, "a saved state")
     os.killpg(children[2], signal.SIGKILL)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, -signal.SIGKILL]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [
+        0,
+        0,
+        -signal.SIGKILL,
+    ]
     assert states.parent.with_suffix(".lock").exists()
     _train(small, smoke_data, folders[2])
     for folder in folders:
@@ -390,7 +415,9 @@ def test_neighbours_and_what_the_killed_leave(small, smoke_data, untouched, tmp_
         assert not _asides(folder)
     assert set(os.listdir("/dev/shm")) <= shared
     faults("two trainings at once on one machine", 2, "the bits of a run alone")
-    faults("lock file and data workers of a killed training", 1, "no shared memory left; the next call goes on")
+    faults(
+        "lock file and data workers of a killed training", 1, "no shared memory left; the next call goes on"
+    )
 
 
 def test_what_another_process_makes_is_waited_for(small, smoke_data, untouched, tmp_path, faults):
@@ -400,7 +427,9 @@ def test_what_another_process_makes_is_waited_for(small, smoke_data, untouched, 
     shutil.rmtree(root / "suites", ignore_errors=True)
     working = {
         root / ".suites.lock": lambda: build_suites(small[0].scale, root),
-        Store("smoke", store / "store").folder(small[1]).with_suffix(".lock"): lambda: _train(small, smoke_data, store),
+        Store("smoke", store / "store").folder(small[1]).with_suffix(".lock"): lambda: _train(
+            small, smoke_data, store
+        ),
     }
     for path, work in working.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -477,9 +506,20 @@ def test_receipts_alone_decide_every_byte(made_up, tmp_path, faults):
         shutil.copytree(made_up, work / "results")
         home.mkdir()
         # Taken from the working directory by matplotlib, if it is let.
-        (work / "matplotlibrc").write_text(f"font.size: {umask}\naxes.ymargin: 0.{umask}\npolaraxes.grid: False\n")
-        settings = {"HOME": str(home), "MPLCONFIGDIR": str(home / "mpl"), "PYTHONPATH": str(clone), **settings}
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "CPT_REPRO"))}
+        (work / "matplotlibrc").write_text(
+            f"font.size: {umask}\naxes.ymargin: 0.{umask}\npolaraxes.grid: False\n"
+        )
+        settings = {
+            "HOME": str(home),
+            "MPLCONFIGDIR": str(home / "mpl"),
+            "PYTHONPATH": str(clone),
+            **settings,
+        }
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("LC_", "LANG", "CPT_REPRO"))
+        }
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", COMMANDS],
@@ -507,5 +547,7 @@ def test_receipts_alone_decide_every_byte(made_up, tmp_path, faults):
     assert not [path for path, content in one.items() if str(tmp_path).encode() in content]
     assert json.loads(one["smoke/index.json"])["files"]["index.html"]
     faults(
-        "another home, locale, time zone, hash seed, umask, folder", 1, f"{len(one)} exhibit files of the same bytes"
+        "another home, locale, time zone, hash seed, umask, folder",
+        1,
+        f"{len(one)} exhibit files of the same bytes",
     )

@@ -15,11 +15,12 @@ import zstandard
 from typer.testing import CliRunner
 
 from cpt_repro import manifests as manifest
-from cpt_repro.config import load_scale, parse
+from cpt_repro.declarations.scale import load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.data import build, shards
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
-from cpt_repro.manifests import load_manifest
+from cpt_repro.declarations.manifests import load_manifest
 
 LENGTH = 16
 FIRST, SECOND = "part.00000/shard.00000.mds", "part.00001/shard.00000.mds"
@@ -58,8 +59,19 @@ class Project:
             (self.files / f"{split}.jsonl.zst").write_bytes(packed)
             hashes = {"sha256": packed, "sha256_jsonl": raw}
             entry = {name: hashlib.sha256(data).hexdigest() for name, data in hashes.items()}
-            splits[split] = entry | {"file": f"{split}.jsonl.zst", "documents": 0, "text_bytes": 0, "domains": {}}
-        self.value = {"kind": "files", "name": "tiny", "about": "a test", "licence": "CC0", "extraction": "none"}
+            splits[split] = entry | {
+                "file": f"{split}.jsonl.zst",
+                "documents": 0,
+                "text_bytes": 0,
+                "domains": {},
+            }
+        self.value = {
+            "kind": "files",
+            "name": "tiny",
+            "about": "a test",
+            "licence": "CC0",
+            "extraction": "none",
+        }
         self.value |= {"domains": {"prose": 0.5, "law": 0.5}, "splits": splits}
         self.value["sources"] = [{"url": "https://example.org", "commit": "0", "licence": "CC0"}]
         self.save()
@@ -260,13 +272,19 @@ def test_damage_is_found_named_and_rebuilt_to_the_same_bytes(project, damage, fa
     project.build(rebuild=True)
     assert all_bytes(corpus) == whole
     project.open_all()
-    faults(f"data: {damage.__name__.strip('_').replace('_', ' ')}", 1, "found, named and rebuilt to the same bytes")
+    faults(
+        f"data: {damage.__name__.strip('_').replace('_', ' ')}",
+        1,
+        "found, named and rebuilt to the same bytes",
+    )
 
 
 def test_only_damaged_parts_are_built_again(project, monkeypatch):
     corpus = project.build()
     written, write = [], build._write_part
-    monkeypatch.setattr(build, "_write_part", lambda target, *rest: (written.append(target), write(target, *rest)))
+    monkeypatch.setattr(
+        build, "_write_part", lambda target, *rest: (written.append(target), write(target, *rest))
+    )
     project.build(rebuild=True)
     assert written == []
     flip(corpus / "train" / "law" / SECOND)
@@ -328,7 +346,9 @@ def test_altered_tokenizer_is_found_and_trained_again(project, file, missing, fa
     path = project.root / "tokenizer" / file
     path.unlink() if missing else flip(path, len(path.read_bytes()) // 2)
     text = refused(project.build)
-    assert str(path) in text and read_json(project.root / "tokenizer" / "training.json")["sha256"][file] in text
+    assert (
+        str(path) in text and read_json(project.root / "tokenizer" / "training.json")["sha256"][file] in text
+    )
     assert missing or hashlib.sha256(path.read_bytes()).hexdigest() in text
     assert (corpus / "fingerprint.json").exists()  # nothing was built with it
     project.build(rebuild=True)
@@ -386,7 +406,7 @@ def test_training_refuses_data_of_another_manifest_or_length(project):
 
 @pytest.fixture(scope="module")
 def smoke_plan():
-    from cpt_repro.plan import Plan
+    from cpt_repro.planning.plan import Plan
 
     return Plan(load_scale("smoke"))
 
@@ -417,14 +437,18 @@ def test_invalid_utf_8_is_named_by_file_and_line(project):
     assert not (project.root / "pile" / "fingerprint.json").exists()
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, '"text"', "null", '{"id": 1}', '{"text": []}', "{", ""])
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "9" * 5000, '"text"', "null", '{"id": 1}', '{"text": []}', "{", ""]
+)
 def test_lines_that_are_no_documents(project, line):
     project.write(train=[json.dumps(next(texts("train", 1))), line])
     assert "train.jsonl.zst, line 2: not a JSON object" in refused(project.build)
 
 
 def test_empty_documents_are_left_out_and_counted(project):
-    project.write(train=[json.dumps(d | {"text": d["text"] if i > 7 else "\n"}) for i, d in enumerate(texts("t", 40))])
+    project.write(
+        train=[json.dumps(d | {"text": d["text"] if i > 7 else "\n"}) for i, d in enumerate(texts("t", 40))]
+    )
     project.build()
     assert build.load_fingerprint(project.root, "pile")["empty_documents"] == {"train": 8, "validation": 0}
 
@@ -491,8 +515,10 @@ def test_manifests_cannot_reach_outside_their_folders(project, name):
 
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_scales_and_papers_cannot_reach_outside_their_folders(name):
-    from cpt_repro.config import SCALES, Scale, read_yaml
-    from cpt_repro.papers import Paper
+    from cpt_repro.project import SCALES
+    from cpt_repro.declarations.scale import Scale
+    from cpt_repro.declarations.strict import read_yaml
+    from cpt_repro.declarations.runs import Paper
 
     raw = read_yaml(SCALES / "smoke.yaml")
     suites = raw["suites"]
@@ -506,14 +532,23 @@ def test_scales_and_papers_cannot_reach_outside_their_folders(name):
         assert next(iter(change)) in refused(lambda change=change: parse(Scale, raw | change, "a test"))
     run = {"model": "405m", "data": {"pile": 1}, "iterations": 9, "validate": ["pile"]}
     run["schedule"] = {"kind": "constant", "eta_const": 1e-4}
-    paper = {"paper": "p", "reference": "", "batch": {"sequences": 1, "sequence_length": 8}, "runs": {"a": run}}
+    paper = {
+        "paper": "p",
+        "reference": "",
+        "batch": {"sequences": 1, "sequence_length": 8},
+        "runs": {"a": run},
+    }
     parse(Paper, paper, "a test")
     # A slash is part of a run's name.
     for outside in (name, f"a/{name}", f"{name}/a") if name != "a/b" else ():
-        assert "runs." in refused(lambda outside=outside: parse(Paper, paper | {"runs": {outside: run}}, "a test"))
+        assert "runs." in refused(
+            lambda outside=outside: parse(Paper, paper | {"runs": {outside: run}}, "a test")
+        )
 
 
-@pytest.mark.parametrize("name", ["../../secret.mds", "/etc/passwd", "part.00000/../../x", "shard.00000.mds.zstd"])
+@pytest.mark.parametrize(
+    "name", ["../../secret.mds", "/etc/passwd", "part.00000/../../x", "shard.00000.mds.zstd"]
+)
 def test_an_index_cannot_reach_outside_its_folder(project, name):
     corpus = project.build()
     secret = project.folder / "secret.mds"
@@ -557,8 +592,8 @@ def test_an_index_cannot_make_a_shard_be_unpickled(project):
 
 @pytest.fixture
 def model_folder(tmp_path):
-    from cpt_repro.config import ModelSize
-    from cpt_repro.training.model import neox_config, new_model, save_model
+    from cpt_repro.declarations.scale import ModelSize
+    from cpt_repro.models.neox import neox_config, new_model, save_model
     from cpt_repro.training.trainer import adamw
 
     model = new_model(neox_config(ModelSize(layers=1, width=16, heads=1, eta_factor=1), 300, LENGTH), 0)
@@ -587,7 +622,7 @@ def test_models_from_elsewhere_run_no_code(model_folder, monkeypatch):
 def test_pickled_weights_are_not_read(model_folder):
     from cpt_repro.evaluation.harness import load_model
     from cpt_repro.evaluation.merge import merge_folders
-    from cpt_repro.training.model import load_weights
+    from cpt_repro.models.neox import load_weights
 
     model, _, folder = model_folder
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Boom()))
@@ -602,7 +637,7 @@ def test_pickled_weights_are_not_read(model_folder):
 
 
 def test_optimizer_state_is_read_as_tensors_only_and_checked(model_folder, faults):
-    from cpt_repro.training.model import load_optimizer
+    from cpt_repro.models.neox import load_optimizer
 
     _, _, folder = model_folder
     assert load_optimizer(folder)["state"]
@@ -622,7 +657,7 @@ def test_optimizer_state_is_read_as_tensors_only_and_checked(model_folder, fault
 
 
 def test_altered_weights_are_not_evaluated(model_folder, faults):
-    from cpt_repro.training.model import check_weights
+    from cpt_repro.models.neox import check_weights
 
     _, expected, folder = model_folder
     assert check_weights(folder, expected) == expected
@@ -636,7 +671,7 @@ def test_evaluation_checks_the_weights_first(smoke_plan, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     from cpt_repro.evaluation import harness
-    from cpt_repro.evaluation.run import evaluate_models
+    from cpt_repro.evaluation.evaluate import evaluate_models
     from cpt_repro.training.store import Store
 
     plan = smoke_plan
@@ -647,9 +682,13 @@ def test_evaluation_checks_the_weights_first(smoke_plan, tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(b"not what was written")
     monkeypatch.setattr(Store, "recorded_hash", lambda *_: "0" * 64)
     monkeypatch.setattr(
-        harness, "Harness", lambda *_: SimpleNamespace(evaluate=lambda _: pytest.fail("evaluated altered weights"))
+        harness,
+        "Harness",
+        lambda *_: SimpleNamespace(evaluate=lambda _: pytest.fail("evaluated altered weights")),
     )
-    text = refused(lambda: evaluate_models(plan, [segment.id], (), tmp_path, tmp_path / "results", store, print))
+    text = refused(
+        lambda: evaluate_models(plan, [segment.id], (), tmp_path, tmp_path / "results", store, print)
+    )
     assert str(folder) in text and "0" * 64 in text
 
 
@@ -662,7 +701,9 @@ def test_tokenizers_from_elsewhere_run_no_code(project, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     (folder / "evil.py").write_text('raise SystemExit("code from a tokenizer folder was run")\n')
     config = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", config | {"auto_map": {"AutoTokenizer": ["evil.E", "evil.E"]}})
+    write_json(
+        folder / "tokenizer_config.json", config | {"auto_map": {"AutoTokenizer": ["evil.E", "evil.E"]}}
+    )
     assert load_tokenizer(folder)
 
 

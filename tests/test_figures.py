@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from cpt_repro.config import MoreSeeds, load_scale
+from cpt_repro.declarations.scale import MoreSeeds, load_scale
 from cpt_repro.exhibits import figures, style
 from cpt_repro.exhibits.agreement import agreement
-from cpt_repro.exhibits.declarations import load_exhibits
+from cpt_repro.declarations.exhibits import load_exhibits
 from cpt_repro.exhibits.draw import caption, draw
-from cpt_repro.exhibits.records import Records
+from cpt_repro.records.lookup import Records
 from cpt_repro.files import read_json
-from cpt_repro.plan import Plan
-from cpt_repro.published import load_digitised
+from cpt_repro.planning.plan import Plan
+from cpt_repro.declarations.published import load_digitised
 
 FIGURES = [(p, k) for p in ("gupta2023", "ibrahim2024") for k in load_exhibits(p) if k.startswith("figure")]
 IBRAHIM = load_exhibits("ibrahim2024")
@@ -103,12 +103,16 @@ def test_below_paper_scale_published_curves_stand_beside_ours(smoke):
     ours, theirs = made.axes[::2], made.axes[1::2]
     assert len(ours) == len(theirs) == 4
     for panel, left, right in zip(exhibit.panels, ours, theirs, strict=True):
-        assert _published(left) == [] and len(_published(right)) == len(panel.curves) + 1  # and the line of the union
+        assert (
+            _published(left) == [] and len(_published(right)) == len(panel.curves) + 1
+        )  # and the line of the union
         assert left.get_xlim() == right.get_xlim() == panel.xlim
         assert left.get_ylim() != right.get_ylim()
         assert "published (digitised)" in right.get_title("left")
         colours = [line.get_color() for line in _published(right)]
-        assert len(set(colours)) == len(colours) and set(colours) <= {line.get_color() for line in left.get_lines()}
+        assert len(set(colours)) == len(colours) and set(colours) <= {
+            line.get_color() for line in left.get_lines()
+        }
     end = load_digitised("ibrahim2024").panels["4a"].curves["405M SP (PT on Pile) MaxLR 3e-04"].points[-1]
     assert (_published(theirs[0])[3].get_xdata()[-1], _published(theirs[0])[3].get_ydata()[-1]) == end
     # A curve that comes in from above the axes does not squash the rest.
@@ -121,9 +125,13 @@ def test_at_paper_scale_published_curves_stand_among_ours(paper):
     made = _figure(exhibit, paper)
     assert [len(_published(axes)) for axes in made.axes] == [6, 6, 6, 6]
     for axes in made.axes:
-        own = [line for line in axes.get_lines() if line not in _published(axes) and len(line.get_xdata()) > 2]
+        own = [
+            line for line in axes.get_lines() if line not in _published(axes) and len(line.get_xdata()) > 2
+        ]
         assert max(line.get_zorder() for line in _published(axes)) < min(line.get_zorder() for line in own)
-        assert max(line.get_linewidth() for line in _published(axes)) < min(line.get_linewidth() for line in own)
+        assert max(line.get_linewidth() for line in _published(axes)) < min(
+            line.get_linewidth() for line in own
+        )
     assert _legend(made).count("published (digitised)") == 1
 
 
@@ -144,11 +152,15 @@ def test_a_curve_without_counterpart_and_runs_that_are_missing_break_nothing(sca
     exhibit = IBRAHIM["figure_05"]
     panel = exhibit.panels[0]
     curves = (panel.curves[0].model_copy(update={"published": ()}), *panel.curves[1:])
-    exhibit = exhibit.model_copy(update={"panels": (panel.model_copy(update={"curves": curves}), *exhibit.panels[1:])})
+    exhibit = exhibit.model_copy(
+        update={"panels": (panel.model_copy(update={"curves": curves}), *exhibit.panels[1:])}
+    )
     made = _figure(exhibit, records)
     step = 2 if scale == "smoke" else 1
     assert [len(_published(axes)) for axes in made.axes[step - 1 :: step]] == [6, 7, 7, 7]
-    assert "5 % replay: not run" in _legend(made) and "(a) (b) final loss of the union: not run" in _legend(made)
+    assert "5 % replay: not run" in _legend(made) and "(a) (b) final loss of the union: not run" in _legend(
+        made
+    )
     pairs = figures.pairs(exhibit, records)
     assert [sum(group == name for group, *_ in pairs) for name in ("5a", "5b", "5c", "5d")] == [4, 5, 7, 7]
 
@@ -167,7 +179,10 @@ def test_pieces_of_a_published_curve_are_not_joined(smoke):
     made = _figure(IBRAHIM["figure_10"], smoke)
     annealed = _published(made.axes[1])[3]
     xs, ys = annealed.get_xdata(), annealed.get_ydata()
-    assert np.isnan(ys).sum() == 2 and [x for x, y in zip(xs, ys, strict=True) if np.isnan(y)] == [179.14, 279.14]
+    assert np.isnan(ys).sum() == 2 and [x for x, y in zip(xs, ys, strict=True) if np.isnan(y)] == [
+        179.14,
+        279.14,
+    ]
     rates = [max(line.get_ydata()) for line in _published(made.axes[3])]
     assert max(rates) == pytest.approx(3e-4, rel=0.02)
 
@@ -252,7 +267,9 @@ def test_bars_and_planes_of_several_seeds(tmp_path):
     from cpt_repro.exhibits.bars import _bar
 
     height, error = _bar(records, panel, group, group.runs[0])
-    assert height == pytest.approx(np.mean(losses)) and error == pytest.approx(np.std(losses, ddof=1) / 3**0.5)
+    assert height == pytest.approx(np.mean(losses)) and error == pytest.approx(
+        np.std(losses, ddof=1) / 3**0.5
+    )
     gupta = Records(records.plan, "gupta2023", tmp_path)
     exhibit = load_exhibits("gupta2023")["figure_04"]
     made = _figure(exhibit, gupta)

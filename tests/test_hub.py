@@ -9,7 +9,7 @@ from huggingface_hub import errors
 
 from cpt_repro import hub
 from cpt_repro.errors import UserError
-from cpt_repro.hub import Repository
+from cpt_repro.models.hub import Repository
 
 
 @pytest.fixture
@@ -41,7 +41,10 @@ def test_a_copy_is_listed_read_and_locked(copy, lock):
     assert source.files("train/*") == ["train/a.jsonl", "train/b.jsonl"]
     paths = source.fetch_all(["train/b.jsonl", "val.jsonl"])
     assert [path.read_text() for path in paths] == ["train/b.jsonl", "val.jsonl"]
-    assert set(json.loads(lock.read_text())["dataset:someone/texts@default"]["files"]) == {"train/b.jsonl", "val.jsonl"}
+    assert set(json.loads(lock.read_text())["dataset:someone/texts@default"]["files"]) == {
+        "train/b.jsonl",
+        "val.jsonl",
+    }
     before = lock.stat().st_mtime_ns
     source.fetch("val.jsonl")
     assert lock.stat().st_mtime_ns == before  # nothing new, nothing written
@@ -101,7 +104,9 @@ def test_refusals_of_the_hub_are_one_sentence(lock, monkeypatch, kind, step):
     class Info:
         sha = "c" * 40
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse if step == "commit" else lambda *_, **__: Info)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "repo_info", refuse if step == "commit" else lambda *_, **__: Info
+    )
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     source = Repository("dataset", "someone/gone", gating="ask first")
@@ -124,7 +129,9 @@ def test_a_file_that_is_not_there_and_no_network(lock, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: Info)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", missing)
     source = Repository("dataset", "someone/texts")
-    assert "texts, revision default, x.jsonl: the file does not exist there" in refused(lambda: source.fetch("x.jsonl"))
+    assert "texts, revision default, x.jsonl: the file does not exist there" in refused(
+        lambda: source.fetch("x.jsonl")
+    )
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     assert "the hub cannot be reached (no route to host)" in refused(lambda: source.fetch("x.jsonl"))
 

@@ -21,18 +21,33 @@ from typer.testing import CliRunner
 
 from cpt_repro import hub
 from cpt_repro import manifests as manifest
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.data import build, encoding, hubtext, shards
 from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.text import documents
 from cpt_repro.data.tokenizer import load_tokenizer
 from cpt_repro.errors import StorageError, UserError
-from cpt_repro.manifests import load_manifest
+from cpt_repro.declarations.manifests import load_manifest
 
 LENGTH = 16
 COMMIT = "0" * 40
 SETS = {"RedPajamaC4": "c4", "RedPajamaBook": "book"}
-WORDS = ["the", "house,", "of", "trees;", "and", "rain", "(or", "snow)", '"old"', "don't", "stop\n\n", "", "x", "10"]
+WORDS = [
+    "the",
+    "house,",
+    "of",
+    "trees;",
+    "and",
+    "rain",
+    "(or",
+    "snow)",
+    '"old"',
+    "don't",
+    "stop\n\n",
+    "",
+    "x",
+    "10",
+]
 
 
 def text_of(rng, words=60):
@@ -99,7 +114,12 @@ class Project:
         told = {"kind": "pretrained", "name": "someone/neox", "revision": COMMIT, "vocab_size": 400}
         scale = load_scale("smoke")
         settings = type(scale.tokenizer).model_validate(told)
-        update = {"sequence_length": LENGTH, "tokenizer": settings, "corpora": {"pile": "slim"}, "name": "tiny"}
+        update = {
+            "sequence_length": LENGTH,
+            "tokenizer": settings,
+            "corpora": {"pile": "slim"},
+            "name": "tiny",
+        }
         self.scale = scale.model_copy(update=update)
         for chunk in (1, 2):
             for file in range(3):
@@ -363,7 +383,9 @@ def test_parts_of_one_large_file(project):
     project.save(files_per_part=1, parts_per_file=3)
     project.build()
     counts = [
-        json.loads((project.root / "pile" / "train" / "c4" / f"part.{k:05d}" / "part.json").read_text())["documents"]
+        json.loads((project.root / "pile" / "train" / "c4" / f"part.{k:05d}" / "part.json").read_text())[
+            "documents"
+        ]
         for k in range(18)
     ]
     assert sum(counts) == 72 and max(counts) < 9
@@ -375,7 +397,13 @@ def test_formats_hold_the_same_text(project, form):
     for file in "ab":
         rows = [{"content": row["text"]} for row in slimpajama_rows("train", file, 40)]
         write_rows(project.copy / form / f"{file}.{form}", rows)
-    more = {"format": form, "splits": splits, "validation_share": 0.3, "domains": {"german": None}, "domain": None}
+    more = {
+        "format": form,
+        "splits": splits,
+        "validation_share": 0.3,
+        "domains": {"german": None},
+        "domain": None,
+    }
     found = project.save(text="content", **more)
     texts = {split: [d["text"] for d in documents(found, split)] for split in ("train", "validation")}
     wanted = [row["text"] for file in "ab" for row in slimpajama_rows("train", file, 40) if row["text"]]
@@ -429,7 +457,10 @@ def test_files_that_are_cut_short_or_damaged(project, form):
     rows = [row["text"].encode() for row in slimpajama_rows("train", "x", 200)]
     write_rows(path, rows)
     raw = path.read_bytes()
-    for damaged, message in ((raw[:-9], "cut short"), (raw[:40] + bytes(80) + raw[120:], "does not decompress")):
+    for damaged, message in (
+        (raw[:-9], "cut short"),
+        (raw[:40] + bytes(80) + raw[120:], "does not decompress"),
+    ):
         path.write_bytes(damaged)
         told = refused(lambda: [*hubtext._chunks(path, form)])
         assert str(path) in told and message in told
@@ -459,7 +490,9 @@ def test_other_files_than_when_the_build_began(project, monkeypatch):
         patch.setattr(build, "_write_hub_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             project.build()
-    write_rows(project.copy / "train" / "chunk3" / "example_train_0.jsonl.zst", slimpajama_rows("train", "new"))
+    write_rows(
+        project.copy / "train" / "chunk3" / "example_train_0.jsonl.zst", slimpajama_rows("train", "new")
+    )
     assert "other files than when this build began" in refused(project.build)
 
 
@@ -491,7 +524,9 @@ CONTRADICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), CONTRADICTIONS, ids=[message for _, message in CONTRADICTIONS])
+@pytest.mark.parametrize(
+    ("change", "message"), CONTRADICTIONS, ids=[message for _, message in CONTRADICTIONS]
+)
 def test_manifests_that_contradict_themselves(project, change, message):
     told = refused(lambda: project.save(**change))
     assert "slim.yaml" in told and message in told
@@ -501,7 +536,10 @@ def test_the_papers_manifests():
     slim, german, pile = (load_manifest(name) for name in ("slimpajama", "german_cc", "pile"))
     assert slim.fraction == pytest.approx(299.28 / 606, abs=1e-4) and len(slim.domains) == 7
     assert slim.domain.names["RedPajamaCommonCrawl"] == "commoncrawl"
-    assert german.validation_share == pytest.approx(0.9826 / (195.43 + 0.9826), abs=1e-4) and german.text == "content"
+    assert (
+        german.validation_share == pytest.approx(0.9826 / (195.43 + 0.9826), abs=1e-4)
+        and german.text == "content"
+    )
     assert pile.dataset == "monology/pile-uncopyrighted" and "NOT the papers' data" in pile.note
     assert load_manifest("pile_original").dataset == "EleutherAI/pile"
     assert load_manifest("pile_deduplicated").format == "parquet"
@@ -513,7 +551,9 @@ def test_the_papers_manifests():
 def test_a_published_tokenizer_is_kept_checked_and_loads_in_transformers(project):
     folder = build.build_tokenizer(project.scale, project.root)
     assert (folder / "tokenizer.json").read_bytes() == (project.model / "tokenizer.json").read_bytes()
-    assert build.current_tokenizer(project.scale, project.root) == build.file_digest(folder / "tokenizer.json")
+    assert build.current_tokenizer(project.scale, project.root) == build.file_digest(
+        folder / "tokenizer.json"
+    )
     from cpt_repro.evaluation.harness import load_tokenizer as load_for_harness
 
     loaded = load_for_harness(folder)
@@ -577,10 +617,19 @@ def test_shards_of_another_tokenizer_are_built_anew(project, caplog):
     )
     project.build()
     assert "another manifest, tokenizer or length" in caplog.text
-    assert before != project.fingerprint()["tokenizer"] == build.current_tokenizer(project.scale, project.root)
+    assert (
+        before != project.fingerprint()["tokenizer"] == build.current_tokenizer(project.scale, project.root)
+    )
 
 
-ODD = [*"abcXYZéßäöŒ×÷ñ019²½Ⅷ'’\"!.,;:-_()[]{}@#<=>~`|\\ \t\n\r\f\v", "  ", "   ", "\u00a0", "\u2003", "\u2000"]
+ODD = [
+    *"abcXYZéßäöŒ×÷ñ019²½Ⅷ'’\"!.,;:-_()[]{}@#<=>~`|\\ \t\n\r\f\v",
+    "  ",
+    "   ",
+    "\u00a0",
+    "\u2003",
+    "\u2000",
+]
 ODD += [
     "\u3000",
     "\u0085",
@@ -620,7 +669,9 @@ def test_the_fast_encoder_gives_the_librarys_tokens(tokenizer, monkeypatch):
     monkeypatch.setattr(encoding, "MOST_PIECES", 5000)  # forgets now and then
     for _ in range(400):
         texts = ["".join(rng.choice(ODD) for _ in range(rng.randint(0, 14))) for _ in range(20)]
-        wanted = [token for e in library.encode_batch(texts, add_special_tokens=False) for token in [*e.ids, 1]]
+        wanted = [
+            token for e in library.encode_batch(texts, add_special_tokens=False) for token in [*e.ids, 1]
+        ]
         found = encoder(texts)
         assert found.tolist() == wanted and found.dtype == np.uint16
         assert len(encoder._starts) < 5200
@@ -678,7 +729,9 @@ def test_shards_are_fetched_at_their_first_use(project, remote):
     threads = [threading.Thread(target=there.take, args=(range(len(there)),)) for _ in range(4)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     shutil.rmtree(remote)
-    assert np.array_equal(build.open_domain(project.root, "pile", "train", "c4", told).take(range(40)), wanted)
+    assert np.array_equal(
+        build.open_domain(project.root, "pile", "train", "c4", told).take(range(40)), wanted
+    )
     assert not [path for path in folder.rglob("*") if "aside" in path.name]
 
 
@@ -704,7 +757,9 @@ def test_what_is_here_is_still_checked(project, remote):
     path = project.root / "pile" / "train" / "c4" / "part.00001" / "shard.00000.mds"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     told = project.fingerprint()
-    assert "the shard is altered" in refused(lambda: build.open_domain(project.root, "pile", "train", "c4", told))
+    assert "the shard is altered" in refused(
+        lambda: build.open_domain(project.root, "pile", "train", "c4", told)
+    )
 
 
 def test_upload_from_the_command_line(project, tmp_path, monkeypatch):
@@ -712,7 +767,9 @@ def test_upload_from_the_command_line(project, tmp_path, monkeypatch):
 
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(config, "load_scale", lambda name: project.scale)
-    done = CliRunner().invoke(cli.app, ["corpus", "pile", "--scale", "tiny", "--upload", str(tmp_path / "store")])
+    done = CliRunner().invoke(
+        cli.app, ["corpus", "pile", "--scale", "tiny", "--upload", str(tmp_path / "store")]
+    )
     assert done.exit_code == 0, done.output
     built, stored = all_bytes(project.root / "pile"), all_bytes(tmp_path / "store" / "tiny" / "pile")
     assert stored == {name: raw for name, raw in built.items() if name in stored}

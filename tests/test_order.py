@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.data.order import Order, Permutation, cumulative_counts
-from cpt_repro.plan import Part, Plan, Stream, streams
+from cpt_repro.planning.plan import Part, Plan, Stream, streams
 
 # Same examples every time, and no clock: a busy machine is no fault.
 settings.register_profile("calm", deadline=None, derandomize=True)
@@ -153,7 +153,9 @@ def made_up_sizes(plan, factor=1):
 def order_of(plan, name, seed=None, factor=1, paper="ibrahim2024"):
     segment = plan.segments[plan.id_of(paper, name)]
     seed = segment.seed if seed is None else seed
-    order = Order(segment.mixture, made_up_sizes(plan, factor), segment.batch_sequences, seed, segment.batch_offset)
+    order = Order(
+        segment.mixture, made_up_sizes(plan, factor), segment.batch_sequences, seed, segment.batch_offset
+    )
     return segment, order
 
 

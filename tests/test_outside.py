@@ -14,20 +14,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 from typer.testing import CliRunner
 
 from cpt_repro import cli, hub
-from cpt_repro.config import load_scale, parse
+from cpt_repro.declarations.scale import load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.data.tokenizer import save_tokenizer, train_tokenizer
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation import released
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest, read_json, write_json
-from cpt_repro.outside import Outside, architecture, check_fits, our_architecture
-from cpt_repro.papers import Paper
-from cpt_repro.plan import Plan, streams
-from cpt_repro.receipts import read_evaluation, read_receipt, receipt_path
+from cpt_repro.models.outside import Outside, architecture, check_fits, our_architecture
+from cpt_repro.declarations.runs import Paper
+from cpt_repro.planning.plan import Plan, streams
+from cpt_repro.records.receipts import read_evaluation, read_receipt, receipt_path
 from cpt_repro.training.export import export_run
-from cpt_repro.training.model import neox_config, new_model
-from cpt_repro.training.outside import START, check_tokenizer, load_outside, start_outside
-from cpt_repro.training.run import train_segments
+from cpt_repro.models.neox import neox_config, new_model
+from cpt_repro.models.load_outside import START, check_tokenizer, load_outside, start_outside
+from cpt_repro.training.train import train_segments
 from cpt_repro.training.store import Store
 
 SMOKE = load_scale("smoke")
@@ -50,7 +51,12 @@ def old_config(**changes):
     told = {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_act": "gelu"}
     told |= {"hidden_size": SIZE.width, "num_hidden_layers": SIZE.layers, "num_attention_heads": SIZE.heads}
     told |= {"intermediate_size": 4 * SIZE.width, "vocab_size": ROWS, "max_position_embeddings": 128}
-    told |= {"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": True, "layer_norm_eps": 1e-5}
+    told |= {
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000,
+        "use_parallel_residual": True,
+        "layer_norm_eps": 1e-5,
+    }
     told |= {"tie_word_embeddings": False, "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 0}
     return told | changes
 
@@ -67,7 +73,9 @@ def theirs():
     """A model as transformers itself makes one."""
     torch.manual_seed(5)
     told = {"hidden_size": SIZE.width, "num_hidden_layers": SIZE.layers, "num_attention_heads": SIZE.heads}
-    config = GPTNeoXConfig(**told, intermediate_size=4 * SIZE.width, vocab_size=ROWS, max_position_embeddings=128)
+    config = GPTNeoXConfig(
+        **told, intermediate_size=4 * SIZE.width, vocab_size=ROWS, max_position_embeddings=128
+    )
     return GPTNeoXForCausalLM(config).eval()
 
 
@@ -92,7 +100,10 @@ def formats(theirs, tmp_path_factory):
     buffers = {}
     for layer in range(SIZE.layers):
         at = f"gpt_neox.layers.{layer}.attention."
-        buffers |= {at + "bias": torch.ones(1, 1, 128, 128).tril().byte(), at + "masked_bias": torch.tensor(-1e9)}
+        buffers |= {
+            at + "bias": torch.ones(1, 1, 128, 128).tril().byte(),
+            at + "masked_bias": torch.tensor(-1e9),
+        }
         buffers |= {at + "rotary_emb.inv_freq": torch.ones(2)}
     old = {**state, **buffers}
     torch.save(old, root / "with buffers" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
@@ -223,11 +234,20 @@ def test_files_that_are_not_whole_or_not_weights_are_refused(formats, tmp_path):
     outside = {"weight_map": {"a": "../bin/pytorch_model.bin"}}
     assert "not there" in refused("sharded bin, out", lambda folder: write_json(folder / index, outside))
     assert "no index" in refused("sharded bin, none", lambda folder: write_json(folder / index, {"a": 1}))
-    twice = refused("sharded bin, twice", lambda folder: torch.save(torch.load(folder / "a.bin"), folder / "b.bin"))
+    twice = refused(
+        "sharded bin, twice", lambda folder: torch.save(torch.load(folder / "a.bin"), folder / "b.bin")
+    )
     assert "stands in two" in twice
     bomb = tmp_path / "went off"
-    for what, held in (("object", Bomb(bomb)), ("dict", {"a": Bomb(bomb)}), ("list", [1]), ("nested", {"model": {}})):
-        text = refused(f"bin, {what}", lambda folder, held=held: torch.save(held, folder / "pytorch_model.bin"))
+    for what, held in (
+        ("object", Bomb(bomb)),
+        ("dict", {"a": Bomb(bomb)}),
+        ("list", [1]),
+        ("nested", {"model": {}}),
+    ):
+        text = refused(
+            f"bin, {what}", lambda folder, held=held: torch.save(held, folder / "pytorch_model.bin")
+        )
         assert "not a file of tensors alone" in text
     assert not bomb.exists()
     assert "has no weights" in refused("bin, bare", lambda folder: (folder / "pytorch_model.bin").unlink())
@@ -266,10 +286,14 @@ def test_revisions_of_a_repository_are_kept_apart_and_pinned(copies, formats, th
     shutil.copytree(formats / "bin", copies / "tiny")
     assert "does not say that it is revision step20" in said(lambda: Outside("authors/tiny@step20"))
     assert load_outside(fresh(), Outside("authors/tiny")) == found
-    torch.save(torch.load(copies / "tiny@step10" / "pytorch_model.bin"), copies / "tiny@step10" / "pytorch_model.bin")
+    torch.save(
+        torch.load(copies / "tiny@step10" / "pytorch_model.bin"), copies / "tiny@step10" / "pytorch_model.bin"
+    )
     other = {name: tensor + 1 for name, tensor in theirs.state_dict().items()}
     torch.save(other, copies / "tiny@step10" / "pytorch_model.bin")
-    assert "it changed since it was first used" in said(lambda: load_outside(model, Outside("authors/tiny@step10")))
+    assert "it changed since it was first used" in said(
+        lambda: load_outside(model, Outside("authors/tiny@step10"))
+    )
     assert "'..'" in said(lambda: Outside("authors/../../tiny"))
 
 
@@ -294,7 +318,9 @@ def test_without_a_network_what_was_taken_before_is_used(monkeypatch, tmp_path, 
 
     monkeypatch.setattr(HfApi, "list_repo_files", unreachable)
     monkeypatch.setattr(HfApi, "repo_info", unreachable)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, **_: str(formats / "bin" / file))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda name, file, **_: str(formats / "bin" / file)
+    )
     assert "cannot be reached" in said(lambda: Outside("authors/tiny@step10").files)
     files = {name: file_digest(formats / "bin" / name) for name in ("config.json", "pytorch_model.bin")}
     write_json(hub.LOCK, {"model:authors/tiny@step10": {"commit": "c0ffee", "files": files}})
@@ -308,7 +334,13 @@ def test_without_a_network_what_was_taken_before_is_used(monkeypatch, tmp_path, 
 
 def plan_of(init_from, scale=SMOKE, **changes):
     cosine = {"kind": "cosine", "eta_max": 3e-4, "eta_min": 3e-5}
-    run = {"model": "405m", "iterations": 4000, "schedule": cosine, "data": {"sp": 1}, "validate": ["pile", "sp"]}
+    run = {
+        "model": "405m",
+        "iterations": 4000,
+        "schedule": cosine,
+        "data": {"sp": 1},
+        "validate": ["pile", "sp"],
+    }
     runs = {"child": run | {"init_from": init_from} | changes}
     batch = {"sequences": 1104, "sequence_length": 2048}
     told = {"paper": "made_up", "reference": "A test", "batch": batch, "runs": runs}
@@ -361,7 +393,9 @@ def test_the_published_pythia_takes_the_place_of_the_upstream_run(tmp_path):
         assert "24 layers, width 1024" in text and f"configs/scales/{name}.yaml" in text
     # Every exhibit is drawn, with nothing run.
     for key in ("figure_01", "figure_07", "figure_09"):
-        assert all(path.exists() for path in draw(plan, "gupta2023", key, tmp_path / "none", tmp_path / "figures"))
+        assert all(
+            path.exists() for path in draw(plan, "gupta2023", key, tmp_path / "none", tmp_path / "figures")
+        )
 
 
 # -- training from a model from outside, and ours for others
@@ -370,7 +404,9 @@ def test_the_published_pythia_takes_the_place_of_the_upstream_run(tmp_path):
 @pytest.fixture(scope="module")
 def trained(formats, smoke_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    plan = plan_of({"model": str(formats / "bin"), "data": {"pile": 1}, "billions": 300}, replay_fraction=0.25)
+    plan = plan_of(
+        {"model": str(formats / "bin"), "data": {"pile": 1}, "billions": 300}, replay_fraction=0.25
+    )
     (segment,) = plan.segments.values()
     store = Store("smoke", folder / "store")
     train_segments(plan, [segment], smoke_data, folder / "results", store, print)
@@ -392,12 +428,16 @@ def test_training_starts_from_the_weights(trained, formats, theirs, smoke_data):
 def test_a_model_that_changes_under_a_run_is_told(trained, tmp_path, theirs):
     _, segment, _, _ = trained
     folder = write_model(tmp_path / "model", theirs.state_dict())
-    segment = segment.model_copy(update={"external": segment.external.model_copy(update={"model": str(folder)})})
+    segment = segment.model_copy(
+        update={"external": segment.external.model_copy(update={"model": str(folder)})}
+    )
     first = start_outside(fresh(), segment, tmp_path / "own", None)
     assert read_json(tmp_path / "own" / START) == {"model": str(folder), "weights": first}
     assert start_outside(fresh(), segment, tmp_path / "own", None) == first
     write_model(folder, {name: tensor * 2 for name, tensor in theirs.state_dict().items()})
-    assert "has changed since the run began" in said(lambda: start_outside(fresh(), segment, tmp_path / "own", None))
+    assert "has changed since the run began" in said(
+        lambda: start_outside(fresh(), segment, tmp_path / "own", None)
+    )
 
 
 def test_an_unfit_model_fails_its_run_before_the_first_step(formats, smoke_data, tmp_path):
@@ -440,7 +480,9 @@ def test_what_cannot_be_exported(trained, smoke_data, tmp_path, monkeypatch):
     assert "Kept are: 9" in said(lambda: export_run(plan, store, smoke_data, segment.id, tmp_path / "out", 3))
     none = Store("smoke", tmp_path / "none")
     assert "not trained" in said(lambda: export_run(plan, none, smoke_data, segment.id, tmp_path / "out"))
-    assert "tokenizer is missing" in said(lambda: export_run(plan, store, tmp_path, segment.id, tmp_path / "out"))
+    assert "tokenizer is missing" in said(
+        lambda: export_run(plan, store, tmp_path, segment.id, tmp_path / "out")
+    )
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("mine")
@@ -480,7 +522,9 @@ def test_published_weights_are_evaluated_apart(copies, formats, smoke_data, thei
     from cpt_repro.evaluation.harness import Harness
     from cpt_repro.evaluation.suites import build_suites
 
-    suites = {"english": {"corpora": ["pile"], "tasks": {"hellaswag": {"kind": "last_word", "documents": 20}}}}
+    suites = {
+        "english": {"corpora": ["pile"], "tasks": {"hellaswag": {"kind": "last_word", "documents": 20}}}
+    }
     suites["english"]["tasks"]["hellaswag"]["context_words"] = 8
     scale = type(SMOKE).model_validate(SMOKE.model_dump() | {"suites": suites})
     plan, data = Plan(scale), shutil.copytree(smoke_data, tmp_path / "data")
@@ -498,14 +542,18 @@ def test_published_weights_are_evaluated_apart(copies, formats, smoke_data, thei
     monkeypatch.setattr(released, "PAPERS", path.parent.parent)
     monkeypatch.setattr(hub.Repository, "commit", "c0ffee")
     shutil.copytree(formats / "bin", copies / "tiny")
-    small = {name: tensor[:600] if "embed" in name else tensor for name, tensor in theirs.state_dict().items()}
+    small = {
+        name: tensor[:600] if "embed" in name else tensor for name, tensor in theirs.state_dict().items()
+    }
     write_model(copies / "small", small, vocab_size=600)
     lines = []
     action = lambda: released.evaluate_released(plan, "all", data, tmp_path / "results", lines.append)  # noqa: E731
     text = said(action)
     assert "2 of 4 could not" in text and "405m/sp" in text and "600 rows" in text and "640 entries" in text
     assert any("passed over" in line and "authors/nothing" in line for line in lines)
-    record = read_evaluation(released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile"))
+    record = read_evaluation(
+        released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile")
+    )
     assert record.id == "released/ibrahim2024/405m/pile"
     assert record.environment["repository"] == "authors/tiny" and record.environment["commit"] == "c0ffee"
     direct = Harness(scale, data).evaluate(theirs)["english"]
@@ -520,9 +568,15 @@ def test_published_weights_are_evaluated_apart(copies, formats, smoke_data, thei
     assert [other["suites"] for other in others] == [{}, {}, {}]
     released.print_comparison([found, *others])
     # What is there is not evaluated again; other suites make it stale.
-    before = released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile").stat().st_mtime_ns
+    before = (
+        released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile").stat().st_mtime_ns
+    )
     said(action)
-    after = released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile").stat().st_mtime_ns
+    after = (
+        released.released_path(tmp_path / "results", "smoke", "ibrahim2024", "405m/pile").stat().st_mtime_ns
+    )
     assert before == after
     assert released.compare(Plan(SMOKE), tmp_path / "results")[0]["stale"]
-    assert "no published weights fit" in said(lambda: released.evaluate_released(plan, "x/*", data, tmp_path, print))
+    assert "no published weights fit" in said(
+        lambda: released.evaluate_released(plan, "x/*", data, tmp_path, print)
+    )

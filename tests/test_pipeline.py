@@ -70,11 +70,11 @@ def test_a_changed_schedule_trains_what_depends_on_it(project):
     """Interrupted on the way, the next call goes on; what does not depend on the change stays as it is."""
     declared = project.folder / "configs" / "papers" / "third2026" / "runs.yaml"
     text = declared.read_text()
-    changed = (
-        "  405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: {<<: *cosine, warmup_frac: 0.05}"
-    )
+    changed = "  405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: {<<: *cosine, warmup_frac: 0.05}"
     declared.write_text(
-        text.replace("  405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine", changed)
+        text.replace(
+            "  405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine", changed
+        )
     )
     before = project.receipts()
     running = project.start()
@@ -92,7 +92,11 @@ def test_a_changed_schedule_trains_what_depends_on_it(project):
     touched = {path for path in after if after[path] != before.get(path)}
     assert touched == {
         f"results/smoke/runs/third2026/405m/{path}"
-        for path in ("german/seed-0/receipt.json", "german/seed-0/evaluation.json", "ties/seed-0/evaluation.json")
+        for path in (
+            "german/seed-0/receipt.json",
+            "german/seed-0/evaluation.json",
+            "ties/seed-0/evaluation.json",
+        )
     }
 
 

@@ -11,13 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpt_repro import papers
-from cpt_repro.config import SCALES, Scale, load, load_scale, parse, read_yaml
+from cpt_repro.project import SCALES
+from cpt_repro.declarations.scale import Scale, load_scale
+from cpt_repro.declarations.strict import load, parse, read_yaml
 from cpt_repro.data.order import cumulative_counts
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits.declarations import find_exhibit
-from cpt_repro.papers import Paper
-from cpt_repro.plan import Part, Plan, reservoir_shares, streams
-from cpt_repro.workflow import Workflow
+from cpt_repro.declarations.exhibits import find_exhibit
+from cpt_repro.declarations.runs import Paper
+from cpt_repro.planning.plan import Part, Plan, reservoir_shares, streams
+from cpt_repro.workflow.jobs import Workflow
 
 # Same examples every time, and no clock: a busy machine is no fault.
 settings.register_profile("calm", deadline=None, derandomize=True)
@@ -97,7 +99,9 @@ def check(plan):
         assert list(segment.evaluations) == sorted(set(segment.evaluations))
         check_shares(segment.mixture)
         assert sum(cumulative_counts(segment.mixture, 997)) == 997
-        assert {stream.corpus for stream in streams(segment.mixture)} | set(segment.validate_on) == set(segment.data)
+        assert {stream.corpus for stream in streams(segment.mixture)} | set(segment.validate_on) == set(
+            segment.data
+        )
     bundled = [segment.id for members in plan.bundles.values() for segment in members]
     assert sorted(bundled) == sorted(plan.segments)
     job_of = {segment.id: job for job, members in plan.bundles.items() for segment in members}
@@ -138,7 +142,14 @@ def test_bundles_are_fewer_processes(plan):
 
 
 def test_names_follow_the_papers_settings(plan):
-    for name in ("replay-0", "replay-0.005", "eta_max-1.5e-4", "eta_max-6e-4", "constant-3e-5", "warmup-0.02"):
+    for name in (
+        "replay-0",
+        "replay-0.005",
+        "eta_max-1.5e-4",
+        "eta_max-6e-4",
+        "constant-3e-5",
+        "warmup-0.02",
+    ):
         assert plan.find("ibrahim2024", f"405m/pile--sp/{name}")
     assert plan.find("gupta2023", "410m/pile@10000--sp/warmup-0.01")
     assert plan.find("gupta2023", "410m/pile@1--sp/warmup-0.01") == []
@@ -167,7 +178,9 @@ def test_more_seeds_of_some_runs_bring_their_ancestors():
 
 
 def test_more_seeds_of_no_run_are_refused():
-    scale = parse(Scale, SMOKE.model_dump() | {"more_seeds": {"seeds": (1,), "runs": ("*/pile-sp/*",)}}, "smoke")
+    scale = parse(
+        Scale, SMOKE.model_dump() | {"more_seeds": {"seeds": (1,), "runs": ("*/pile-sp/*",)}}, "smoke"
+    )
     with pytest.raises(UserError, match=r"no run fits '\*/pile-sp/\*'"):
         Plan(scale)
 
@@ -217,8 +230,13 @@ def test_checkpoints_asked_of_parents():
     # 132,366 iterations are 299.28B tokens: 299,278.5 / 1,024 = 292.3; one child keeps the optimizer's state.
     assert plan.checkpoints["ibrahim2024/405m/pile/seed-0"] == {292: True}
     # 44,229 are 100.0014B: 97.66, so 98; the annealed branch leaves at 38,037 (86.0014B: 83.99, so 84) with it.
-    assert plan.checkpoints["ibrahim2024/405m/sp-3x100/infinite-cosine/split-1/seed-0"] == {84: True, 98: False}
-    assert plan.checkpoints["ibrahim2024/405m/sp-3x100/infinite-cosine/split-1-annealed/seed-0"] == {14: False}
+    assert plan.checkpoints["ibrahim2024/405m/sp-3x100/infinite-cosine/split-1/seed-0"] == {
+        84: True,
+        98: False,
+    }
+    assert plan.checkpoints["ibrahim2024/405m/sp-3x100/infinite-cosine/split-1-annealed/seed-0"] == {
+        14: False
+    }
     assert plan.checkpoints["ibrahim2024/405m/german/seed-0"] == {190: False}  # 194.445B
 
 
@@ -270,7 +288,9 @@ def test_reservoir_sums_to_one(amounts, replay):
 
 @given(datasets)
 def test_reservoir_without_replay_has_the_sizes_shares(amounts):
-    assert reservoir_shares(amounts, 0) == pytest.approx([amount / sum(amounts) for amount in amounts], rel=1e-9)
+    assert reservoir_shares(amounts, 0) == pytest.approx(
+        [amount / sum(amounts) for amount in amounts], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("replay", [0.05, 0.3])
@@ -308,7 +328,13 @@ COSINE = {"kind": "cosine", "eta_max": 3e-4, "eta_min": 3e-5}
 
 
 def run(**changes):
-    out = {"model": "405m", "data": {"pile": 1}, "iterations": 20000, "schedule": COSINE, "validate": ["pile", "sp"]}
+    out = {
+        "model": "405m",
+        "data": {"pile": 1},
+        "iterations": 20000,
+        "schedule": COSINE,
+        "validate": ["pile", "sp"],
+    }
     return {key: value for key, value in (out | changes).items() if value is not None}
 
 
@@ -383,9 +409,9 @@ def test_identity_does_not_change_with_the_name():
 
 def test_identity_does_not_change_with_other_runs_or_what_is_not_trained_on():
     assert identity(FAMILY | {"aside": run(data={"german": 1})}) == identity(FAMILY)
-    assert identity(FAMILY, scale=SMOKE.model_copy(update={"suites": {}, "bundle": 1, "save_every": 7})) == identity(
-        FAMILY
-    )
+    assert identity(
+        FAMILY, scale=SMOKE.model_copy(update={"suites": {}, "bundle": 1, "save_every": 7})
+    ) == identity(FAMILY)
 
 
 def test_the_start_from_outside_decides_the_identity():
@@ -403,7 +429,9 @@ def test_a_run_that_is_left_out_is_absent_with_what_starts_from_it():
 
 
 def test_the_same_training_twice_is_refused():
-    assert "same training as 'made_up/child/seed-0'" in refused(lambda: plan_of(FAMILY | {"twin": FAMILY["child"]}))
+    assert "same training as 'made_up/child/seed-0'" in refused(
+        lambda: plan_of(FAMILY | {"twin": FAMILY["child"]})
+    )
 
 
 # -- what the user is told
@@ -436,10 +464,16 @@ WHERE = "configs/papers/made_up/runs.yaml, run 'child'"
             ["runs.yaml", "runs.child.schedule", "anneal_frac", "1.05"],
         ),
         (family(schedule=COSINE | {"warmup_frac": 1.5}), ["runs.yaml", "runs.child.schedule", "warmup_frac"]),
-        (family(schedule=COSINE | {"eta_mix": 1}), ["runs.yaml", "runs.child.schedule", "eta_mix", "Did you mean"]),
+        (
+            family(schedule=COSINE | {"eta_mix": 1}),
+            ["runs.yaml", "runs.child.schedule", "eta_mix", "Did you mean"],
+        ),
         (family(iterations=0), ["runs.yaml", "runs.child.iterations"]),
         (family(keep=["optimiser"]), ["runs.yaml", "runs.child.keep"]),
-        (family(replay_fracton=0.1), ["runs.yaml", "runs.child.replay_fracton", "Did you mean 'replay_fraction'?"]),
+        (
+            family(replay_fracton=0.1),
+            ["runs.yaml", "runs.child.replay_fracton", "Did you mean 'replay_fraction'?"],
+        ),
         (family(valdate=["pile"]), ["runs.yaml", "runs.child.valdate", "Did you mean 'validate'?"]),
         (
             family(
@@ -457,13 +491,22 @@ WHERE = "configs/papers/made_up/runs.yaml, run 'child'"
             [WHERE, "'init_from.iteration'", "'parent'", "'until'"],
         ),
         (family(init_from={"run": "nobody"}), [WHERE, "'nobody'", "not declared"]),
-        (family(init_from="no-revision/given"), ["runs.yaml", "runs.child.init_from.model", "no-revision/given"]),
+        (
+            family(init_from="no-revision/given"),
+            ["runs.yaml", "runs.child.init_from.model", "no-revision/given"],
+        ),
         (family(init_from={"run": "parent", "model": "a/b@c"}), ["runs.yaml", "either 'run' or 'model'"]),
         (family(init_from={"model": "a/b@c", "iteration": 5}), ["runs.yaml", "'iteration'", "revision"]),
-        (family(init_from={"model": "a/b@c", "data": {"pile": 1}}), ["runs.yaml", "both 'data' and 'billions'"]),
+        (
+            family(init_from={"model": "a/b@c", "data": {"pile": 1}}),
+            ["runs.yaml", "both 'data' and 'billions'"],
+        ),
         (family(init_from={"run": "parent", "billions": 3}), ["runs.yaml", "'data', 'billions' and 'size'"]),
         (family(init_from="a/b@c"), ["runs.yaml", "replay needs to know", "'init_from.data'"]),
-        (family(init_from="a/b@c", keep=["optimizer"], replay_fraction=0), ["runs.yaml", "'keep'", "weights only"]),
+        (
+            family(init_from="a/b@c", keep=["optimizer"], replay_fraction=0),
+            ["runs.yaml", "'keep'", "weights only"],
+        ),
         (family(init_from="./nowhere", replay_fraction=0), ["./nowhere", "does not exist"]),
         (family(parent={"init_from": {"run": "child"}}), ["runs.yaml", "its own ancestor", "'init_from'"]),
         (family(init_from={"run": "child"}), [WHERE, "its own ancestor", "'init_from'"]),
@@ -478,7 +521,12 @@ WHERE = "configs/papers/made_up/runs.yaml, run 'child'"
         (family(model="10b"), [WHERE, "10b", "405m", "'model'"]),
         # A branch that goes on to the end of its trunk from the trunk's end has nothing to train.
         (
-            family(keep=["data"], data={"pile": 1}, replay_fraction=0, init_from={"run": "parent", "iteration": 20000}),
+            family(
+                keep=["data"],
+                data={"pile": 1},
+                replay_fraction=0,
+                init_from={"run": "parent", "iteration": 20000},
+            ),
             [WHERE, "'init_from.iteration'"],
         ),
         # It goes on with the trunk's mixture, so it cannot declare another.
@@ -521,7 +569,10 @@ def test_merge_of_an_undeclared_run_is_refused():
         ("runs:\n  a: {model: 405m, schedule: {kind: cosine, eta_min_ratio: 0.1}}", "eta_min_ratio"),
         # YAML 1.1 reads 3e-4 as text: it wants 3.0e-4. What is not a number cannot be multiplied.
         ("runs:\n  a: {model: 405m, schedule: {kind: cosine, eta_max: high, eta_min_ratio: 0.1}}", "eta_m"),
-        ("runs:\n  a: {model: 405m, schedule: {kind: cosine, eta_max: 3.0e-4, eta_min_ratio: low}}", "eta_min"),
+        (
+            "runs:\n  a: {model: 405m, schedule: {kind: cosine, eta_max: 3.0e-4, eta_min_ratio: low}}",
+            "eta_min",
+        ),
         ("runs:\n  a: {model: 405m}\n  a: {model: 10b}", "'a' stands twice"),
         ("runs: [", "not valid YAML"),
         ("- a\n- b", "runs.yaml"),
@@ -552,7 +603,10 @@ def scale_file(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda raw: raw.update(sequence_lenght=64), ["'sequence_lenght'", "Did you mean 'sequence_length'?"]),
+        (
+            lambda raw: raw.update(sequence_lenght=64),
+            ["'sequence_lenght'", "Did you mean 'sequence_length'?"],
+        ),
         (lambda raw: raw["models"]["405m"].update(eta_facter=1), ["models.405m.eta_facter", "'eta_factor'"]),
         (lambda raw: raw["validation"].update(evry=1), ["validation.evry", "'every'"]),
         (lambda raw: raw["models"]["405m"].update(heads=3), ["models.405m", "divide"]),
@@ -600,7 +654,9 @@ def test_unknown_exhibit_is_refused():
 
 # -- whatever is declared, the answer is a plan or a paragraph
 
-numbers = st.one_of(st.integers(-3, 300_000), st.floats(-2, 2), st.sampled_from([float("inf"), float("nan"), 1e4]))
+numbers = st.one_of(
+    st.integers(-3, 300_000), st.floats(-2, 2), st.sampled_from([float("inf"), float("nan"), 1e4])
+)
 corpora = st.sampled_from(
     ["pile", "sp", "german", "sp/1", "sp/7", "sp/8", "sp/0", "sp/-1", "sp/x", "sp/", "pile/²", "c4"]
 )
@@ -632,13 +688,18 @@ SCHEDULE_KEYS = [
 fields = {
     "model": st.one_of(st.sampled_from(["405m", "10b", "1b"]), anything),
     "init_from": st.one_of(
-        st.fixed_dictionaries({"run": names}, optional={"iteration": st.one_of(numbers, st.just(20000))}), anything
+        st.fixed_dictionaries({"run": names}, optional={"iteration": st.one_of(numbers, st.just(20000))}),
+        anything,
     ),
     "keep": st.one_of(st.lists(st.sampled_from(["optimizer", "data", "weights"]), max_size=3), anything),
     "data": st.one_of(
         corpora.map(lambda key: {key: 1}),
-        st.lists(corpora, min_size=2, max_size=3, unique=True).map(lambda keys: {k: 1 / len(keys) for k in keys}),
-        st.lists(corpora, min_size=2, max_size=3, unique=True).map(lambda keys: {k: float(k == keys[0]) for k in keys}),
+        st.lists(corpora, min_size=2, max_size=3, unique=True).map(
+            lambda keys: {k: 1 / len(keys) for k in keys}
+        ),
+        st.lists(corpora, min_size=2, max_size=3, unique=True).map(
+            lambda keys: {k: float(k == keys[0]) for k in keys}
+        ),
         st.dictionaries(corpora, numbers, max_size=3),
         anything,
     ),
@@ -647,10 +708,14 @@ fields = {
     "until": st.one_of(st.floats(0, 400), anything),
     "start": st.one_of(st.floats(0, 400), anything),
     "batch": st.one_of(
-        st.fixed_dictionaries({"sequences": st.integers(0, 2000), "sequence_length": st.integers(0, 2048)}), anything
+        st.fixed_dictionaries({"sequences": st.integers(0, 2000), "sequence_length": st.integers(0, 2048)}),
+        anything,
     ),
     "schedule": st.one_of(
-        st.dictionaries(st.sampled_from(SCHEDULE_KEYS), schedule_values, max_size=5).map(lambda d: COSINE | d), anything
+        st.dictionaries(st.sampled_from(SCHEDULE_KEYS), schedule_values, max_size=5).map(
+            lambda d: COSINE | d
+        ),
+        anything,
     ),
     "validate": st.one_of(st.lists(corpora, max_size=3), anything),
     "validate_on": anything,

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from cpt_repro import papers, published
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits import declarations
-from cpt_repro.exhibits.counterparts import counterparts
-from cpt_repro.exhibits.declarations import Domains, Rows, Settings, load_declarations
-from cpt_repro.papers import known_variants, load_paper, paper_names
-from cpt_repro.plan import Plan
-from cpt_repro.published import load_digitised, load_discrepancies, load_published
+from cpt_repro.records.counterparts import counterparts
+from cpt_repro.declarations.exhibits import Domains, Rows, Settings, load_declarations
+from cpt_repro.declarations.runs import known_variants, load_paper, paper_names
+from cpt_repro.planning.plan import Plan
+from cpt_repro.declarations.published import load_digitised, load_discrepancies, load_published
 
 SMOKE = load_scale("smoke")
 #: Its steps are short enough that 250 iterations of the paper are some.
@@ -97,7 +97,9 @@ def test_facts_agree_with_the_declared_runs():
         for name, run in names.items():
             assert facts[name].value == load_paper(paper).runs[run].iterations
         assert facts["tokens per iteration"].value == load_paper(paper).batch.tokens
-    stages = [f.value for f in load_published("ibrahim2024").facts if re.match(r"iterations of stage \d", f.name)]
+    stages = [
+        f.value for f in load_published("ibrahim2024").facts if re.match(r"iterations of stage \d", f.name)
+    ]
     runs = load_paper("ibrahim2024").runs
     assert stages == [runs[f"405m/pile--sp-domains/stage-{k}"].iterations for k in range(1, 8)]
 
@@ -112,7 +114,9 @@ def test_digitised_curves_run_forward_and_end_near_what_is_printed():
     for run in found.runs.runs:
         for corpus in ("pile", "sp", "german"):
             loss, curve = found.loss(run, (corpus,)), found.curve(run, corpus)
-            whole = curve and curve[0][-1][0] > 0.99 * found.span(found.declared.exhibits["figure_04"], run)[1]
+            whole = (
+                curve and curve[0][-1][0] > 0.99 * found.span(found.declared.exhibits["figure_04"], run)[1]
+            )
             if loss and loss.mark == "printed" and whole and "3x100" not in run:
                 compared += 1
                 assert curve[0][-1][1] == pytest.approx(loss.value, abs=0.012), (run, corpus)
@@ -144,14 +148,21 @@ def test_rows_of_the_exhibits_are_those_of_the_tables():
         return text.replace("600B Pile ∪ Ger.", "500B Pile ∪ Ger.")  # a misprint of Table 10
 
     for key, exhibit in declared.exhibits.items():
-        for row, printed in zip(exhibit.rows, TABLES[key].rows, strict=True) if isinstance(exhibit, Rows) else ():
+        for row, printed in (
+            zip(exhibit.rows, TABLES[key].rows, strict=True) if isinstance(exhibit, Rows) else ()
+        ):
             cells = dict(zip(TABLES[key].columns, printed, strict=True))
             if "Size" in cells:
                 assert cells["Size"] == declared.sizes[(row.run or row.merge).split("/")[0]], (key, row)
             if "Training tokens" in cells:
                 name = row.name or declared.names[row.run]
                 assert name_of(name) == name_of(cells["Training tokens"]), (key, row)
-            for text, head in (("task", "Task model"), ("top", "TopK%"), ("lr", "Max LR"), ("schedule", "Schedule")):
+            for text, head in (
+                ("task", "Task model"),
+                ("top", "TopK%"),
+                ("lr", "Max LR"),
+                ("schedule", "Schedule"),
+            ):
                 if text in row.cells:
                     texts += 1
                     assert row.cells[text].split(" (InvSqrt")[0] == cells[head], (key, row)
@@ -165,7 +176,9 @@ def test_settings_and_domains_have_their_rows_in_order():
         exhibit = load_declarations(paper).exhibits["table_01"]
         assert isinstance(exhibit, Domains)
         table = load_published(paper).tables["table_01"]
-        assert [plain(name) for name in column(table, exhibit.published[0])[:-1]] == [plain(n) for n in exhibit.order]
+        assert [plain(name) for name in column(table, exhibit.published[0])[:-1]] == [
+            plain(n) for n in exhibit.order
+        ]
     assert isinstance(declared["table_13"], Settings)
     for key, words in (
         ("table_13", {2: "Layers", 3: "Hidden", 8: "length", 10: "decay", 15: "tying"}),
@@ -250,7 +263,9 @@ def test_curves_of_one_axis_are_cut_at_the_joints():
     points, place = found.curve(trunk, "sp")
     assert place == "Figure 10a, 405M SP 100B x 3 Cosine Inf [segment 3]"
     assert 0 < points[0][0] < 1 and 98 < points[-1][0] < 100
-    assert points[0][1] == pytest.approx(2.703, abs=0.005)  # the spike after the boundary belongs to this split
+    assert points[0][1] == pytest.approx(
+        2.703, abs=0.005
+    )  # the spike after the boundary belongs to this split
     assert points[-1][1] == pytest.approx(2.616, abs=0.005)  # and the next one does not
     points, _ = found.curve("405m/sp-3x100/infinite-cosine/split-2-annealed", "sp")
     assert points[0][0] < 4 and points[-1] == (pytest.approx(14.0, abs=0.01), 2.5684)
@@ -378,12 +393,23 @@ def test_the_literal_cosine_is_the_texts():
     """Rates over the maximum at given tokens: the decay ends at 240B and warm-ups stay shares of 296.86B."""
     runs = load_paper("gupta2023", (LITERAL,)).runs
     default = load_paper("gupta2023").runs
-    texts = {2.97: 1.0, 10: 0.9980, 25: 0.9810, 50: 0.9154, 100: 0.6764, 150: 0.3839, 200: 0.1618, 225: 0.1089}
+    texts = {
+        2.97: 1.0,
+        10: 0.9980,
+        25: 0.9810,
+        50: 0.9154,
+        100: 0.6764,
+        150: 0.3839,
+        200: 0.1618,
+        225: 0.1089,
+    }
     codes = {10: 0.9986, 50: 0.9394, 100: 0.7590, 150: 0.5078, 200: 0.2545, 225: 0.1491}
     for of, expected in ((runs, texts), (default, codes)):
         run = of["410m/pile--sp/eta_max-3e-4"]
         for billions, ratio in expected.items():
-            assert run.schedule(billions * 1e9 / 2260992, run.iterations) / 3e-4 == pytest.approx(ratio, abs=5e-4)
+            assert run.schedule(billions * 1e9 / 2260992, run.iterations) / 3e-4 == pytest.approx(
+                ratio, abs=5e-4
+            )
     for name, run in runs.items():
         if run.schedule.kind == "cosine" and name != "410m/pile":
             warmup = run.schedule.warmup_frac * run.iterations

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cpt_repro.config import Execution, load_scale
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import read_receipt, receipt_path
+from cpt_repro.declarations.scale import Execution, load_scale
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import read_receipt, receipt_path
 from cpt_repro.training.store import Store
 
 REPOSITORY = Path(__file__).parent.parent
@@ -30,10 +30,10 @@ SCRIPT = (
     + """
 import hashlib, json, os, sys
 from pathlib import Path
-from cpt_repro.config import Execution, load_scale
-from cpt_repro.plan import Plan
+from cpt_repro.declarations.scale import Execution, load_scale
+from cpt_repro.planning.plan import Plan
 from cpt_repro.training import trainer
-from cpt_repro.training.run import train_segments
+from cpt_repro.training.train import train_segments
 from cpt_repro.training.store import Store
 
 run, data, folder, workers, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
@@ -70,7 +70,12 @@ def free_port():
 
 def environment_of_rank(rank, count, port):
     """What a launcher tells a rank of `count` on one machine."""
-    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }
     common |= {"MASTER_PORT": str(port), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
 
@@ -93,7 +98,9 @@ def _ranks(count, data, folder, workers=0, stop=0, run=RUN, execution="{}"):
 
 def _order(folder, count, microbatches=1):
     """Rows of every global batch in order, the ranks' parts put together, each of so many micro-batches."""
-    parts = [[line.split() for line in (folder / f"order-{r}.txt").read_text().splitlines()] for r in range(count)]
+    parts = [
+        [line.split() for line in (folder / f"order-{r}.txt").read_text().splitlines()] for r in range(count)
+    ]
     n = microbatches
     parts = [[sum(part[k : k + n], []) for k in range(0, len(part), n)] for part in parts]
     return [[row for part in batch for row in part] for batch in zip(*parts, strict=True)]
@@ -124,7 +131,9 @@ def test_two_ranks_train_as_one(one, smoke_data, tmp_path, faults):
     own = plan.segments[f"{RUN}/seed-0"]
     assert Store("smoke", two / "store").finished(own, plan.checkpoints[own.id]) is not None
     faults(
-        "2 ranks (gloo) instead of 1, with replay", 1, "the same global order of samples, losses equal up to rounding"
+        "2 ranks (gloo) instead of 1, with replay",
+        1,
+        "the same global order of samples, losses equal up to rounding",
     )
 
 
@@ -135,7 +144,9 @@ def test_two_ranks_in_micro_batches_that_compute_activations_twice(smoke_data, t
     # Each rank has 8 of 16 sequences.
     assert _order(tmp_path / "two", 2, microbatches=4) == _order(tmp_path / "one", 1)
     alone, both = (_receipt(tmp_path / name, SHORT) for name in ("one", "two"))
-    assert both.measured["execution"]["microbatch_sequences"] == 2 and both.measured["execution"]["ranks"] == 2
+    assert (
+        both.measured["execution"]["microbatch_sequences"] == 2 and both.measured["execution"]["ranks"] == 2
+    )
     for corpus, curve in alone.curves.items():
         other = dict(both.curves[corpus])
         assert max(abs(loss - other[iteration]) for iteration, loss in curve) < TOLERANCE
@@ -155,7 +166,9 @@ def test_data_workers_and_a_stop_change_neither_order_nor_bits(one, smoke_data, 
     assert seen[:stop] == expected[:stop]
     assert seen[stop:] == expected[resumed:]
     assert _receipt(other).model_dump(exclude={"measured"}) == _receipt(one).model_dump(exclude={"measured"})
-    faults(f"stopped at a random step, {workers} data workers", 1, "the same order of samples and the same bits")
+    faults(
+        f"stopped at a random step, {workers} data workers", 1, "the same order of samples and the same bits"
+    )
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(smoke_data, tmp_path):

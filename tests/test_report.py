@@ -14,14 +14,16 @@ from typer.testing import CliRunner
 
 from cpt_repro import __version__, citation, cli, verify
 from cpt_repro.claims.ledger import Ledger, build_ledger, write_ledger
-from cpt_repro.config import ROOT, load_scale, read_yaml
+from cpt_repro.project import ROOT
+from cpt_repro.declarations.scale import load_scale
+from cpt_repro.declarations.strict import read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.identity import evaluation_identity
-from cpt_repro.exhibits.declarations import load_exhibits
+from cpt_repro.planning.evaluation_identity import evaluation_identity
+from cpt_repro.declarations.exhibits import load_exhibits
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import digest, file_digest, read_json, write_json
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import receipt_path
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import receipt_path
 from cpt_repro.report.page import pipe_tables, render, write_report
 
 DRAWN = [
@@ -131,7 +133,10 @@ def test_page_has_every_exhibit_with_its_command(plan, page):
         for key, exhibit in load_exhibits(paper).items():
             assert f"{paper}-{key}" in ids
             suffix = "png" if key.startswith("figure") else "md"
-            assert f"snakemake --cores all figures/smoke/{paper}/{key}.{suffix} --config scale=smoke" in page.text
+            assert (
+                f"snakemake --cores all figures/smoke/{paper}/{key}.{suffix} --config scale=smoke"
+                in page.text
+            )
             assert f"cpt-repro draw {paper}/{key} --scale smoke" in page.text
             assert exhibit.title in page.text
     declared = sum(len(load_exhibits(paper)) for paper in plan.papers)
@@ -142,7 +147,9 @@ def test_page_has_every_exhibit_with_its_command(plan, page):
 
 def test_page_shows_the_exhibits_as_drawn(made, page):
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 2 and all(i["src"].startswith("data:image/png;base64,") and i["alt"] for i in images)
+    assert len(images) == 2 and all(
+        i["src"].startswith("data:image/png;base64,") and i["alt"] for i in images
+    )
     for paper, key in DRAWN:
         about = read_json(made / f"figures/smoke/{paper}/{key}.json")
         assert " ".join(about["caption"].split()) in page.text
@@ -176,12 +183,14 @@ def test_page_shows_lineage_environment_and_citation(plan, page):
     for segment in plan.segments.values():
         assert f"{segment.name} {segment.tokens:,} tokens" in page.text
     assert page.text.count("seed 0: done") == len(plan.segments)
-    assert f"{len(plan.segments)} of {len(plan.segments)} training segments have a current receipt" in page.text
+    assert (
+        f"{len(plan.segments)} of {len(plan.segments)} training segments have a current receipt" in page.text
+    )
     assert "@misc{cpt_repro_smoke," in page.text and "eprint = {2403.08763}" in page.text
 
 
 def test_page_tells_discrepancies(plan, page):
-    from cpt_repro.published import load_discrepancies
+    from cpt_repro.declarations.published import load_discrepancies
 
     for paper in plan.papers:
         for found in load_discrepancies(paper):
@@ -194,7 +203,9 @@ def test_page_loads_nothing_and_its_links_lead_somewhere(made, page):
     folder = made / "figures/smoke"
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    style = re.search(r"<style>(.*?)</style>", (folder / "index.html").read_text(encoding="utf-8"), re.DOTALL)[1]
+    style = re.search(
+        r"<style>(.*?)</style>", (folder / "index.html").read_text(encoding="utf-8"), re.DOTALL
+    )[1]
     assert "url(" not in style and "@import" not in style
     for tag, attrs in page.tags:
         assert not any(name.startswith("on") for name in attrs)
@@ -206,7 +217,17 @@ def test_page_loads_nothing_and_its_links_lead_somewhere(made, page):
 def test_page_is_semantic(page):
     tags = dict(page.tags)
     assert tags["html"] == {"lang": "en"}
-    assert {"header", "nav", "main", "section", "article", "figure", "figcaption", "caption", "footer"} <= set(tags)
+    assert {
+        "header",
+        "nav",
+        "main",
+        "section",
+        "article",
+        "figure",
+        "figcaption",
+        "caption",
+        "footer",
+    } <= set(tags)
     assert sum(tag == "h1" for tag, _ in page.tags) == 1
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert all(below - above <= 1 for above, below in zip(levels, levels[1:], strict=False))
@@ -283,7 +304,9 @@ def test_page_fits_the_window_in_chromium(made, tmp_path, width):
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--window-size=1300,1200",
     ]  # fmt: skip
     picture = tmp_path / "page.png"
-    run = subprocess.run([*command, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [*command, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=60
+    )
     subprocess.run([*command, f"--screenshot={picture}", wrapper.as_uri()], capture_output=True, timeout=60)
     inner, needed, image = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", run.stdout).groups())
     assert inner == width
@@ -409,7 +432,10 @@ def test_verify_command_tells_by_its_status(verifiable, spoilt, monkeypatch):
     assert good.output.splitlines()[-1].endswith("files equal, 0 differ, 0 missing")
     (spoilt / "figures/smoke/ibrahim2024/table_02.md").write_text("")
     bad = CliRunner().invoke(cli.app, ["verify", "--json", *folders(spoilt)])
-    assert bad.exit_code == 1 and json.loads(bad.output)["files"]["ibrahim2024/table_02.md"]["state"] == "differs"
+    assert (
+        bad.exit_code == 1
+        and json.loads(bad.output)["files"]["ibrahim2024/table_02.md"]["state"] == "differs"
+    )
 
 
 # -- cite
@@ -480,5 +506,7 @@ def test_citation_file_has_the_version():
 def test_template_is_packaged():
     declared = (ROOT / "pyproject.toml").read_text()
     (patterns,) = re.findall(r"^cpt_repro = \[(.*)\]$", declared, re.MULTILINE)
-    packaged = [path for pattern in re.findall(r'"([^"]+)"', patterns) for path in (ROOT / "cpt_repro").glob(pattern)]
+    packaged = [
+        path for pattern in re.findall(r'"([^"]+)"', patterns) for path in (ROOT / "cpt_repro").glob(pattern)
+    ]
     assert Path(ROOT / "cpt_repro/report/page.html.j2") in packaged

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cpt_repro.config import Strict, parse
+from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.schedules import Anneal, Constant, Cosine, Infinite, Schedule
+from cpt_repro.declarations.schedules import Anneal, Constant, Cosine, Infinite, Schedule
 
 # Same examples every time, and no clock: a busy machine is no fault.
 settings.register_profile("calm", deadline=None, derandomize=True)
@@ -199,7 +199,9 @@ def test_constant():
     plain = Constant(eta_const=3e-5)
     assert [plain(t, 1000) for t in (0, 1, 500, 1000)] == [3e-5] * 4
     warmed = Constant(eta_const=3e-4, warmup_frac=0.01)
-    assert [warmed(t, 1000) for t in (0, 5, 10, 11, 1000)] == pytest.approx([0, 1.5e-4, 3e-4, 3e-4, 3e-4], rel=1e-12)
+    assert [warmed(t, 1000) for t in (0, 5, 10, 11, 1000)] == pytest.approx(
+        [0, 1.5e-4, 3e-4, 3e-4, 3e-4], rel=1e-12
+    )
 
 
 # -- refusals
@@ -279,7 +281,9 @@ def infinites(draw):
 
 constants = st.builds(Constant, eta_const=rates, warmup_frac=st.floats(0, 1))
 anneals = rates.flatmap(
-    lambda rate: st.builds(Anneal, eta_const=st.just(rate), eta_min=st.floats(0.01, 1).map(lambda x: x * rate))
+    lambda rate: st.builds(
+        Anneal, eta_const=st.just(rate), eta_min=st.floats(0.01, 1).map(lambda x: x * rate)
+    )
 )
 schedules = st.one_of(cosines(), infinites(), constants, anneals)
 
@@ -317,7 +321,9 @@ def joins(schedule):
 
 @given(schedules)
 def test_continuous_at_the_joins(schedule):
-    assume(getattr(schedule, "cooldown_frac", 1) > 0)  # without a cool-down the drop to eta_const is what was asked for
+    assume(
+        getattr(schedule, "cooldown_frac", 1) > 0
+    )  # without a cool-down the drop to eta_const is what was asked for
     total, step = 1e6, 1e-3
     for join in joins(schedule):
         before, after = (schedule(join * total + side * step, total) for side in (-1, 1))

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from cpt_repro.config import load_scale, parse
+from cpt_repro.declarations.scale import load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.identity import evaluation_identity
+from cpt_repro.planning.evaluation_identity import evaluation_identity
 from cpt_repro.files import canonical_json, digest, read_json, whole_file, write_json, write_text
-from cpt_repro.papers import Paper
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import (
+from cpt_repro.declarations.runs import Paper
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import (
     Evaluation,
     FinalLoss,
     Receipt,
@@ -22,14 +23,22 @@ from cpt_repro.receipts import (
     write,
 )
 from cpt_repro.training.store import Store
-from cpt_repro.workflow import outstanding
+from cpt_repro.workflow.jobs import outstanding
 
 COSINE = {"kind": "cosine", "eta_max": 3e-4, "eta_min": 3e-5}
-PARENT, CHILD, GRANDCHILD, ALONE = (f"made_up/{name}/seed-0" for name in ("parent", "child", "grandchild", "alone"))
+PARENT, CHILD, GRANDCHILD, ALONE = (
+    f"made_up/{name}/seed-0" for name in ("parent", "child", "grandchild", "alone")
+)
 
 
 def run(**changes):
-    out = {"model": "405m", "data": {"pile": 1}, "iterations": 20000, "schedule": COSINE, "validate": ["pile"]}
+    out = {
+        "model": "405m",
+        "data": {"pile": 1},
+        "iterations": 20000,
+        "schedule": COSINE,
+        "validate": ["pile"],
+    }
     return out | changes
 
 

@@ -14,11 +14,11 @@ import time
 
 import pytest
 
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import read_receipt
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import read_receipt
 from cpt_repro.training.store import SavedStates, Store
 
 PAPER = "ibrahim2024/405m"

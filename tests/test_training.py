@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpt_repro.config import load_scale
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.files import write_json
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import read_receipt, receipt_path
-from cpt_repro.training.run import train_segments
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import read_receipt, receipt_path
+from cpt_repro.training.train import train_segments
 from cpt_repro.training.store import SavedStates, Store
 
 PAPER = "ibrahim2024/405m"
@@ -50,7 +50,9 @@ def trained(plan, smoke_data, tmp_path_factory):
     ]
     segments = [segment(plan, name) for name in names]
     train_segments(plan, segments, smoke_data, folder / "results", Store("smoke", folder / "store"), print)
-    return folder, {n: read_receipt(receipt_path(folder / "results", "smoke", f"{PAPER}/{n}/seed-0")) for n in names}
+    return folder, {
+        n: read_receipt(receipt_path(folder / "results", "smoke", f"{PAPER}/{n}/seed-0")) for n in names
+    }
 
 
 def loss(trained, name, corpus):
@@ -71,7 +73,9 @@ def test_replay_reduces_forgetting_at_little_cost(trained):
     saved = upstream[0] - upstream[1]
     cost = loss(trained, "pile--sp/replay-0.05", "sp") - loss(trained, "pile--sp/replay-0", "sp")
     assert saved > 2 * cost
-    assert loss(trained, "pile--german/replay-0.25", "pile") < loss(trained, "pile--german/replay-0", "pile") - 1
+    assert (
+        loss(trained, "pile--german/replay-0.25", "pile") < loss(trained, "pile--german/replay-0", "pile") - 1
+    )
 
 
 def test_a_stronger_shift_forgets_more(trained):
@@ -94,7 +98,9 @@ def test_golden_losses(trained):
     now = {
         "machine": {name: trained[1]["pile"].environment[name] for name in ("hardware", "torch", "numpy")},
         "curves": {
-            name: {corpus: [list(point) for point in curve] for corpus, curve in trained[1][name].curves.items()}
+            name: {
+                corpus: [list(point) for point in curve] for corpus, curve in trained[1][name].curves.items()
+            }
             for name in ("pile", "pile--sp/replay-0.05", "pile--german/replay-0.25")
         },
     }
@@ -160,7 +166,9 @@ def test_the_same_bits_again_and_after_interruptions(trained, plan, smoke_data, 
                 raise Killed
 
         with pytest.raises(Killed):
-            trainer.train(own, parent, corpora, store, plan.checkpoints[own.id], save_every=40, progress=progress)
+            trainer.train(
+                own, parent, corpora, store, plan.checkpoints[own.id], save_every=40, progress=progress
+            )
     assert sorted(p.name for p in store.folder(own).glob("resume*")) == [
         "resume-200.pt",
         "resume-240.pt",
@@ -249,7 +257,9 @@ def test_a_missing_or_altered_shard_stops_before_training(plan, smoke_data, tmp_
     raw[len(raw) // 2] ^= 1
     shard.write_bytes(raw)
     with pytest.raises(UserError, match=shard.name):
-        trainer.train(segment(plan, "sp"), None, trainer.Corpora(root), Store("smoke", tmp_path / "store"), {})
+        trainer.train(
+            segment(plan, "sp"), None, trainer.Corpora(root), Store("smoke", tmp_path / "store"), {}
+        )
     assert not (tmp_path / "store").exists()
 
 
@@ -257,7 +267,9 @@ def test_a_failed_segment_does_not_stop_the_others(plan, smoke_data, tmp_path):
     """Without its parent's weights a child fails, by name; its neighbour is trained and published."""
     child, neighbour = segment(plan, "pile--sp/warmup-0"), segment(plan, "sp-3x100/infinite-cosine/split-1")
     with pytest.raises(UserError, match="pile--sp/warmup-0.*weights are missing"):
-        train_segments(plan, [child, neighbour], smoke_data, tmp_path, Store("smoke", tmp_path / "store"), print)
+        train_segments(
+            plan, [child, neighbour], smoke_data, tmp_path, Store("smoke", tmp_path / "store"), print
+        )
     assert receipt_path(tmp_path, "smoke", neighbour.id).exists()
     assert not receipt_path(tmp_path, "smoke", child.id).exists()
     failure = json.loads(receipt_path(tmp_path, "smoke", child.id).with_name("failure.json").read_text())
@@ -273,7 +285,9 @@ def test_a_loss_that_is_not_finite_stops(plan, smoke_data, tmp_path, monkeypatch
         trainer.train(own, None, trainer.Corpora(smoke_data), Store("smoke", tmp_path), {})
 
 
-def test_a_gradient_that_is_not_finite_reaches_no_weight_and_no_saved_state(plan, smoke_data, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_reaches_no_weight_and_no_saved_state(
+    plan, smoke_data, tmp_path, monkeypatch
+):
     from cpt_repro.training import trainer
 
     own, store, seen = segment(plan, "sp"), Store("smoke", tmp_path), []
@@ -304,11 +318,13 @@ def test_finished_segments_are_published_without_training(trained, plan, smoke_d
 
 def test_what_table_13_says_of_every_run_is_what_training_uses():
     """Its rows `everywhere` are text in the declaration; this ties them to the code."""
-    from cpt_repro.exhibits.declarations import load_exhibits
+    from cpt_repro.declarations.exhibits import load_exhibits
     from cpt_repro.training import trainer
-    from cpt_repro.training.model import neox_config, new_model
+    from cpt_repro.models.neox import neox_config, new_model
 
-    told = {row.label: row.everywhere for row in load_exhibits("ibrahim2024")["table_13"].rows if row.everywhere}
+    told = {
+        row.label: row.everywhere for row in load_exhibits("ibrahim2024")["table_13"].rows if row.everywhere
+    }
     config = neox_config(load_scale("smoke").models["405m"], 640, 64)
     model = new_model(config, 0)
     optimizer = trainer.adamw(model)

@@ -111,4 +111,7 @@ class Project:
         )
 
     def receipts(self) -> dict[str, int]:
-        return {str(p.relative_to(self.folder)): p.stat().st_mtime_ns for p in self.folder.glob("results/**/*.json")}
+        return {
+            str(p.relative_to(self.folder)): p.stat().st_mtime_ns
+            for p in self.folder.glob("results/**/*.json")
+        }

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from cpt_repro.claims.declarations import Claim, load_claims, readings
 from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Missing
 from cpt_repro.claims.verdicts import FAILED, HELD, NOT_RUN, VERDICTS, evaluate, items, quotient, settle
-from cpt_repro.config import Strict, read_yaml
+from cpt_repro.declarations.claims import Claim, load_claims, readings
+from cpt_repro.declarations.strict import Strict, read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits.records import Records
 from cpt_repro.files import write_json, write_text
-from cpt_repro.plan import Plan
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.lookup import Records
 
 Verdict = Literal["held", "failed", "inconclusive", "not run"]
 ABOUT = (
@@ -115,14 +115,17 @@ def _item(name: str, unit: str, effect: Effect | None, about: tuple[float, str, 
 
 
 def _test(test, measured: Measured, paper: str) -> TestRecord:
-    published = AsPublished(paper, tuple(dict.fromkeys(run for reading in readings(test) for run in reading.runs)))
+    published = AsPublished(
+        paper, tuple(dict.fromkeys(run for reading in readings(test) for run in reading.runs))
+    )
     outcome, printed = evaluate(test, measured), evaluate(test, published)
     told = [_item(q.text, q.unit, effect, published.about(q)) for q, effect in items(test, measured)]
     if test.kind == "ratio" and test.over:
         name = f"({test.of.text}) over ({test.over.text})"
         told = [_item(name, "", quotient(test, measured), published.quotient(test.of, test.over)), *told]
     effects = tuple(
-        EffectRecord(says=says, value=_round(e.value), noise=_round(e.noise), by=e.by) for says, e in outcome.effects
+        EffectRecord(says=says, value=_round(e.value), noise=_round(e.noise), by=e.by)
+        for says, e in outcome.effects
     )
     return TestRecord(
         kind=test.kind,
@@ -217,7 +220,9 @@ def build_ledger(plan: Plan, results: Path, papers: Iterable[str] | None = None)
     wanted = list(plan.papers if papers is None else papers)
     for paper in wanted:
         if paper not in plan.papers:
-            raise UserError(f"the paper '{paper}' is unknown.", do=f"Known: {', '.join(sorted(plan.papers))}.")
+            raise UserError(
+                f"the paper '{paper}' is unknown.", do=f"Known: {', '.join(sorted(plan.papers))}."
+            )
     known = {f"{paper}/{claim.id}" for paper in plan.papers for claim in load_claims(paper)}
     analyses = _analyses(Path(results) / plan.scale.name / "analysis.yaml", known)
     claims: list[ClaimRecord] = []
@@ -359,7 +364,9 @@ def readme_table(ledger: Ledger) -> str:
     if failed:
         lines += ["", f"Why {len(failed)} failed at scale {ledger.scale}:", ""]
         for claim in failed:
-            lines.append(f"- {claim.paper.capitalize()[:-4]} {claim.id}: {claim.analysis or claim.reason + '.'}")
+            lines.append(
+                f"- {claim.paper.capitalize()[:-4]} {claim.id}: {claim.analysis or claim.reason + '.'}"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -369,7 +376,9 @@ def in_readme(ledger: Ledger, text: str, where: str) -> str:
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise UserError("the marks of the claims are missing.", where=where, do=f"Put in {begin.strip()} and {end}.")
+        raise UserError(
+            "the marks of the claims are missing.", where=where, do=f"Put in {begin.strip()} and {end}."
+        )
     return before + begin + readme_table(ledger) + end + after
 
 

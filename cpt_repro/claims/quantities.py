@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from cpt_repro.claims.declarations import Quantity, Reading
-from cpt_repro.exhibits.counterparts import Counterparts, counterparts
-from cpt_repro.exhibits.declarations import absent
-from cpt_repro.exhibits.records import Records
-from cpt_repro.published import load_published
-from cpt_repro.receipts import Receipt
+from cpt_repro.declarations.claims import Quantity, Reading
+from cpt_repro.declarations.exhibits import absent
+from cpt_repro.declarations.published import load_published
+from cpt_repro.records.counterparts import Counterparts, counterparts
+from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import Receipt
 
 #: Readings with weights: every effect is linear in what was measured.
 Linear = dict[Reading, float]
@@ -58,7 +58,9 @@ def _picked(points: list[tuple[float, float]], reading: Reading) -> float:
     inside = [y for x, y in points if first <= x <= last * (1 + 1e-9) and x > 0]
     if not inside:
         raise Missing(f"no evaluation between {first:g}B and {last:g}B")
-    return {"peak": max, "trough": min, "mean": lambda values: sum(values) / len(values)}[reading.when](inside)
+    return {"peak": max, "trough": min, "mean": lambda values: sum(values) / len(values)}[reading.when](
+        inside
+    )
 
 
 def _at(reading: Reading, billions: float) -> Reading:
@@ -101,9 +103,13 @@ class Measured:
             raise Missing(f"no counterpart: the scale {self.scale} has no {reading.of[0]} suite")
         task = None
         if reading.what == "task":
-            task = next((t for n in reading.of[1:] if (t := n.lower().replace("-", "_")) in suite.tasks), None)
+            task = next(
+                (t for n in reading.of[1:] if (t := n.lower().replace("-", "_")) in suite.tasks), None
+            )
             if task is None:
-                raise Missing(f"no counterpart: the {reading.of[0]} suite of {self.scale} has no {reading.of[1]}")
+                raise Missing(
+                    f"no counterpart: the {reading.of[0]} suite of {self.scale} has no {reading.of[1]}"
+                )
         out = {}
         for evaluation in self.records.evaluations(name):
             told = evaluation.suites[reading.of[0]]
@@ -232,7 +238,9 @@ def _fit(receipt: Receipt, reading: Reading) -> tuple[float, float]:
 
     first, last = reading.window or (0.0, math.inf)
     inside = [first <= x <= last * (1 + 1e-9) for x, _ in receipt.curve("pile")]
-    old, new = (np.exp([y for (_, y), ok in zip(receipt.curve(c), inside, strict=True) if ok]) for c in ("pile", "sp"))
+    old, new = (
+        np.exp([y for (_, y), ok in zip(receipt.curve(c), inside, strict=True) if ok]) for c in ("pile", "sp")
+    )
     if len(old) < 3:
         raise Missing("fewer than three evaluations in the window")
     r = float(np.corrcoef(new, old)[0, 1])
@@ -305,7 +313,9 @@ class AsPublished:
         for key, exhibit in self._counterparts.declared.exhibits.items():
             table = load_published(self.paper).tables.get(key)
             panels = [
-                p for p in getattr(exhibit, "panels", ()) if getattr(p, "show", None) == "compute" and p.published
+                p
+                for p in getattr(exhibit, "panels", ())
+                if getattr(p, "show", None) == "compute" and p.published
             ]
             bars = [name for group in getattr(exhibit, "groups", ()) for name in group.runs]
             if table and panels and run in bars:
@@ -327,7 +337,9 @@ class AsPublished:
         """The value with the slack added in favour of the claim, and no noise."""
         self.seeds(list(weights))
         value = constant + sum(w * self.find(r)[0] for r, w in weights.items())
-        return Effect(value + self.slack * max((abs(w) for w in weights.values()), default=0.0), 0.0, "as published")
+        return Effect(
+            value + self.slack * max((abs(w) for w in weights.values()), default=0.0), 0.0, "as published"
+        )
 
     def about(self, quantity: Quantity) -> tuple[float, str, str] | None:
         """A quantity's published value, its mark and place; None if a part of it was not published."""
@@ -346,4 +358,8 @@ class AsPublished:
         if not (above and below and below[0]):
             return None
         mark = "digitised" if "digitised" in (above[1], below[1]) else "derived"
-        return above[0] / below[0], mark, "; ".join(dict.fromkeys([*above[2].split("; "), *below[2].split("; ")]))
+        return (
+            above[0] / below[0],
+            mark,
+            "; ".join(dict.fromkeys([*above[2].split("; "), *below[2].split("; ")])),
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cpt_repro.claims.declarations import (
+from cpt_repro.claims.quantities import AsPublished, Effect, Linear, Measured, Missing, linear
+from cpt_repro.declarations.claims import (
     Crossing,
     Monotone,
     Ordering,
@@ -14,7 +15,6 @@ from cpt_repro.claims.declarations import (
     Tolerance,
     Within,
 )
-from cpt_repro.claims.quantities import AsPublished, Effect, Linear, Measured, Missing, linear
 
 HELD, FAILED, INCONCLUSIVE, NOT_RUN = "held", "failed", "inconclusive", "not run"
 VERDICTS = (HELD, FAILED, INCONCLUSIVE, NOT_RUN)
@@ -40,7 +40,9 @@ class _Bench:
     def __init__(self, test, source: Source):
         self.test, self.source = test, source
         # The reference of a tolerance is read below scale paper only.
-        told = _items(test) + ([] if source.scale == "paper" else [tolerance.of for tolerance in _tolerances(test)])
+        told = _items(test) + (
+            [] if source.scale == "paper" else [tolerance.of for tolerance in _tolerances(test)]
+        )
         self.pool = list(dict.fromkeys(reading for quantity in told for _, reading in quantity.terms))
 
     def effect(self, weights: Linear, constant: float = 0.0) -> Effect:
@@ -87,7 +89,9 @@ def _items(test) -> list[Quantity]:
     if isinstance(test, Within):
         return list(test.items)
     if isinstance(test, Crossing):
-        return [_over(curve, "mean", window) for window in (test.before, test.after) for curve in (test.a, test.b)]
+        return [
+            _over(curve, "mean", window) for window in (test.before, test.after) for curve in (test.a, test.b)
+        ]
     if isinstance(test, PeakThenRecover):
         return [_over(test.curve, "start"), _over(test.curve, "peak", test.window), test.curve]
     return [test.of, test.over] if test.over else [test.of]
@@ -166,7 +170,9 @@ def _peak(test: PeakThenRecover, bench: _Bench) -> Outcome:
     effects = [rise, fall]
     if test.recovers is not None:
         high, low = (start, end) if test.recovers else (end, start)
-        effects.append(("start over end" if test.recovers else "end over start", bench.effect(_minus(high, low))))
+        effects.append(
+            ("start over end" if test.recovers else "end over start", bench.effect(_minus(high, low)))
+        )
     verdict = _settle(effects)
     if verdict == INCONCLUSIVE and rise[1].sign > 0 and test.window is None and fall[1].value <= 0:
         return Outcome(FAILED, effects, "its highest point is its end")
@@ -183,7 +189,9 @@ def _ratio(test: Ratio, bench: _Bench) -> Outcome:
         if bound is not None:
             # of / over >= bound  <=>  of - bound * over >= 0, which is linear
             parts = [(sign, test.of), *([(-sign * bound, test.over)] if test.over else [])]
-            effects.append((f"{word} {bound:g}", bench.effect(linear(*parts), 0.0 if test.over else -sign * bound)))
+            effects.append(
+                (f"{word} {bound:g}", bench.effect(linear(*parts), 0.0 if test.over else -sign * bound))
+            )
     return Outcome(_settle(effects), effects)
 
 

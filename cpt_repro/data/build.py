@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 
-from cpt_repro.config import Scale
 from cpt_repro.data import shards
 from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.hubtext import HubPart, list_parts, part_documents
@@ -46,10 +45,11 @@ from cpt_repro.data.tokenizer import (
     train_tokenizer,
     verify_tokenizer,
 )
+from cpt_repro.declarations.manifests import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
+from cpt_repro.declarations.scale import Scale
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, whole_folder, write_json
-from cpt_repro.manifests import SPLITS, Files, Generated, Hub, Manifest, Split, load_manifest
-from cpt_repro.receipts import read_fingerprint
+from cpt_repro.records.receipts import read_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,9 @@ def build_tokenizer(scale: Scale, root: Path, rebuild: bool = False) -> Path:
             # Two passes, so that the sample is even without holding all text.
             total = sum(len(document["text"]) for document in documents(manifest, "train"))
             texts = (document["text"] for document in documents(manifest, "train"))
-            tokenizer = train_tokenizer(sample_evenly(texts, total, settings.train_characters), settings.vocab_size)
+            tokenizer = train_tokenizer(
+                sample_evenly(texts, total, settings.train_characters), settings.vocab_size
+            )
         with whole_folder(folder) as aside:
             if settings.kind == "train":
                 save_tokenizer(tokenizer, aside)
@@ -108,7 +110,10 @@ def _origin(scale: Scale) -> dict[str, Any]:
     """What a scale's tokenizer is made from, as its `training.json` says it."""
     settings = scale.tokenizer
     if settings.kind == "train":
-        text = {"manifest": _manifest(scale, scale.upstream).digest, "train_characters": settings.train_characters}
+        text = {
+            "manifest": _manifest(scale, scale.upstream).digest,
+            "train_characters": settings.train_characters,
+        }
     else:
         text = {"name": settings.name, "revision": settings.revision}
     return {"format": FORMAT, "vocab_size": settings.vocab_size, **text}
@@ -118,7 +123,11 @@ def _is_current(scale: Scale, folder: Path) -> bool:
     record = folder / "training.json"
     told = read_json(record) if record.is_file() else None
     # One without hashes, of an early version, is trained anew, to the same bytes.
-    return isinstance(told, dict) and bool(told.get("sha256")) and told == _origin(scale) | {"sha256": told["sha256"]}
+    return (
+        isinstance(told, dict)
+        and bool(told.get("sha256"))
+        and told == _origin(scale) | {"sha256": told["sha256"]}
+    )
 
 
 def current_tokenizer(scale: Scale, root: Path) -> str:
@@ -147,7 +156,11 @@ def pack(tokens: np.ndarray, length: int) -> np.ndarray:
     """
     count = max(len(tokens) - 1, 0) // length
     starts = np.arange(count) * length
-    return tokens[starts[:, None] + np.arange(length + 1)] if count else np.empty((0, length + 1), dtype=np.uint16)
+    return (
+        tokens[starts[:, None] + np.arange(length + 1)]
+        if count
+        else np.empty((0, length + 1), dtype=np.uint16)
+    )
 
 
 def _write_part(folder: Path, texts: list[str], tokenizer: tuple[str, str], length: int) -> None:
@@ -205,7 +218,13 @@ class _PartWriter:
 
 
 def _write_hub_part(
-    folder: Path, split: Split, number: int, part: HubPart, manifest: Hub, tokenizer: tuple[str, str], length: int
+    folder: Path,
+    split: Split,
+    number: int,
+    part: HubPart,
+    manifest: Hub,
+    tokenizer: tuple[str, str],
+    length: int,
 ) -> None:
     """Reads, tokenises, packs and writes one part of every domain; each folder appears complete or not at all."""
     encoder = _encoder(*tokenizer)
@@ -213,14 +232,18 @@ def _write_hub_part(
         targets = {name: _part_folder(folder / split / name, number) for name in manifest.domains}
         asides = {name: folders.enter_context(whole_folder(target)) for name, target in targets.items()}
         with ExitStack() as open_shards:
-            writers = {name: _PartWriter(aside, encoder, length, open_shards) for name, aside in asides.items()}
+            writers = {
+                name: _PartWriter(aside, encoder, length, open_shards) for name, aside in asides.items()
+            }
             for document in part_documents(manifest, split, part):
                 writers[document["domain"]].add(document["text"])
             for writer in writers.values():
                 writer.finish()
 
 
-def _parts(manifest: Manifest, split: Split, skipped: dict[str, int]) -> Iterator[tuple[str, int, list[dict]]]:
+def _parts(
+    manifest: Manifest, split: Split, skipped: dict[str, int]
+) -> Iterator[tuple[str, int, list[dict]]]:
     """(domain, number, documents) of all parts, in the order in which they fill."""
     filling: dict[str, list[dict]] = {}
     sizes: Counter[str] = Counter()
@@ -305,7 +328,9 @@ def _progress(manifest: Manifest, show: bool) -> Iterator[Any]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
+    with Progress(
+        *columns, console=console, disable=not (show and console.is_terminal), transient=True
+    ) as bar:
         tasks: dict[str, Any] = {}
 
         def advance(split: Split, count: int, total: int | None = None) -> None:
@@ -327,7 +352,9 @@ def _collect(folder: Path, domain: str, parts: int, split: Split, manifest: Mani
         counts.update(read_json(domain_folder / name / "part.json"))
     if not counts["sequences"]:
         share = manifest.domains[domain]
-        fault = f"the domain '{domain}' of corpus '{manifest.name}' has too little {split} text for one sequence"
+        fault = (
+            f"the domain '{domain}' of corpus '{manifest.name}' has too little {split} text for one sequence"
+        )
         fault += f" ({counts['documents']} documents, {counts['tokens']} tokens; declared share {share})."
         raise UserError(fault, do="Give it more text, or take the domain out of the manifest.")
     return dict(counts) | {"shards": shards.merge_indexes(domain_folder, names)}
@@ -419,19 +446,25 @@ def _build(
 ) -> None:
     write = _write_all_hub_parts if isinstance(manifest, Hub) else _write_all_parts
     numbers, held_out, skipped = write(folder, manifest, tokenizer, length, workers, advance)
-    with whole_file(folder / "validation.jsonl") as aside, open(aside, "w", encoding="utf-8", newline="\n") as stream:
+    with (
+        whole_file(folder / "validation.jsonl") as aside,
+        open(aside, "w", encoding="utf-8", newline="\n") as stream,
+    ):
         for document in held_out:
             stream.write(json.dumps(document, ensure_ascii=False) + "\n")
 
     splits = {
         split: {
-            domain: _collect(folder, domain, numbers[split][domain], split, manifest) for domain in manifest.domains
+            domain: _collect(folder, domain, numbers[split][domain], split, manifest)
+            for domain in manifest.domains
         }
         for split in SPLITS
     }
     for split, domains in splits.items():
         # Parts of local corpora do not have it: their empty documents were counted while reading.
-        skipped[split] = sum((entry.pop("empty_documents", 0) for entry in domains.values()), skipped.get(split, 0))
+        skipped[split] = sum(
+            (entry.pop("empty_documents", 0) for entry in domains.values()), skipped.get(split, 0)
+        )
     tokens = {domain: entry["tokens"] for domain, entry in splits["train"].items()}
     total = sum(tokens.values())
     floor = None
@@ -447,7 +480,8 @@ def _build(
         "sequence_length": length,
         "splits": splits,
         "shares": {
-            domain: tokens[domain] / total if share is None else share for domain, share in manifest.domains.items()
+            domain: tokens[domain] / total if share is None else share
+            for domain, share in manifest.domains.items()
         },
         "entropy_floor": floor,
         "empty_documents": skipped,
@@ -494,7 +528,9 @@ def _write_all_hub_parts(
                 workers.run(_write_hub_part, folder, split, number, part, manifest, tokenizer, length)
             advance(split, 1, len(listed))
     workers.finish()
-    numbers = {split: Counter(dict.fromkeys(manifest.domains, len(listed))) for split, listed in parts.items()}
+    numbers = {
+        split: Counter(dict.fromkeys(manifest.domains, len(listed))) for split, listed in parts.items()
+    }
     return numbers, held_out, {}
 
 
@@ -502,7 +538,9 @@ def load_fingerprint(root: Path, corpus: str) -> dict[str, Any]:
     """What `build_corpus` built (see there); `UserError` if it is not there or was edited."""
     path = Path(root) / corpus / "fingerprint.json"
     if not path.is_file():
-        raise UserError(f"the corpus '{corpus}' is not built.", where=str(path), do="Run `build_corpus` first.")
+        raise UserError(
+            f"the corpus '{corpus}' is not built.", where=str(path), do="Run `build_corpus` first."
+        )
     return read_fingerprint(path)
 
 
@@ -544,7 +582,9 @@ def _quotas(shares: dict[str, float], available: dict[str, int], n: int) -> dict
     quotas = dict.fromkeys(shares, 0)
     while (left := n - sum(quotas.values())) > 0:
         # What a small domain cannot give is shared out among the others.
-        open_ = {domain: share for domain, share in shares.items() if share and quotas[domain] < available[domain]}
+        open_ = {
+            domain: share for domain, share in shares.items() if share and quotas[domain] < available[domain]
+        }
         exact = {domain: left * share / sum(open_.values()) for domain, share in open_.items()}
         extra = {domain: int(value) for domain, value in exact.items()}
         by_remainder = sorted(exact, key=lambda domain: (extra[domain] - exact[domain], domain))
@@ -568,7 +608,9 @@ def validation_sample(root: Path, corpus: str, n: int, check: bool = True) -> np
     possible = sum(count for domain, count in available.items() if fingerprint["shares"][domain])
     if n > possible:
         fault = f"{n} validation sequences are wanted of corpus '{corpus}', there are {possible}."
-        raise UserError(fault, do="Lower 'validation.sequences' of the scale, or give the corpus more validation text.")
+        raise UserError(
+            fault, do="Lower 'validation.sequences' of the scale, or give the corpus more validation text."
+        )
     rows = []
     for domain, quota in _quotas(fingerprint["shares"], available, n).items():
         if quota:

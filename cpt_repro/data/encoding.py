@@ -29,7 +29,8 @@ def _splits_as_gpt2(tokenizer: Any) -> bool:
     told = json.loads(tokenizer.to_str())
     model, split = told["model"], told["pre_tokenizer"] or {}
     return (
-        (model["type"], model.get("dropout"), told["truncation"], told["padding"]) == ("BPE", None, None, None)
+        (model["type"], model.get("dropout"), told["truncation"], told["padding"])
+        == ("BPE", None, None, None)
         and told["normalizer"] in (None, {"type": "NFC"})
         and split.get("type") == "ByteLevel"
         and split.get("use_regex", True)
@@ -37,7 +38,10 @@ def _splits_as_gpt2(tokenizer: Any) -> bool:
         # Added tokens are special ones, which text never yields, and runs of blanks, which lie within a piece.
         and all(
             token["special"]
-            or (not token["content"].strip(" ") and not (token["lstrip"] or token["rstrip"] or token["single_word"]))
+            or (
+                not token["content"].strip(" ")
+                and not (token["lstrip"] or token["rstrip"] or token["single_word"])
+            )
             for token in told["added_tokens"]
         )
     )
@@ -103,5 +107,7 @@ class Encoder:
         chosen = np.array(numbers, dtype=np.int64)
         lengths = self._lengths[chosen]
         ends = np.cumsum(lengths)
-        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self._starts[chosen] - (ends - lengths), lengths)
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            self._starts[chosen] - (ends - lengths), lengths
+        )
         return self._flat[places]

@@ -23,9 +23,10 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from cpt_repro.config import MANIFESTS, Strict, load
+from cpt_repro.declarations.strict import Strict, load
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, whole_file, write_json
+from cpt_repro.project import MANIFESTS
 
 SOURCES = MANIFESTS / "sources.yaml"
 SPLITS = ("train", "validation")
@@ -92,7 +93,9 @@ class Sources(Strict):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError("two sources have the same repository name")
-        unknown = self.sha256_jsonl.keys() - {f"{corpus}.{split}" for corpus in self.corpora for split in SPLITS}
+        unknown = self.sha256_jsonl.keys() - {
+            f"{corpus}.{split}" for corpus in self.corpora for split in SPLITS
+        }
         if unknown:
             raise ValueError(f"sha256_jsonl names no file of the corpora: {', '.join(sorted(unknown))}")
         return self
@@ -168,7 +171,9 @@ def _files(root: Path, source: Source) -> list[Path]:
         if ".git" in relative.parts or relative.as_posix() in source.without:
             continue
         if not path.resolve().is_relative_to(root):
-            raise UserError("the link leads outside the checkout.", where=str(path), do="Remove the checkout.")
+            raise UserError(
+                "the link leads outside the checkout.", where=str(path), do="Remove the checkout."
+            )
         if path.is_file():
             found.append(path)
     if not found:
@@ -294,7 +299,9 @@ def _git(folder: Path, *arguments: str) -> str:
             ["git", "-C", str(folder), *options, *arguments], capture_output=True, text=True, env=environment
         )
     except FileNotFoundError:
-        raise UserError("git is not installed.", do="Install git, or unpack the sources' archives by hand.") from None
+        raise UserError(
+            "git is not installed.", do="Install git, or unpack the sources' archives by hand."
+        ) from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"git {arguments[0]} failed ({said}).", where=str(folder))

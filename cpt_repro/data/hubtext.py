@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpt_repro.declarations.manifests import Hub, Split
 from cpt_repro.errors import UserError
-from cpt_repro.hub import Repository
-from cpt_repro.manifests import Hub, Split
+from cpt_repro.models.hub import Repository
 
 CHUNK = 1 << 20
 
@@ -39,7 +39,9 @@ def list_files(manifest: Hub, split: Split) -> list[str]:
     files = sorted({file for pattern in declared.files for file in source.files(pattern)})
     if declared.count not in (None, len(files)):
         what = f"the {split} split of '{manifest.name}' should have {declared.count} files, and {len(files)} are there."
-        raise UserError(what, where=manifest.dataset, do="Complete the copy, or correct 'count' in the manifest.")
+        raise UserError(
+            what, where=manifest.dataset, do="Complete the copy, or correct 'count' in the manifest."
+        )
     return files
 
 
@@ -81,7 +83,9 @@ def _chunks(path: Path, form: str) -> Iterator[bytes]:
             return
 
         def fresh() -> Any:
-            return zlib.decompressobj(31) if form == "jsonl.gz" else zstandard.ZstdDecompressor().decompressobj()
+            return (
+                zlib.decompressobj(31) if form == "jsonl.gz" else zstandard.ZstdDecompressor().decompressobj()
+            )
 
         inner = fresh()
         try:
@@ -135,10 +139,14 @@ def _parquet_rows(path: Path, columns: list[str], wanted: Callable[[int], bool])
         for column in columns:
             if not any(path == column or path.startswith(f"{column}.") for path in there):
                 fault = f"it has no column '{column}' (it has {', '.join(there)})."
-                raise UserError(fault, where=str(path), do="Correct 'text' or 'domain.column' in the manifest.")
+                raise UserError(
+                    fault, where=str(path), do="Correct 'text' or 'domain.column' in the manifest."
+                )
         for batch in file.iter_batches(batch_size=1024, columns=columns):
             chosen = [k for k in range(batch.num_rows) if wanted(row + k)]
-            for k, value in zip(chosen, batch.take(pyarrow.array(chosen, pyarrow.int64())).to_pylist(), strict=True):
+            for k, value in zip(
+                chosen, batch.take(pyarrow.array(chosen, pyarrow.int64())).to_pylist(), strict=True
+            ):
                 yield row + k, value
             row += batch.num_rows
     except pyarrow.ArrowException as error:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from cpt_repro.declarations.manifests import Generated, Split, Vocabulary
 from cpt_repro.errors import UserError
-from cpt_repro.manifests import Generated, Split, Vocabulary
 
 CONSONANTS = "bdfghklmnprstvz"
 VOWELS = "aeiou"

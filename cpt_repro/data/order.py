@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from cpt_repro.plan import Part, Stream, streams
+from cpt_repro.planning.plan import Part, Stream, streams
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

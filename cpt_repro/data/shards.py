@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cpt_repro.config import Strict, parse
+from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import locked, read_json, whole_file, write_json
 
@@ -138,20 +138,30 @@ def verify(folder: Path, built: dict[str, Any] | None = None, partial: bool = Fa
             path = folder / name
             told = listed[name]["raw_data"]["bytes"] if name in listed else None
             if there is None and not partial:
-                raise UserError(f"the shard is missing ({HASH} {expected} expected).", where=str(path), do=REBUILD)
+                raise UserError(
+                    f"the shard is missing ({HASH} {expected} expected).", where=str(path), do=REBUILD
+                )
             size = path.stat().st_size if there else told
             found, samples = there or (expected, listed[name]["samples"] if name in listed else None)
             told = size if told is None else told
             if found != expected:
                 other = next((other for other, value in hashes.items() if value == found), None)
-                change = f"that of {other}" if other else "truncated" if size < told else "altered, or of another build"
+                change = (
+                    f"that of {other}"
+                    if other
+                    else "truncated"
+                    if size < told
+                    else "altered, or of another build"
+                )
                 fault = f"the shard is {change}: {HASH} {expected} expected, {found} found in {size} bytes of {told}."
                 raise UserError(fault, where=str(path), do=REBUILD)
             if name not in named or (named[name], told, listed[name]["samples"]) != (expected, size, samples):
                 given = f"{HASH} {named.get(name)} is given, {expected} is right."
                 raise UserError(f"the index does not fit the shard {name}: {given}", where=where, do=REBUILD)
     if list(named) != sorted(hashes, key=lambda name: [int(number) for number in re.findall(r"\d+", name)]):
-        raise UserError("the index lists other shards than were built, or in another order.", where=where, do=REBUILD)
+        raise UserError(
+            "the index lists other shards than were built, or in another order.", where=where, do=REBUILD
+        )
 
 
 def _index(folder: Path) -> dict:
@@ -186,10 +196,10 @@ def _fetch(remote: str, path: Path, expected: str) -> None:
                 with open(aside, "rb") as stream:
                     found = hashlib.file_digest(stream, HASH).hexdigest()
                 if found != expected:
-                    fault = (
-                        f"the remote shard is of another build, or damaged: {HASH} {expected} expected, {found} found."
+                    fault = f"the remote shard is of another build, or damaged: {HASH} {expected} expected, {found} found."
+                    raise UserError(
+                        fault, where=remote, do="Upload it again: `cpt-repro corpus NAME --upload REMOTE`."
                     )
-                    raise UserError(fault, where=remote, do="Upload it again: `cpt-repro corpus NAME --upload REMOTE`.")
         except UserError:
             raise
         except Exception as error:  # every store has errors of its own
@@ -247,7 +257,9 @@ class Sequences:
         from streaming.base.format import reader_from_json
 
         self.folder, self.remote, self.hashes = Path(folder), remote, hashes or {}
-        self._readers = [reader_from_json(str(self.folder), None, shard) for shard in _index(self.folder)["shards"]]
+        self._readers = [
+            reader_from_json(str(self.folder), None, shard) for shard in _index(self.folder)["shards"]
+        ]
         for reader in self._readers:
             self._check_size(reader)
         widths = {tuple(reader.column_sizes) for reader in self._readers}
@@ -287,7 +299,9 @@ class Sequences:
         path, name = self._path(reader), reader.raw_data.basename
         if self.remote and not path.is_file():
             _fetch(
-                f"{self.remote}/{name}", path, (self.hashes or reader.raw_data.hashes)[name if self.hashes else HASH]
+                f"{self.remote}/{name}",
+                path,
+                (self.hashes or reader.raw_data.hashes)[name if self.hashes else HASH],
             )
             self._check_size(reader)
         # The samples lie behind the header without gaps, and at the end of the file.

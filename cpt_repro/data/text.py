@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cpt_repro.config import ROOT
 from cpt_repro.data.hubtext import hub_documents
 from cpt_repro.data.languages import make_documents
+from cpt_repro.declarations.manifests import Files, Generated, Hub, Manifest, SourceFile, Split
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest
-from cpt_repro.manifests import Files, Generated, Hub, Manifest, SourceFile, Split
+from cpt_repro.project import ROOT
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def _lines(path: Path, source: SourceFile) -> Iterator[bytes]:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from lines
         except zstandard.ZstdError as error:
-            raise UserError(f"the file does not decompress ({error}).", where=str(path), do=_advice(path)) from None
+            raise UserError(
+                f"the file does not decompress ({error}).", where=str(path), do=_advice(path)
+            ) from None
     if rest:
         yield rest
     if hashed.hexdigest() != source.sha256_jsonl:
@@ -90,7 +92,9 @@ def _file_documents(manifest: Files, split: Split) -> Iterator[dict[str, str]]:
         yield document
 
 
-def documents(manifest: Manifest, split: Split, skipped: dict[str, int] | None = None) -> Iterator[dict[str, str]]:
+def documents(
+    manifest: Manifest, split: Split, skipped: dict[str, int] | None = None
+) -> Iterator[dict[str, str]]:
     """The documents of a split as `{id, domain, text}`, in a fixed order.
 
     Documents without text are left out; their number is added to `skipped[split]` if a mapping is given. A document
@@ -118,5 +122,6 @@ def documents(manifest: Manifest, split: Split, skipped: dict[str, int] | None =
         skipped[split] = skipped.get(split, 0) + empty
     if not given:
         raise UserError(
-            f"the corpus '{manifest.name}' has no text in its {split} split.", do="Give it text, or use another corpus."
+            f"the corpus '{manifest.name}' has no text in its {split} split.",
+            do="Give it text, or use another corpus.",
         )

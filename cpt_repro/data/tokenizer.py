@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, read_json, write_json
-from cpt_repro.hub import Repository
+from cpt_repro.models.hub import Repository
 
 END_OF_TEXT = "<|endoftext|>"
 #: Of a tokenizer that is trained here.
@@ -81,11 +81,15 @@ def fetch_tokenizer(name: str, revision: str | None, vocab_size: int, folder: Pa
             shutil.copyfile(source.fetch(file), folder / file)
     where = f"model {name}, revision {revision or 'default'}"
     if not (folder / "tokenizer.json").is_file():
-        raise UserError("it has no tokenizer.json.", where=where, do="Name a repository with a fast tokenizer.")
+        raise UserError(
+            "it has no tokenizer.json.", where=where, do="Name a repository with a fast tokenizer."
+        )
     tokenizer = load_tokenizer(folder)
     entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
     if entries != vocab_size:
-        what = f"the tokenizer has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}."
+        what = (
+            f"the tokenizer has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}."
+        )
         raise UserError(what, where=where, do="Correct the number, the name or the revision.")
     if largest >= MOST_TOKENS:
         what = f"the tokenizer has tokens up to {largest}, and tokens are stored in 16 bits."

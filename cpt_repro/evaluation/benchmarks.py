@@ -21,10 +21,12 @@ import jinja2
 import jinja2.meta
 from pydantic import Field, model_validator
 
-from cpt_repro.config import BENCHMARKS, Count, Name, Published, Scale, Strict, load
+from cpt_repro.declarations.scale import Published, Scale
+from cpt_repro.declarations.strict import Count, Name, Strict, load
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
-from cpt_repro.hub import Repository
+from cpt_repro.models.hub import Repository
+from cpt_repro.project import BENCHMARKS
 
 #: Of the examples drawn at random; lm-eval's own.
 FEWSHOT_SEED = 1234
@@ -111,7 +113,9 @@ class Benchmark(Strict):
     generation_kwargs: Generation | None = None
     metric: Literal["acc", "acc_norm", "mc2", "exact_match"]
     #: Options of lm-eval's exact_match.
-    metric_options: dict[Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"], bool | tuple[str, ...]] = {}
+    metric_options: dict[
+        Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"], bool | tuple[str, ...]
+    ] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Benchmark:
@@ -199,7 +203,9 @@ def load_benchmark(name: str) -> Benchmark:
     path = BENCHMARKS / f"{name}.yaml"
     benchmark = _read(path)
     if benchmark.task != name:
-        raise UserError(f"the key 'task' says '{benchmark.task}'.", where=str(path), do="Make it the file's name.")
+        raise UserError(
+            f"the key 'task' says '{benchmark.task}'.", where=str(path), do="Make it the file's name."
+        )
     return benchmark
 
 
@@ -252,7 +258,9 @@ class _Split:
     def wrong(self, place: int, what: str) -> UserError:
         """A row that is no item."""
         path, number, _ = self.rows[place]
-        return UserError(f"{what}.", where=f"{path}, row {number}", do="Look at the data, or declare what to 'keep'.")
+        return UserError(
+            f"{what}.", where=f"{path}, row {number}", do="Look at the data, or declare what to 'keep'."
+        )
 
 
 def _rows(path: Path, columns: set[str]) -> Iterator[Row]:
@@ -280,7 +288,9 @@ def _rows(path: Path, columns: set[str]) -> Iterator[Row]:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    raise UserError(f"not a line of JSON ({error}).", where=where, do="Fetch it again.") from None
+                    raise UserError(
+                        f"not a line of JSON ({error}).", where=where, do="Fetch it again."
+                    ) from None
                 checked(row if isinstance(row, dict) else (), where)
                 yield {column: row[column] for column in columns}
     else:
@@ -299,7 +309,9 @@ def items_of(task: Published, lock: Path | None = None) -> tuple[Benchmark, list
     shots = benchmark.num_fewshot if task.num_fewshot is None else task.num_fewshot
     declared = str(BENCHMARKS / f"{task.benchmark}.yaml")
     if shots and benchmark.fewshot_split is None:
-        raise UserError(f"{shots} examples are asked for, and no 'fewshot_split'.", where=declared, do="Declare one.")
+        raise UserError(
+            f"{shots} examples are asked for, and no 'fewshot_split'.", where=declared, do="Declare one."
+        )
     repository = Repository("dataset", benchmark.dataset_path, benchmark.revision, benchmark.gating, lock)
     test = _Split(benchmark, repository, benchmark.test_split)
     pool = _Split(benchmark, repository, benchmark.fewshot_split) if shots else None
@@ -335,7 +347,11 @@ def _choices(split: _Split, place: int) -> tuple[list[str], int]:
     benchmark = split.benchmark
     choices = split.of(place, "doc_to_choice")
     answer = split.of(place, "doc_to_text" if benchmark.choices_in_context else "doc_to_target")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(c, str) and c for c in choices)
+    ):
         raise split.wrong(place, f"the choices are no list of texts: {choices!r:.200}")
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise split.wrong(place, f"the answer {answer!r} is none of the {len(choices)} choices")

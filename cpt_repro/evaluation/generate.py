@@ -36,7 +36,9 @@ def held_out_prompts(root: Path, corpus: str, count: int, words: int) -> list[st
 
 
 @torch.inference_mode()
-def generate(model_dir: Path, tokenizer_dir: Path, prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
+def generate(
+    model_dir: Path, tokenizer_dir: Path, prompts: Sequence[str], tokens: int, seed: int
+) -> list[str]:
     """Continues each prompt by exactly `tokens` tokens; returns the continuations without the prompts.
 
     Sampled from the `TOP_K` likeliest tokens at `TEMPERATURE`, never the end of text. The draws depend on `seed` and
@@ -46,7 +48,9 @@ def generate(model_dir: Path, tokenizer_dir: Path, prompts: Sequence[str], token
     context, forbidden = model.config.max_position_embeddings, tokenizer.all_special_ids
     texts = []
     for place, prompt in enumerate(prompts):
-        draw = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:7]))
+        draw = torch.Generator().manual_seed(
+            int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:7])
+        )
         ids = tokenizer(prompt).input_ids
         if not ids:
             raise UserError(f"the prompt {place + 1} is empty.", do="Give it a word.")

@@ -24,8 +24,8 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 
-from cpt_repro.config import Scale, read_yaml  # noqa: E402
 from cpt_repro.data.tokenizer import verify_tokenizer  # noqa: E402
+from cpt_repro.declarations.scale import Scale, read_yaml  # noqa: E402
 from cpt_repro.errors import UserError  # noqa: E402
 from cpt_repro.evaluation.suites import metric, suites_folder, verify_suites  # noqa: E402
 
@@ -56,7 +56,9 @@ def load_model(folder: Path) -> transformers.PreTrainedModel:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise UserError(f"not a model folder: {name} is missing.", where=str(folder), do="Train the model first.")
+            raise UserError(
+                f"not a model folder: {name} is missing.", where=str(folder), do="Train the model first."
+            )
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -120,7 +122,9 @@ class Harness:
         self.batch_size = max(1, min(BATCH_SIZE, BATCH_TOKENS // scale.sequence_length))
         self.device = "cuda" if scale.device == "gpu" else "cpu"
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"the scale '{scale.name}' needs a GPU, and there is none.", do="Choose a scale for CPUs.")
+            raise UserError(
+                f"the scale '{scale.name}' needs a GPU, and there is none.", do="Choose a scale for CPUs."
+            )
         folder = suites_folder(root)
         #: Hash of the task files; scores are comparable only where it agrees.
         self.fingerprint: str = verify_suites(root)
@@ -142,7 +146,9 @@ class Harness:
         # lm-eval's own index of some ten thousand tasks is not needed, and takes seconds to read.
         self._tasks = TaskManager(include_defaults=False).load(configs) if configs else None
 
-    def evaluate(self, model: Path | str | transformers.PreTrainedModel, limit: int | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, model: Path | str | transformers.PreTrainedModel, limit: int | None = None
+    ) -> dict[str, Any]:
         """Scores a model (or the folder of one) on every task; with `limit`, on the first `limit` >= 2 items of each.
 
         Returns {suite: {"tasks": {task: score}, "average", "stderr"}}, where a score is {"metric", "value", "stderr",
@@ -162,7 +168,9 @@ class Harness:
             raise UserError(what, do="Evaluate the model with the data it was trained on.")
         if model.config.max_position_embeddings < self.scale.sequence_length:
             what = f"the model's context is {model.config.max_position_embeddings} tokens, the scale's sequences are "
-            raise UserError(f"{what}{self.scale.sequence_length}.", do="Evaluate models trained at this scale.")
+            raise UserError(
+                f"{what}{self.scale.sequence_length}.", do="Evaluate models trained at this scale."
+            )
         was_training = model.training
         lm = _Model(
             pretrained=model.to(self.device),
@@ -189,7 +197,9 @@ class Harness:
                     "value": float(score[f"{name},none"]),
                     "stderr": float(score[f"{name}_stderr,none"]),
                     "documents": len({instance.doc_id for instance in instances}),
-                    "truncated": len({i.doc_id for i in instances if self._tokens(i.args) > lm.max_length + 1}),
+                    "truncated": len(
+                        {i.doc_id for i in instances if self._tokens(i.args) > lm.max_length + 1}
+                    ),
                 }
             average, stderr = mean_and_error(
                 [task["value"] for task in tasks.values()], [task["stderr"] for task in tasks.values()]

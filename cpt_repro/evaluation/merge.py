@@ -89,4 +89,6 @@ def _read(folder: Path) -> Tensors:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"not valid safetensors ({error}).", where=str(path), do="Make the model again.") from None
+        raise UserError(
+            f"not valid safetensors ({error}).", where=str(path), do="Make the model again."
+        ) from None

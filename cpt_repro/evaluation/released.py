@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cpt_repro.config import PAPERS, Strict, load
+from cpt_repro.declarations.exhibits import Rows
+from cpt_repro.declarations.runs import RunName
+from cpt_repro.declarations.strict import Strict, load
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import declared_suites
-from cpt_repro.exhibits.counterparts import counterparts
-from cpt_repro.exhibits.declarations import Rows
 from cpt_repro.files import digest
-from cpt_repro.outside import Outside, check_fits
-from cpt_repro.papers import RunName
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import Evaluation, is_current, read_evaluation, write
-from cpt_repro.training.outside import check_tokenizer, load_outside
+from cpt_repro.models.load_outside import check_tokenizer, load_outside
+from cpt_repro.models.outside import Outside, check_fits
+from cpt_repro.planning.plan import Plan
+from cpt_repro.project import PAPERS
+from cpt_repro.records.counterparts import counterparts
+from cpt_repro.records.receipts import Evaluation, is_current, read_evaluation, write
 
 NAME = r"^[\w.-]+/[\w.-]+$"
 MARK = "the authors' weights, not a reproduction"
@@ -80,7 +81,9 @@ def _opened(plan: Plan, paper: str, run: str, released: Released, data: Path) ->
     """The published model, its files fetched; a `UserError` if it is not the run's at this scale."""
     model = plan.papers[paper].runs[run].model
     outside, entries = Outside(released.model), plan.scale.tokenizer.vocab_size
-    check_fits(outside, plan.scale.models[model], None, f"models.{model} in configs/scales/{plan.scale.name}.yaml")
+    check_fits(
+        outside, plan.scale.models[model], None, f"models.{model} in configs/scales/{plan.scale.name}.yaml"
+    )
     if outside.vocabulary < entries:
         fault = f"its embedding has {outside.vocabulary} rows, and the scale's tokenizer {entries} entries."
         raise UserError(fault, where=released.model, do="Evaluate it at a scale that has its tokenizer.")
@@ -90,7 +93,9 @@ def _opened(plan: Plan, paper: str, run: str, released: Released, data: Path) ->
     return outside
 
 
-def evaluate_released(plan: Plan, pattern: str, data: Path, results: Path, say: Callable[[str], None]) -> None:
+def evaluate_released(
+    plan: Plan, pattern: str, data: Path, results: Path, say: Callable[[str], None]
+) -> None:
     """Evaluates published weights of the runs `<paper>/<run>` that fit `pattern` (all: any) and have no current record.
 
     Repositories without weights are passed over. One that cannot be read or does not fit does not stop the others; all
@@ -122,7 +127,7 @@ def evaluate_released(plan: Plan, pattern: str, data: Path, results: Path, say: 
         from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
         from cpt_repro.evaluation.harness import Harness, environment
-        from cpt_repro.training.model import neox_config
+        from cpt_repro.models.neox import neox_config
 
         harness = Harness(plan.scale, data)
     for (paper, run), outside in opened.items():
@@ -148,7 +153,9 @@ def evaluate_released(plan: Plan, pattern: str, data: Path, results: Path, say: 
         say(f"{paper}/{run} ({MARK}): {scores}")
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
-        raise UserError(f"{len(failed)} of {len(wanted)} could not be evaluated. {listing}", do="Mend it; run again.")
+        raise UserError(
+            f"{len(failed)} of {len(wanted)} could not be evaluated. {listing}", do="Mend it; run again."
+        )
 
 
 def _headings(paper: str, suite: str, tasks: list[str]) -> dict[str, str]:
@@ -176,9 +183,14 @@ def compare(plan: Plan, results: Path) -> list[dict[str, Any]]:
         suites: dict[str, dict[str, Any]] = {}
         for suite, scores in record.suites.items() if record else ():
             heads = _headings(paper, suite, list(scores["tasks"]))
-            rows = [(task, heads.get(task), score["value"], score["stderr"]) for task, score in scores["tasks"].items()]
+            rows = [
+                (task, heads.get(task), score["value"], score["stderr"])
+                for task, score in scores["tasks"].items()
+            ]
             for name, head, value, stderr in [*rows, ("AVG", "AVG", scores["average"], scores["stderr"])]:
-                said = counterparts(paper).score(run, suite, None if name == "AVG" else head) if head else None
+                said = (
+                    counterparts(paper).score(run, suite, None if name == "AVG" else head) if head else None
+                )
                 published = said.value if said else None
                 suites.setdefault(suite, {})[name] = {
                     "published": published,
@@ -201,7 +213,9 @@ def print_comparison(found: list[dict[str, Any]]) -> None:
     for one in found:
         for suite, scores in one["suites"].items():
             stale = ", OF OTHER SUITES THAN NOW" if one["stale"] else ""
-            table = Table(title=f"{one['paper']}/{one['run']}, {suite}: {MARK}{stale}", caption=one["repository"])
+            table = Table(
+                title=f"{one['paper']}/{one['run']}, {suite}: {MARK}{stale}", caption=one["repository"]
+            )
             table.add_column("task")
             for name in ("published", "measured", "difference"):
                 table.add_column(name, justify="right")

@@ -25,13 +25,14 @@ from typing import Any, NamedTuple
 import yaml
 from tokenizers import Tokenizer
 
-from cpt_repro.config import SCALES, Published, Scale, Suite, Task
 from cpt_repro.data.shards import REBUILD
 from cpt_repro.data.tokenizer import verify_tokenizer
+from cpt_repro.declarations.scale import Published, Scale, Suite, Task
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import items_of, metric_of
 from cpt_repro.files import digest, file_digest, locked, read_json, write_json, write_text
-from cpt_repro.receipts import read_fingerprint
+from cpt_repro.project import SCALES
+from cpt_repro.records.receipts import read_fingerprint
 
 CHOICES = 4
 _METRICS = {"continuation": "acc_norm", "last_word": "acc"}
@@ -148,7 +149,9 @@ class _LocalTasks:
         tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
         if not tokenizer_file.is_file():
             raise UserError(
-                "the tokenizer does not exist.", where=str(tokenizer_file), do="Prepare this scale's data first."
+                "the tokenizer does not exist.",
+                where=str(tokenizer_file),
+                do="Prepare this scale's data first.",
             )
         verify_tokenizer(tokenizer_file.parent)
         self.scale, self.tokenizer = scale, Tokenizer.from_file(str(tokenizer_file))
@@ -156,7 +159,10 @@ class _LocalTasks:
         self.texts = {corpus: held_out(root, corpus) for corpus in corpora}
 
     def _fits(self, choice: str) -> bool:
-        return len(self.tokenizer.encode(f" {choice}", add_special_tokens=False)) <= self.scale.sequence_length // 2
+        return (
+            len(self.tokenizer.encode(f" {choice}", add_special_tokens=False))
+            <= self.scale.sequence_length // 2
+        )
 
     def items(self, suite_name: str, suite: Suite, task_name: str, task: Task) -> list[dict]:
         """The items of one task."""
@@ -183,7 +189,10 @@ class _LocalTasks:
 
 def verify_suites(root: Path) -> str:
     """Compares the task files with the hashes in `fingerprint.json`, and returns the fingerprint."""
-    path, do = suites_folder(root) / "fingerprint.json", "Remove it and make the tasks again: `cpt-repro suites`."
+    path, do = (
+        suites_folder(root) / "fingerprint.json",
+        "Remove it and make the tasks again: `cpt-repro suites`.",
+    )
     told = read_json(path)
     files = told.get("files") if isinstance(told, dict) else None
     if not isinstance(files, dict) or digest(files) != told.get("fingerprint"):

@@ -65,7 +65,9 @@ def agreement(pairs: list[tuple[str, float, float]], resamples: int = 2000) -> d
     out: dict[str, Any] = {}
     for name, measure in (("spearman", _spearman), ("signs", _signs)):
         value = measure([a[0][None] for a in arrays], [a[1][None] for a in arrays])[0]
-        resampled = measure(*([a[row][pick] for a, pick in zip(arrays, chosen, strict=True)] for row in (0, 1)))
+        resampled = measure(
+            *([a[row][pick] for a, pick in zip(arrays, chosen, strict=True)] for row in (0, 1))
+        )
         known = resampled[~np.isnan(resampled)]
         varied = len(known) and np.ptp(known) > 1e-9
         low, high = np.percentile(known, INTERVAL) if varied else (np.nan, np.nan)

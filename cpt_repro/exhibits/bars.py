@@ -6,11 +6,11 @@ import math
 from statistics import mean, stdev
 from typing import Any
 
+from cpt_repro.declarations.exhibits import BarPanel, Bars
+from cpt_repro.declarations.published import Value
 from cpt_repro.exhibits import style
-from cpt_repro.exhibits.counterparts import counterparts
-from cpt_repro.exhibits.declarations import BarPanel, Bars
-from cpt_repro.exhibits.records import Records
-from cpt_repro.published import Value
+from cpt_repro.records.counterparts import counterparts
+from cpt_repro.records.lookup import Records
 
 MARK = {
     "marker": "D", "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.8,
@@ -66,14 +66,18 @@ def _draw_bars(axes: Any, exhibit: Bars, panel: BarPanel, records: Records, publ
     for number, group in enumerate(exhibit.groups):
         for place, name in enumerate(group.runs):
             x = number + (place - (len(group.runs) - 1) / 2) * width
-            printed = _published_bar(exhibit, records, panel, number, place) if published or together else None
+            printed = (
+                _published_bar(exhibit, records, panel, number, place) if published or together else None
+            )
             marks |= {printed.mark} if printed else set()
             if published:
                 value, word = printed and (float(printed.value), 0.0), "–"
             else:
                 value, word = _bar(records, panel, group, name), records.why(name)
             if together and printed:
-                axes.plot(x, float(printed.value), **MARK, zorder=4, gid=f"published-{panel.published}-{x:.2f}")
+                axes.plot(
+                    x, float(printed.value), **MARK, zorder=4, gid=f"published-{panel.published}-{x:.2f}"
+                )
             if value is None:
                 axes.text(x, 0.02, word, rotation=90, ha="center", va="bottom", fontsize=7, color="#666666",
                           transform=axes.get_xaxis_transform())  # fmt: skip
@@ -83,7 +87,14 @@ def _draw_bars(axes: Any, exhibit: Bars, panel: BarPanel, records: Records, publ
             if published:
                 look = {"facecolor": "none", "edgecolor": colour, "linewidth": 0.7}
             error = {"yerr": value[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
-            axes.bar(x, value[0], width * (0.86 if published else 0.94), hatch=style.HATCHES[place], **look, **error)
+            axes.bar(
+                x,
+                value[0],
+                width * (0.86 if published else 0.94),
+                hatch=style.HATCHES[place],
+                **look,
+                **error,
+            )
             top = max(value[0] + value[1], float(printed.value) if printed else 0)
             text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
             axes.annotate(text, (x, top), xytext=(0, 2 + 2 * together), textcoords="offset points", ha="center",
@@ -117,7 +128,10 @@ def bars(exhibit: Bars, records: Records) -> Any:
             marks = _draw_bars(ax, exhibit, panel, records, published=True)
             ax.set(facecolor=style.TINT)
             ax.set_title(f"published ({', '.join(sorted(marks)) or 'nothing'})", loc="left")
-    looks = [Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in style.HATCHES[: len(exhibit.bars)]]
+    looks = [
+        Patch(facecolor="#777777", edgecolor="white", hatch=hatch)
+        for hatch in style.HATCHES[: len(exhibit.bars)]
+    ]
     labels = list(exhibit.bars)
     if together and any(panel.published for panel in exhibit.panels):
         looks.append(Line2D([], [], **MARK))

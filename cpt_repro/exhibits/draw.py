@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cpt_repro.declarations.exhibits import Exhibit, find_exhibit
+from cpt_repro.declarations.published import load_digitised, load_published
 from cpt_repro.exhibits.agreement import agreement
-from cpt_repro.exhibits.declarations import Exhibit, find_exhibit
-from cpt_repro.exhibits.records import Records
 from cpt_repro.files import digest, file_digest, write_json
-from cpt_repro.plan import Plan
-from cpt_repro.published import load_digitised, load_published
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.lookup import Records
 
 
 def caption(exhibit: Exhibit, records: Records) -> str:
@@ -18,7 +18,9 @@ def caption(exhibit: Exhibit, records: Records) -> str:
     parts = [exhibit.see]
     if scale.variants:
         parts.append(f"Variants of the papers' declarations: {', '.join(scale.variants)}.")
-    counts = sorted({len(records.plan.ids(records.paper, n)) for n in [*exhibit.runs, *exhibit.evaluations]} - {0})
+    counts = sorted(
+        {len(records.plan.ids(records.paper, n)) for n in [*exhibit.runs, *exhibit.evaluations]} - {0}
+    )
     several = bool(counts) and counts[-1] > 1
     if exhibit.kind != "schedule":
         size = f"a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens"
@@ -39,7 +41,9 @@ def caption(exhibit: Exhibit, records: Records) -> str:
                 if several
                 else "the closing evaluations"
             )
-            parts.append(f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1.")
+            parts.append(
+                f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1."
+            )
         if any(column.suite for column in exhibit.columns):
             over = "seeds where there are several, else over documents" if several else "documents"
             parts.append(f"Scores in percent ± standard error over {over}.")
@@ -76,7 +80,10 @@ def _of_the_published(exhibit: Exhibit, records: Records, several: bool) -> list
         else "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
     )
     tolerance = load_digitised(records.paper).tolerance
-    return [*told, f"Published curves ({where}): digitised from the paper's plots, losses to about {tolerance:g}."]
+    return [
+        *told,
+        f"Published curves ({where}): digitised from the paper's plots, losses to about {tolerance:g}.",
+    ]
 
 
 def draw(plan: Plan, paper: str, key: str, results: Path, out: Path) -> list[Path]:
@@ -99,7 +106,9 @@ def draw(plan: Plan, paper: str, key: str, results: Path, out: Path) -> list[Pat
 
         with style.drawing():
             figure = figures.DRAWERS[exhibit.kind](exhibit, records)
-            paths = style.save(figure, stem, f"{paper}, {heading} ({plan.scale.name} scale)", digest(records.digests))
+            paths = style.save(
+                figure, stem, f"{paper}, {heading} ({plan.scale.name} scale)", digest(records.digests)
+            )
         text, pairs = caption(exhibit, records), figures.pairs(exhibit, records)
     else:
         from cpt_repro.exhibits import tables, typeset

@@ -10,14 +10,22 @@ import math
 from statistics import mean
 from typing import Any
 
+from cpt_repro.declarations.exhibits import (
+    LEARNING_RATE,
+    Curve,
+    Curves,
+    Exhibit,
+    Panel,
+    Plane,
+    ScheduleDiagram,
+)
+from cpt_repro.declarations.published import load_digitised
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.bars import bar_pairs, bars
-from cpt_repro.exhibits.counterparts import counterparts
-from cpt_repro.exhibits.declarations import LEARNING_RATE, Curve, Curves, Exhibit, Panel, Plane, ScheduleDiagram
-from cpt_repro.exhibits.records import Records
-from cpt_repro.plan import Segment
-from cpt_repro.published import load_digitised
-from cpt_repro.receipts import Receipt
+from cpt_repro.planning.plan import Segment
+from cpt_repro.records.counterparts import counterparts
+from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import Receipt
 
 Points = tuple[list[float], list[float]]
 PUBLISHED = "published (digitised)"
@@ -145,13 +153,17 @@ def _curve_pairs(exhibit: Curves, records: Records) -> list[tuple[str, float, fl
             # Of a chain with a piece missing there is no end to compare.
             if published and lines and all(records.receipts(name) for name in curve.runs):
                 end = min(published[0][-1], *(xs[-1] for xs, _ in lines))
-                found.append((panel.published, _at(published, end), mean(_at(points, end) for points in lines)))
+                found.append(
+                    (panel.published, _at(published, end), mean(_at(points, end) for points in lines))
+                )
         if finals and (level := _published_level(records, panel)) is not None:
             found.append((panel.published, level, mean(finals)))
     return found
 
 
-def _limits(all_points: list[tuple[bool, Points]], panel: Panel, extra: list[float]) -> tuple[float, float] | None:
+def _limits(
+    all_points: list[tuple[bool, Points]], panel: Panel, extra: list[float]
+) -> tuple[float, float] | None:
     """Limits of y that an early transient does not squash: above, what takes more than a third of the height is cut."""
     left, right = panel.xlim
     # Beside curves that go on from a trained model, those from scratch may come in from above the axes.
@@ -175,13 +187,21 @@ def _limits(all_points: list[tuple[bool, Points]], panel: Panel, extra: list[flo
     return low - pad, high + pad
 
 
-def _draw_published(axes: Any, panel: Panel, records: Records) -> tuple[list[tuple[bool, Points]], list[float]]:
+def _draw_published(
+    axes: Any, panel: Panel, records: Records
+) -> tuple[list[tuple[bool, Points]], list[float]]:
     """Draws a panel's published curves and line, thin; returns what the y-limits must have room for."""
     drawn: list[tuple[bool, Points]] = []
     for index, curve in enumerate(panel.curves):
         if points := _published(records, panel, curve):
             gid = f"published-{panel.published}-{index}"
-            axes.plot(*points, **style.line(records.declared.style(curve.runs[0])), linewidth=0.7, zorder=1.8, gid=gid)
+            axes.plot(
+                *points,
+                **style.line(records.declared.style(curve.runs[0])),
+                linewidth=0.7,
+                zorder=1.8,
+                gid=gid,
+            )
             drawn += [(_is_scratch(records, curve.runs[0]), points)] if curve.fits else []
     level = _published_level(records, panel)
     if level is None:
@@ -195,7 +215,9 @@ def _draw_companion(axes: Any, panel: Panel, exhibit: Curves, records: Records) 
     """The published curves of a panel by themselves, on the paper's y-axis."""
     axes.set(xlim=panel.xlim, facecolor=style.TINT)
     if not panel.published:
-        axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.text(
+            0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", va="center", color="#666666"
+        )
         axes.set_yticks([])
         return
     drawn, levels = _draw_published(axes, panel, records)
@@ -260,7 +282,9 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
         marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
         if len(values) > 1:
             stack = np.vstack(values)
-            axes.fill_between(xs, stack.min(axis=0), stack.max(axis=0), color=drawn["color"], alpha=0.14, linewidth=0)
+            axes.fill_between(
+                xs, stack.min(axis=0), stack.max(axis=0), color=drawn["color"], alpha=0.14, linewidth=0
+            )
         if panel.y == LEARNING_RATE:
             marks = {}
         axes.plot(xs, middle, **drawn, **marks, zorder=2 + 0.01 * index)
@@ -285,7 +309,9 @@ def _draw_panel(axes: Any, panel: Panel, exhibit: Curves, records: Records, lege
         if panel.y == LEARNING_RATE:
             limits = (0, limits[1])
         else:
-            taken = [points for _, points in everything] + [(list(panel.xlim), [level, level]) for level in extra]
+            taken = [points for _, points in everything] + [
+                (list(panel.xlim), [level, level]) for level in extra
+            ]
             limits = _entropy_floor(axes, panel, records, limits, legend, taken)
         axes.set_ylim(*limits)
         for label, xs, ys in apart:
@@ -344,7 +370,9 @@ def _boundaries(axes: Any, panel: Panel, stages: list[Stage]) -> None:
         label.set(fontsize=6.5 if turn else 7, color="#444444", rotation=turn, in_layout=bool(turn))
 
 
-def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]) -> tuple[float, float] | None:
+def _empty_corner(
+    panel: Panel, limits: tuple[float, float], lines: list[Points]
+) -> tuple[float, float] | None:
     """A corner (axes fractions) that no curve crosses."""
     import numpy as np
 
@@ -361,11 +389,18 @@ def _empty_corner(panel: Panel, limits: tuple[float, float], lines: list[Points]
 
 
 def _entropy_floor(
-    axes: Any, panel: Panel, records: Records, limits: tuple[float, float], legend: style.Legend, lines: list[Points]
+    axes: Any,
+    panel: Panel,
+    records: Records,
+    limits: tuple[float, float],
+    legend: style.Legend,
+    lines: list[Points],
 ) -> tuple[float, float]:
     """The entropy rate of a generated language, as a line where it is near the curves, else as a note."""
     receipts = [r for curve in panel.curves for name in curve.runs for r in records.receipts(name)]
-    floor = next((r.entropy_floor[panel.y] for r in receipts if r.entropy_floor.get(panel.y) is not None), None)
+    floor = next(
+        (r.entropy_floor[panel.y] for r in receipts if r.entropy_floor.get(panel.y) is not None), None
+    )
     if floor is None:
         return limits
     low, high = limits
@@ -456,7 +491,11 @@ def plane(exhibit: Plane, records: Records) -> Any:
     figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)
     legend, scatter = style.Legend(), None
     measured = [
-        {r.segment.seed: r for r in records.receipts(curve.runs[0]) if {exhibit.x, exhibit.y} <= set(r.curves)}
+        {
+            r.segment.seed: r
+            for r in records.receipts(curve.runs[0])
+            if {exhibit.x, exhibit.y} <= set(r.curves)
+        }
         for curve in exhibit.curves
     ]
     for curve, receipts in zip(exhibit.curves, shared(measured), strict=True):
@@ -468,7 +507,10 @@ def plane(exhibit: Plane, records: Records) -> Any:
         tokens = [t for t, _ in receipts[0].curve(exhibit.x) if t <= exhibit.until]
         receipts = [r for r in receipts if [t for t, _ in r.curve(exhibit.x)][: len(tokens)] == tokens]
         # Of several seeds the path of the mean losses: one path a seed cannot be read.
-        seeds = [[[loss for _, loss in r.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y)] for r in receipts]
+        seeds = [
+            [[loss for _, loss in r.curve(c)[: len(tokens)]] for c in (exhibit.x, exhibit.y)]
+            for r in receipts
+        ]
         middle = [[mean(losses) for losses in zip(*axis, strict=True)] for axis in zip(*seeds, strict=True)]
         paths = [[[math.exp(loss) for loss in losses] for losses in path] for path in [*seeds, middle]]
         fits = [r_squared(*path) for path in paths[:-1]]
@@ -494,7 +536,12 @@ def plane(exhibit: Plane, records: Records) -> Any:
         bar.set_label(_tokens_label(records).replace("; ", ";\n"))
         bar.outline.set_linewidth(0.5)
         legend.add(
-            "before the first update", reference=True, color=style.START, marker="o", markersize=6, linestyle="none"
+            "before the first update",
+            reference=True,
+            color=style.START,
+            marker="o",
+            markersize=6,
+            linestyle="none",
         )
         legend.add(
             "end of the warm-up", reference=True, marker="o", markerfacecolor="none", markeredgecolor=style.WARMED_UP,
@@ -514,7 +561,10 @@ def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
     figure, (axes,) = style.figure(style.SINGLE, 2.2, 1, 1)
     rule, total = exhibit.schedule, 1000
     axes.plot(
-        range(total + 1), [rule(t, total) for t in range(total + 1)], color=style.COLOURS["vermillion"], linewidth=1.6
+        range(total + 1),
+        [rule(t, total) for t in range(total + 1)],
+        color=style.COLOURS["vermillion"],
+        linewidth=1.6,
     )
     warm = rule.warmup_frac * total
     axes.axvline(warm, color="#777777", linestyle=(0, (2, 2)), linewidth=0.7)
@@ -524,7 +574,9 @@ def schedule(exhibit: ScheduleDiagram, records: Records) -> Any:
     half = rule.eta_max / 2
     axes.annotate("linear warm-up", (warm / 2, half), (warm * 1.6, half * 0.9), arrowprops=arrow, va="center")
     axes.text(0.62 * total, rule(0.5 * total, total) * 1.1, "cosine decay")
-    axes.set(xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.1), xlabel="iterations", ylabel="learning rate")
+    axes.set(
+        xlim=(-20, total + 20), ylim=(0, rule.eta_max * 1.1), xlabel="iterations", ylabel="learning rate"
+    )
     return figure
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.exhibits.declarations import Style
+from cpt_repro.declarations.exhibits import Style
 from cpt_repro.files import whole_file
 
 SINGLE, DOUBLE = 3.4, 6.9
@@ -90,7 +90,9 @@ def drawing() -> Iterator[None]:
     manager._findfont_cached.cache_clear()
     try:
         with matplotlib.rc_context():
-            matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"})
+            matplotlib.rcParams.update(
+                {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
+            )
             matplotlib.rcParams.update(seaborn.plotting_context("paper") | seaborn.axes_style("ticks") | RC)
             yield
     finally:
@@ -146,7 +148,9 @@ class Legend:
         if label not in self.entries:
             self.entries[label] = Line2D([], [], **look)
             if not reference:
-                self._order.insert(self._order.index(self._last) + 1 if self._last else len(self._order), label)
+                self._order.insert(
+                    self._order.index(self._last) + 1 if self._last else len(self._order), label
+                )
         if not reference:
             self._last = label
 
@@ -179,7 +183,9 @@ def save(figure: Any, stem: Path, title: str, receipts: str) -> list[Path]:
     # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
     matplotlib.rcParams["svg.hashsalt"] = hashlib.sha256(title.encode()).hexdigest()
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Title": title, "Date": None, "Creator": None, "Source": receipts})
+    figure.savefig(
+        text, format="svg", metadata={"Title": title, "Date": None, "Creator": None, "Source": receipts}
+    )
     with whole_file(svg) as aside:
         aside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
     return [png, svg]

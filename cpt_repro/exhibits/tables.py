@@ -10,12 +10,22 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from cpt_repro.exhibits.counterparts import counterparts
-from cpt_repro.exhibits.declarations import COUNTED, Anchors, Column, Domains, Exhibit, Generations, Row, Rows, Settings
-from cpt_repro.exhibits.records import NO_COUNTERPART, NOT_RUN, Records
+from cpt_repro.declarations.exhibits import (
+    COUNTED,
+    Anchors,
+    Column,
+    Domains,
+    Exhibit,
+    Generations,
+    Row,
+    Rows,
+    Settings,
+)
+from cpt_repro.declarations.published import Value, load_published
 from cpt_repro.exhibits.typeset import MARKS, MISPRINT, NOT_PUBLISHED, Cell, Measured, Table, Texts, Values
-from cpt_repro.plan import domain_shares
-from cpt_repro.published import Value, load_published
+from cpt_repro.planning.plan import domain_shares
+from cpt_repro.records.counterparts import counterparts
+from cpt_repro.records.lookup import NO_COUNTERPART, NOT_RUN, Records
 
 #: A normalised effect stands on a denominator of at least so many standard errors.
 SURE = 2
@@ -89,7 +99,9 @@ def _score(row: Row, suite: str, task: str | None, records: Records) -> Measured
     """A task's value or the suite's average, in percent."""
     suites = [e.suites[suite] for e in records.evaluations(row.run or row.merge) if suite in e.suites]
     if task:
-        found = [(s["tasks"][task]["value"], s["tasks"][task]["stderr"]) for s in suites if task in s["tasks"]]
+        found = [
+            (s["tasks"][task]["value"], s["tasks"][task]["stderr"]) for s in suites if task in s["tasks"]
+        ]
     else:
         found = [(s["average"], s["stderr"]) for s in suites]
     return _mean([100 * v for v, _ in found], [100 * (e or 0) for _, e in found], 2) if found else None
@@ -100,7 +112,9 @@ def _here(row: Row, records: Records) -> str:
     segment = records.segment(row.run or row.merge)
     if segment is None:
         return NO_COUNTERPART
-    return f"{segment.model.layers} × {segment.model.width}, {'merge' if row.merge else _count(segment.tokens)}"
+    return (
+        f"{segment.model.layers} × {segment.model.width}, {'merge' if row.merge else _count(segment.tokens)}"
+    )
 
 
 def _rate_text(rate: float) -> str:
@@ -137,7 +151,10 @@ def _texts(column: Column, rows: tuple[Row, ...], records: Records) -> Texts | N
 def _values(exhibit: Rows, column: Column, records: Records) -> list[Values]:
     """The columns that a declaration of losses or scores stands for, not yet compared."""
     scale, rows, keys = records.scale, exhibit.rows, [_key(row, records) for row in exhibit.rows]
-    misprints, heads = counterparts(records.paper).misprints, [h for c in exhibit.columns for h in c.published]
+    misprints, heads = (
+        counterparts(records.paper).misprints,
+        [h for c in exhibit.columns for h in c.published],
+    )
     digits = max((_digits(_said(exhibit, records, head, len(rows))) for head in heads), default=0)
 
     def made(heading: str, published: str | None, find: Any, said: str = "", here: str = "") -> Values:
@@ -184,7 +201,9 @@ def _values(exhibit: Rows, column: Column, records: Records) -> list[Values]:
     return out + [made(task, None, score(task)) for task in own.values()]
 
 
-def _compare(column: Values, keys: list[tuple[str, str, str]], anchors: tuple[Anchors, ...], losses: bool) -> None:
+def _compare(
+    column: Values, keys: list[tuple[str, str, str]], anchors: tuple[Anchors, ...], losses: bool
+) -> None:
     """Fills in ranks (1 is best; ties of printed digits share the better one), effects and differences.
 
     Only rows that have both values count, and a run that stands in two rows counts once.
@@ -239,7 +258,9 @@ def rows(exhibit: Rows, records: Records) -> Table:
         notes.append("Rank: 1 is best, among rows with the same new data and model that have both values.")
         if any(cell.effects != (None, None) for cell in cells):
             says = " or ".join(dict.fromkeys(anchor.says for anchor in exhibit.anchors))
-            notes.append(f"Effect: {says}; – where that gap is 0 in print or within {SURE} standard errors here.")
+            notes.append(
+                f"Effect: {says}; – where that gap is 0 in print or within {SURE} standard errors here."
+            )
     return Table(columns, notes)
 
 
@@ -320,7 +341,9 @@ def generations(exhibit: Generations, records: Records) -> Table:
             name = row.name or records.declared.names.get(row.run, row.run)
             out.append((prompt, name, told[0] if told else records.why(row.run)))
     heads = ("Prompt", "Training tokens", f"Generation{at}")
-    return Table([Texts(head, list(cells)) for head, cells in zip(heads, zip(*out, strict=True), strict=True)], notes)
+    return Table(
+        [Texts(head, list(cells)) for head, cells in zip(heads, zip(*out, strict=True), strict=True)], notes
+    )
 
 
 def _setting(field: str, run: str, records: Records) -> tuple[str | None, str]:
@@ -359,7 +382,9 @@ def settings(exhibit: Settings, records: Records) -> Table:
             text, state = _setting(row.field, row.run or column.run, records) if row.field else everywhere
             cell = _cell(value, Measured(text, text) if text else None, state)
             if scale == "paper" and value and text:
-                cell.difference = "equal" if str(value.value).replace(",", "") == text.replace(",", "") else "differs"
+                cell.difference = (
+                    "equal" if str(value.value).replace(",", "") == text.replace(",", "") else "differs"
+                )
             cells.append(cell)
         columns.append(Values(column.label or column.published, "", "", scale, cells))
     return Table(columns, [])

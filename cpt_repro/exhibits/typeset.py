@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpt_repro.exhibits.records import NO_COUNTERPART
+from cpt_repro.declarations.published import Value
 from cpt_repro.files import whole_file, write_text
-from cpt_repro.published import Value
+from cpt_repro.records.lookup import NO_COUNTERPART
 
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -109,13 +109,18 @@ class Values(NamedTuple):
         out = []
         title = lambda side, detail="": f"{self.heading} ({side}{': ' * bool(detail)}{detail})"  # noqa: E731
         if any(cell.published for cell in self.cells):
-            signs = [MARKS.get(c.published.mark, "") + MISPRINT * c.misprint if c.published else "" for c in self.cells]
+            signs = [
+                MARKS.get(c.published.mark, "") + MISPRINT * c.misprint if c.published else ""
+                for c in self.cells
+            ]
             texts = [self.published(cell) + sign for cell, sign in zip(self.cells, signs, strict=True)]
             out.append(Texts(title("published", self.said), texts))
         if self.published_only:
             return out
         here = [c.reproduced.text if c.reproduced else c.state.partition(";")[0] for c in self.cells]
-        out.append(Texts(title(self.at, self.here) if out else title(f"{self.at}; {NOT_PUBLISHED}", self.here), here))
+        out.append(
+            Texts(title(self.at, self.here) if out else title(f"{self.at}; {NOT_PUBLISHED}", self.here), here)
+        )
         compared = [_compared(cell, self.digits or 0) for cell in self.cells]
         if any(compared):
             effects = any(cell.effects != (None, None) for cell in self.cells)
@@ -131,7 +136,9 @@ class Values(NamedTuple):
         inside = f"{self.here}, {at}" if self.here else at
         every = {
             "published": [self.published(c) if c.published else None for c in self.cells],
-            "mark": [c.published.mark + "; misprint" * c.misprint if c.published else None for c in self.cells],
+            "mark": [
+                c.published.mark + "; misprint" * c.misprint if c.published else None for c in self.cells
+            ],
             f"reproduced ({inside})": [m.value for m in measured],
             f"standard error ({at})": [m.error for m in measured],
             f"noise of the validation set ({at})": [m.noise for m in measured],
@@ -145,7 +152,9 @@ class Values(NamedTuple):
             f"difference ({at})": [c.difference for c in self.cells],
         }
         kept = ("published", "reproduced", "state")
-        return {f"{self.heading}, {k}": v for k, v in every.items() if k.split(" (")[0] in kept or {*v} - {None}}
+        return {
+            f"{self.heading}, {k}": v for k, v in every.items() if k.split(" (")[0] in kept or {*v} - {None}
+        }
 
 
 class Table(NamedTuple):
@@ -244,9 +253,13 @@ def _tabular(columns: list[Texts]) -> str:
     stacked = [r"\\".join(map(escape_tex, _wrapped(column))) for column in columns]
     heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
     heads = [escape_tex(column.heading) for column in columns] if breaks else heads
-    body = [[escape_tex(text) for text in row] for row in zip(*(column.cells for column in columns), strict=True)]
+    body = [
+        [escape_tex(text) for text in row] for row in zip(*(column.cells for column in columns), strict=True)
+    ]
     frame = pd.DataFrame(body, columns=heads)
-    text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=long if breaks else "l" * len(columns))
+    text = frame.style.hide(axis="index").to_latex(
+        hrules=True, column_format=long if breaks else "l" * len(columns)
+    )
     fitting = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
     return text if breaks else f"{fitting}{{%\n{text}}}\n"
 
@@ -259,7 +272,9 @@ def write_tex(table: Table, path: Path, title: str, caption: str, label: str, sc
     name, place, high = ("sidewaystable*", "", SIDEWAYS_ROWS) if wide else ("table*", "[t]", UPRIGHT_ROWS)
     rows = len(parts[0][1][0].cells) * len(parts)
     floats = [[part] for part in parts] if rows > high else [parts]
-    text = "% needs \\usepackage{booktabs,array,graphicx,rotating} and, before them, \\usepackage[T1]{fontenc}\n"
+    text = (
+        "% needs \\usepackage{booktabs,array,graphicx,rotating} and, before them, \\usepackage[T1]{fontenc}\n"
+    )
     for number, inside in enumerate(floats):
         text += f"\\begin{{{name}}}{place}\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
         if number:
@@ -267,7 +282,8 @@ def write_tex(table: Table, path: Path, title: str, caption: str, label: str, sc
         else:
             text += f"\\caption{{\\textbf{{{told}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\\smallskip\n"
         text += "\\par\\medskip\n".join(
-            (f"{escape_tex(above)}\\par\\smallskip\n" if above else "") + _tabular(columns) for above, columns in inside
+            (f"{escape_tex(above)}\\par\\smallskip\n" if above else "") + _tabular(columns)
+            for above, columns in inside
         )
         text += f"\\end{{{name}}}\n"
     write_text(path, text)

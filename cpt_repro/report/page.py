@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.citation import citation
-from cpt_repro.exhibits.declarations import Exhibit, load_exhibits, needs
+from cpt_repro.declarations.exhibits import Exhibit, load_exhibits, needs
+from cpt_repro.declarations.published import load_discrepancies
 from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.published import load_discrepancies
-from cpt_repro.receipts import evaluation_path, receipt_path
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.records.receipts import evaluation_path, receipt_path
+from cpt_repro.report.citation import citation
 
 #: Pixels of a drawn PNG per CSS pixel: figures come at 200 dots per inch, and so their letters have the size of text.
 DENSITY = 1.45
@@ -80,7 +80,11 @@ def _exhibit(plan: Plan, paper: str, key: str, exhibit: Exhibit, folder: Path) -
     """All that the page says of one exhibit; `about` is None where it was not drawn."""
     word, number = key.split("_")
     figure = word == "figure"
-    picture, name, scale = folder / paper / f"{key}.{'png' if figure else 'md'}", f"{paper}/{key}", plan.scale.name
+    picture, name, scale = (
+        folder / paper / f"{key}.{'png' if figure else 'md'}",
+        f"{paper}/{key}",
+        plan.scale.name,
+    )
     sidecar = folder / paper / f"{key}.json"
     out: dict[str, Any] = {
         "id": f"{paper}-{key}",
@@ -144,7 +148,8 @@ def _tree(plan: Plan, paper: str, receipts: dict[str, dict[str, Any]]) -> list[d
                 "tokens": f"{segments[0].tokens:,}",
                 "billions": f"{segments[0].billions:.0f}",
                 "seeds": [
-                    {"seed": s.seed, "state": state(s), "link": _link(plan, f"receipt {s.id}")} for s in segments
+                    {"seed": s.seed, "state": state(s), "link": _link(plan, f"receipt {s.id}")}
+                    for s in segments
                 ],
                 "children": nodes(name),
             }
@@ -154,7 +159,9 @@ def _tree(plan: Plan, paper: str, receipts: dict[str, dict[str, Any]]) -> list[d
     return nodes(None)
 
 
-def _environment(plan: Plan, results: Path, receipts: dict[str, dict[str, Any]], models: list[str]) -> dict[str, Any]:
+def _environment(
+    plan: Plan, results: Path, receipts: dict[str, dict[str, Any]], models: list[str]
+) -> dict[str, Any]:
     """Versions and hardware over all receipts and evaluations, with how many have each, and the time they took."""
     found = [evaluation_path(results, plan.scale.name, model) for model in models]
     evaluations = [read_json(path) for path in found if path.exists()]
@@ -185,13 +192,17 @@ def render(plan: Plan, results: Path, figures: Path) -> str:
         paper: [_exhibit(plan, paper, key, exhibit, folder) for key, exhibit in of.items()]
         for paper, of in declared.items()
     }
-    models = [m for paper, of in declared.items() for exhibit in of.values() for m in needs(plan, paper, exhibit)[1]]
+    models = [
+        m for paper, of in declared.items() for exhibit in of.values() for m in needs(plan, paper, exhibit)[1]
+    ]
     models = list(dict.fromkeys(models))
     receipts = _receipts(plan, results)
     claims = read_json(folder / "claims.json") if (folder / "claims.json").exists() else None
     verdicts = list(dict.fromkeys([*VERDICTS, *(claims or {"counts": ()})["counts"]]))
     drawn = [exhibit for of in exhibits.values() for exhibit in of if exhibit["about"]]
-    current = sum(receipt.get("identity") == plan.segments[name].identity for name, receipt in receipts.items())
+    current = sum(
+        receipt.get("identity") == plan.segments[name].identity for name, receipt in receipts.items()
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM, GPTNeoXLayer
 
-from cpt_repro.config import Execution
+from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
 
 #: Our attention's name among those of transformers.
@@ -134,7 +134,9 @@ def spread_optimizer(optimizer: torch.optim.Optimizer, told: dict[str, Any]) -> 
 def trial(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
     """One forward and backward pass beside all that a later one finds in memory; nothing of it stays."""
     # AdamW makes its two moments at its first update.
-    moments = [torch.empty_like(p) for p in wrapped.parameters() if p not in optimizer.state for _ in range(2)]
+    moments = [
+        torch.empty_like(p) for p in wrapped.parameters() if p not in optimizer.state for _ in range(2)
+    ]
     try:
         wrapped.loss(wrapped(batch), batch).backward()
     finally:
@@ -155,7 +157,9 @@ def fits_by_trial(attempt: Callable[[int], None]) -> Callable[[int], bool]:
     return fits
 
 
-def fits_by_measure(attempt: Callable[[int], None], peak: Callable[[], int], memory: int) -> Callable[[int], bool]:
+def fits_by_measure(
+    attempt: Callable[[int], None], peak: Callable[[], int], memory: int
+) -> Callable[[int], bool]:
     """Whether the memory would do, as extrapolated from the peaks (bytes) of one sequence and of two.
 
     For sharded models, of whose ranks none may run out of memory alone: the others would wait for it in a collective.
@@ -167,7 +171,9 @@ def fits_by_measure(attempt: Callable[[int], None], peak: Callable[[], int], mem
     return lambda size: peaks[0] + (size - 1) * max(peaks[1] - peaks[0], 0) <= USABLE * memory
 
 
-def largest_that_fits(share: int, fits: Callable[[int], bool], agree: Callable[[bool], bool], where: str) -> int:
+def largest_that_fits(
+    share: int, fits: Callable[[int], bool], agree: Callable[[bool], bool], where: str
+) -> int:
     """`share`, or the first of its half, quarter, ... that fits on every rank; `agree` says whether all said yes."""
     size = share
     while not agree(fits(size)):

@@ -8,12 +8,12 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from cpt_repro.data.tokenizer import hashes, verify_tokenizer
+from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, whole_folder, write_text
-from cpt_repro.manifests import load_manifest
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import Receipt, is_current, read_receipt
-from cpt_repro.training.model import WEIGHTS, check_weights
+from cpt_repro.models.neox import WEIGHTS, check_weights
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import Receipt, is_current, read_receipt
 from cpt_repro.training.store import Store
 
 CARD = """---
@@ -50,7 +50,9 @@ None is granted here. Whoever publishes these weights states one that agrees wit
 """
 
 
-def export_run(plan: Plan, store: Store, data: Path, run: str, out: Path, iteration: int | None = None) -> Path:
+def export_run(
+    plan: Plan, store: Store, data: Path, run: str, out: Path, iteration: int | None = None
+) -> Path:
     """Writes a trained run's model as the folder `out` and returns it.
 
     It holds `config.json`, `model.safetensors`, the tokenizer (from `data`, the scale's folder), the run's receipt and
@@ -69,9 +71,13 @@ def export_run(plan: Plan, store: Store, data: Path, run: str, out: Path, iterat
     iteration = segment.iterations if iteration is None else iteration
     if iteration not in receipt.checkpoints:
         kept = ", ".join(map(str, sorted(receipt.checkpoints)))
-        raise UserError(f"no weights of iteration {iteration} were kept.", where=segment.id, do=f"Kept are: {kept}.")
+        raise UserError(
+            f"no weights of iteration {iteration} were kept.", where=segment.id, do=f"Kept are: {kept}."
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("it exists and is not an empty folder.", where=str(out), do="Name another, or empty it.")
+        raise UserError(
+            "it exists and is not an empty folder.", where=str(out), do="Name another, or empty it."
+        )
     tokenizer, folder = data / "tokenizer", store.weights(segment, iteration)
     if "none" in hashes(tokenizer).values():
         do = f"Make it: `cpt-repro corpus tokenizer --scale {plan.scale.name}`."

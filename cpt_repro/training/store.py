@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.config import ROOT
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import file_digest, read_json, write_json, writing
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import Receipt, is_current, read_receipt
-from cpt_repro.sizes import GB, MOMENTS, WEIGHTS, parameters
+from cpt_repro.models.sizes import GB, MOMENTS, WEIGHTS, parameters
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.project import ROOT
+from cpt_repro.records.receipts import Receipt, is_current, read_receipt
 
 #: The optimizer's state beside a model's weights.
 OPTIMIZER = "optimizer.pt"
@@ -125,7 +125,11 @@ class SavedStates:
 
     @contextmanager
     def adding(
-        self, iteration: int, write: bool = True, sharded: bool = False, execution: dict[str, Any] | None = None
+        self,
+        iteration: int,
+        write: bool = True,
+        sharded: bool = False,
+        execution: dict[str, Any] | None = None,
     ) -> Iterator[Path]:
         """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest removed.
 

@@ -34,18 +34,26 @@ with warnings.catch_warnings():
     from composer.utils import FSDP2Config, dist
 
 from cpt_repro import __version__
-from cpt_repro.config import ROOT, Execution, Scale
 from cpt_repro.data.build import load_fingerprint, open_domain, validation_sample
 from cpt_repro.data.order import Order
 from cpt_repro.data.shards import REBUILD, Sequences
+from cpt_repro.declarations.manifests import load_manifest
+from cpt_repro.declarations.scale import Execution, Scale
 from cpt_repro.errors import UserError
 from cpt_repro.files import code_commit, file_digest
-from cpt_repro.manifests import load_manifest
-from cpt_repro.plan import Segment, streams
-from cpt_repro.receipts import FinalLoss, Receipt, write
+from cpt_repro.models.load_outside import start_outside
+from cpt_repro.models.neox import (
+    empty_model,
+    load_optimizer,
+    load_weights,
+    neox_config,
+    new_model,
+    save_model,
+)
+from cpt_repro.planning.plan import Segment, streams
+from cpt_repro.project import ROOT
+from cpt_repro.records.receipts import FinalLoss, Receipt, write
 from cpt_repro.training import execution as spread
-from cpt_repro.training.model import empty_model, load_optimizer, load_weights, neox_config, new_model, save_model
-from cpt_repro.training.outside import start_outside
 from cpt_repro.training.store import SavedStates, Store
 
 for _name in ("composer", "streaming"):
@@ -63,7 +71,12 @@ def keep_memory() -> None:
         pass  # another C library: slower, with the same bits
 
 
-BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0  # Ibrahim Table 13; eps from the authors' configuration
+BETAS, EPS, WEIGHT_DECAY, CLIP = (
+    (0.9, 0.95),
+    1e-8,
+    0.1,
+    1.0,
+)  # Ibrahim Table 13; eps from the authors' configuration
 #: Seconds that ranks wait for each other at most: the first one hashes and writes what takes minutes at 10B.
 PATIENCE = 3600
 #: Validation sequences in one forward pass on a CPU where nothing is said.
@@ -153,13 +166,13 @@ class Corpora:
                 fault = f"it was built from the manifest {found['manifest']}, which is now {wanted}."
                 raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
             if self.scale and found["sequence_length"] != self.scale.sequence_length:
-                fault = (
-                    f"its sequences have {found['sequence_length']} tokens; {self.scale.sequence_length} are wanted."
-                )
+                fault = f"its sequences have {found['sequence_length']} tokens; {self.scale.sequence_length} are wanted."
                 raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
             tokenizer = self.root / "tokenizer" / "tokenizer.json"
             if tokenizer.exists() and (now := file_digest(tokenizer)) != found["tokenizer"]:
-                fault = f"it was made with another tokenizer: SHA-256 {found['tokenizer']}, which is now {now}."
+                fault = (
+                    f"it was made with another tokenizer: SHA-256 {found['tokenizer']}, which is now {now}."
+                )
                 raise UserError(fault, where=str(self.root / corpus), do=REBUILD)
             self._fingerprints[corpus] = found
         return self._fingerprints[corpus]
@@ -172,14 +185,18 @@ class Batches(Dataset):
         leaves = streams(segment.mixture)
         self._sequences = {(s.corpus, s.domain): corpora.sequences(s.corpus, s.domain) for s in leaves}
         sizes = {key: len(sequences) for key, sequences in self._sequences.items()}
-        self.order = Order(segment.mixture, sizes, segment.batch_sequences, segment.seed, segment.batch_offset)
+        self.order = Order(
+            segment.mixture, sizes, segment.batch_sequences, segment.seed, segment.batch_offset
+        )
         self.length = segment.iterations
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, iteration: int) -> torch.Tensor:
-        size = self.order.batch_size // dist.get_world_size()  # `train` has seen to it that nothing is left over
+        size = (
+            self.order.batch_size // dist.get_world_size()
+        )  # `train` has seen to it that nothing is left over
         low, parts = dist.get_global_rank() * size, []
         for stream, indices in self.order.batch(iteration):
             own = indices[max(low, 0) : max(low + size, 0)]
@@ -276,7 +293,13 @@ class Losses(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What resumption needs."""
-        return {"curves": self.curves, "train": self.train, "rates": self.rates, "sum": self._sum, "count": self._count}
+        return {
+            "curves": self.curves,
+            "train": self.train,
+            "rates": self.rates,
+            "sum": self._sum,
+            "count": self._count,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
@@ -427,13 +450,23 @@ def environment() -> dict[str, str]:
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = lines[0].partition(":")[2].strip() if lines else cpu
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    modules = {"torch": torch, "numpy": np, "transformers": transformers, "composer": composer, "streaming": streaming}
+    modules = {
+        "torch": torch,
+        "numpy": np,
+        "transformers": transformers,
+        "composer": composer,
+        "streaming": streaming,
+    }
     versions = {name: module.__version__ for name, module in modules.items()}
     return {"python": platform.python_version(), "hardware": device, **versions}
 
 
 def start_weights(
-    model: torch.nn.Module, segment: Segment, parent: Segment | None, store: Store, tokenizer: Path | None = None
+    model: torch.nn.Module,
+    segment: Segment,
+    parent: Segment | None,
+    store: Store,
+    tokenizer: Path | None = None,
 ) -> str | None:
     """Puts the weights of the parent, or of the model from outside, into `model`; returns the SHA-256 of the parent's
     file or of the outside model's tensors, None for a run from scratch. `tokenizer`: the folder of the data's."""
@@ -481,7 +514,9 @@ def _newest(saved: SavedStates, sharded: bool) -> tuple[int, Path | None, dict[s
     return iteration, inner, saved.execution(iteration)
 
 
-def _microbatch(trainer: Trainer, segment: Segment, execution: Execution, sharded: bool, before: dict[str, Any]) -> int:
+def _microbatch(
+    trainer: Trainer, segment: Segment, execution: Execution, sharded: bool, before: dict[str, Any]
+) -> int:
     """Sequences of a forward pass. `auto`: those of the run that is gone on with, else as many as fit."""
     ranks, told = dist.get_world_size(), execution.microbatch_sequences
     share = segment.batch_sequences // ranks
@@ -539,7 +574,9 @@ def train(
             do="Use a number of ranks that does.",
         )
     if device == "gpu" and not torch.cuda.is_available():
-        raise UserError("the scale asks for a GPU, and there is none.", where=segment.id, do="Choose a scale for CPUs.")
+        raise UserError(
+            "the scale asks for a GPU, and there is none.", where=segment.id, do="Choose a scale for CPUs."
+        )
     keep_memory()
     torch.set_num_threads(segment.threads)
     torch.manual_seed(segment.seed)
@@ -574,7 +611,10 @@ def train(
     losses = Losses(segment, validation, rate)
     weights = KeepWeights(segment, store, kept)
     saved = SavedStates(store.folder(segment), fingerprints)
-    pace, how = Pace(), {name: getattr(execution, name) for name in RECORDED} | {"ranks": ranks, "fsdp": sharded}
+    pace, how = (
+        Pace(),
+        {name: getattr(execution, name) for name in RECORDED} | {"ranks": ranks, "fsdp": sharded},
+    )
     resumable = Resumable(saved, save_every, how)
     clip = Clip(spread.gradient_excess(machine._device) if sharded else 1.0)
     callbacks = [pace, rate, clip, losses, weights, resumable, *([Report(progress)] if progress else [])]
@@ -632,7 +672,9 @@ def train(
         # Torch's handler would raise again for every other reader that ends, wherever this process then is.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         fault = "a process that reads data was killed or ran out of memory."
-        raise UserError(fault, where=segment.id, do="Run again: it goes on from the last checkpoint.") from None
+        raise UserError(
+            fault, where=segment.id, do="Run again: it goes on from the last checkpoint."
+        ) from None
     finally:
         trainer.close()
     seconds = time.perf_counter() - began
@@ -648,12 +690,16 @@ def train(
         segment=segment,
         parent_weights=parent_weights,
         data=fingerprints,
-        entropy_floor={corpus: corpora.fingerprint(corpus).get("entropy_floor") for corpus in segment.validate_on},
+        entropy_floor={
+            corpus: corpora.fingerprint(corpus).get("entropy_floor") for corpus in segment.validate_on
+        },
         curves=losses.curves,
         learning_rate=losses.rates,
         train_loss=losses.train,
         final={corpus: _final(losses, corpus, segment) for corpus in validation},
-        sequence_losses={corpus: [round(v, 5) for v in losses.sequences[corpus].tolist()] for corpus in validation},
+        sequence_losses={
+            corpus: [round(v, 5) for v in losses.sequences[corpus].tolist()] for corpus in validation
+        },
         checkpoints=weights.hashes,
         parameters=sum(p.numel() for p in model.parameters()),
         code={"cpt_repro": __version__},

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.identity import evaluation_identity
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import Evaluation, evaluation_path, is_current, write
+from cpt_repro.planning.evaluation_identity import evaluation_identity
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import Evaluation, evaluation_path, is_current, write
 from cpt_repro.training.store import Store
 
 #: Ibrahim Tables 8 and 9: five German prompts, continuations of one length.
@@ -39,13 +39,15 @@ def evaluate_models(
         from cpt_repro.evaluation.generate import generate, held_out_prompts
         from cpt_repro.evaluation.harness import Harness, environment
         from cpt_repro.evaluation.merge import merge_folders
-        from cpt_repro.training.model import check_weights
+        from cpt_repro.models.neox import check_weights
 
         harness = harness or Harness(plan.scale, data)
         for segment, iteration in sources:
             if not store.has(segment, iteration):
                 raise UserError(
-                    "the weights are missing.", where=str(store.weights(segment, iteration)), do="Train the run again."
+                    "the weights are missing.",
+                    where=str(store.weights(segment, iteration)),
+                    do="Train the run again.",
                 )
             check_weights(store.weights(segment, iteration), store.recorded_hash(segment, iteration))
         folders = [store.weights(segment, iteration) for segment, iteration in sources]

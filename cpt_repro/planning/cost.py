@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cpt_repro.config import ROOT, Scale
+from cpt_repro.declarations.exhibits import absent, find_exhibit, needs
+from cpt_repro.declarations.manifests import Files, Hub, load_manifest
+from cpt_repro.declarations.scale import Scale
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.identity import evaluation_identity
-from cpt_repro.exhibits.declarations import absent, find_exhibit, needs
 from cpt_repro.files import read_json
-from cpt_repro.manifests import Files, Hub, load_manifest
-from cpt_repro.plan import Part, Plan, Segment
-from cpt_repro.receipts import corpus_path, read_fingerprint, receipt_path
-from cpt_repro.sizes import FORMULAS, GB, IN_MEMORY, flops_per_token, matmul_parameters, parameters
+from cpt_repro.models.sizes import FORMULAS, GB, IN_MEMORY, flops_per_token, matmul_parameters, parameters
+from cpt_repro.planning.evaluation_identity import evaluation_identity
+from cpt_repro.planning.plan import Part, Plan, Segment
+from cpt_repro.project import ROOT
+from cpt_repro.records.receipts import corpus_path, read_fingerprint, receipt_path
 from cpt_repro.training.store import kept_bytes, state_bytes
-from cpt_repro.workflow import Workflow, outstanding
+from cpt_repro.workflow.jobs import Workflow, outstanding
 
 #: Rows of what was measured, one JSON object a line.
 MEASUREMENTS = ROOT / "benchmarks"
@@ -91,7 +92,9 @@ class Options:
         if self.mfu is not None and self.mfu > 1:
             raise UserError(f"--mfu {self.mfu:g} is above 1.", do="It is a share of the peak, such as 0.45.")
         if self.attention not in FORMULAS:
-            raise UserError(f"--attention '{self.attention}' is unknown.", do=f"Known: {', '.join(FORMULAS)}.")
+            raise UserError(
+                f"--attention '{self.attention}' is unknown.", do=f"Known: {', '.join(FORMULAS)}."
+            )
         foreign = {"cores"} if device == "gpu" else set(numbers) - {"cores"}
         if wrong := sorted(map(_flag, foreign & set(told))):
             where, runs_on = f"configs/scales/{scale}.yaml, device", {"gpu": "GPUs", "cpu": "CPUs"}[device]
@@ -146,7 +149,9 @@ def _benchmark_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise UserError("not a JSON object.", where=f"{path}, line {number}", do="Correct or remove the line.")
+                raise UserError(
+                    "not a JSON object.", where=f"{path}, line {number}", do="Correct or remove the line."
+                )
             rows.append((path.name, row))
     return iter(sorted(rows, key=lambda item: str(item[1].get("date", ""))))
 
@@ -219,7 +224,9 @@ def speed_of(
     gpu, small = plan.scale.device == "gpu", segment.model.width < FILLS_A_GPU
     if not gpu or (small and not chosen):
         bench = "gpu" if gpu else "train"
-        return Speed(None, "unknown", f"measure it with `cpt-repro bench {bench}`, or give --tokens-per-second")
+        return Speed(
+            None, "unknown", f"measure it with `cpt-repro bench {bench}`, or give --tokens-per-second"
+        )
     mfu, peak = options.mfu or MFU, options.peak_tflops or PEAK_TFLOPS
     source = f"MFU {mfu:g} of {peak:g} TFLOP/s, {FORMULAS[options.attention]}"
     return Speed(mfu * peak * 1e12 / flops, "given" if chosen else "assumed", source, small)
@@ -297,7 +304,9 @@ def schedule(processes: list[Process], devices: int) -> tuple[float, int]:
 # -- the estimate
 
 
-def _selection(workflow: Workflow, exhibits: tuple[str, ...]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+def _selection(
+    workflow: Workflow, exhibits: tuple[str, ...]
+) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """(exhibits, segments with ancestors, models to evaluate) asked for; everything without `exhibits`."""
     plan = workflow.plan
     if not exhibits:
@@ -307,7 +316,9 @@ def _selection(workflow: Workflow, exhibits: tuple[str, ...]) -> tuple[list[tupl
     models: dict[str, None] = {}
     for key in keys:
         if len(key) < 2:
-            raise UserError(f"'{key[0]}' is no exhibit.", do="Write <paper>/<exhibit>, such as ibrahim2024/figure_05.")
+            raise UserError(
+                f"'{key[0]}' is no exhibit.", do="Write <paper>/<exhibit>, such as ibrahim2024/figure_05."
+            )
         segments, evaluated = needs(plan, key[0], find_exhibit(*key))
         models |= dict.fromkeys(evaluated)
         sources = [s.id for model in evaluated for s, _ in evaluation_identity(plan, model)[1]]
@@ -356,10 +367,17 @@ def corpus_disk(workflow: Workflow, corpus: str) -> dict[str, Any]:
         # What is built of it does not depend on the scale.
         tokens, basis = manifest.tokens_billions * 1e9, "manifest"
     elif isinstance(manifest, Files):
-        tokens, basis = sum(split.text_bytes for split in manifest.splits.values()) / 4, "estimate: 4 bytes a token"
+        tokens, basis = (
+            sum(split.text_bytes for split in manifest.splits.values()) / 4,
+            "estimate: 4 bytes a token",
+        )
     else:
         tokens, basis = sum(manifest.words.values()), "estimate: 1 token a word"
-    return {"tokens": round(tokens), "bytes": round(tokens * TOKEN_BYTES * (length + 1) / length), "basis": basis}
+    return {
+        "tokens": round(tokens),
+        "bytes": round(tokens * TOKEN_BYTES * (length + 1) / length),
+        "basis": basis,
+    }
 
 
 def _counts(device_count: int | None, least: int, seconds: float, processes: list[Process]) -> list[int]:
@@ -483,7 +501,9 @@ def _absent(plan: Plan, exhibits: list[tuple[str, str]] | None) -> dict[str, str
     return {"/".join(run): why for run in named if (why := absent(plan, *run))}
 
 
-def _model(plan: Plan, segment: Segment, options: Options, given: dict[str, float], results: Path) -> dict[str, Any]:
+def _model(
+    plan: Plan, segment: Segment, options: Options, given: dict[str, float], results: Path
+) -> dict[str, Any]:
     scale, execution = plan.scale, plan.scale.run_as(segment.model_name)
     count = parameters(segment.model, segment.vocabulary)
     flops = flops_per_token(segment.model, segment.vocabulary, segment.sequence_length, options.attention)
@@ -558,7 +578,9 @@ def sums_of(rows: list[dict[str, Any]], price: float | None) -> dict[str, Any]:
     }
 
 
-def _processes(plan: Plan, rows: list[dict[str, Any]], models: dict[str, dict[str, Any]], part: str) -> list[Process]:
+def _processes(
+    plan: Plan, rows: list[dict[str, Any]], models: dict[str, dict[str, Any]], part: str
+) -> list[Process]:
     """The processes of all rows, or of those left, in an order in which what is waited for comes first.
 
     Where a speed is unknown all times are in FLOPs, which keeps their proportions.
@@ -573,10 +595,15 @@ def _processes(plan: Plan, rows: list[dict[str, Any]], models: dict[str, dict[st
     for name in (name for name in plan.bundles if name in members):
         model = models[members[name][0]["model"]]
         work = [
-            3600 * r["device_hours"] if known else r["training_flops"] + r["validation_flops"] for r in members[name]
+            3600 * r["device_hours"] if known else r["training_flops"] + r["validation_flops"]
+            for r in members[name]
         ]
         parents = {process_of.get(row["parent"]) for row in members[name]} - {None, name}
-        states = max(state_bytes(plan.segments[row["id"]]) for row in members[name]) if plan.scale.save_every else 0
+        states = (
+            max(state_bytes(plan.segments[row["id"]]) for row in members[name])
+            if plan.scale.save_every
+            else 0
+        )
         devices, part_of = model["devices_per_process"], 1 / model["processes_per_device"]
         out.append(Process(name, parents, devices, part_of, sum(work) / devices, states))
     return out
@@ -586,7 +613,9 @@ def _disk(
     workflow: Workflow, segments: list[Segment], rows: list[dict[str, Any]], wall: list[dict[str, Any]]
 ) -> dict[str, Any]:
     used = {corpus for segment in segments for corpus in segment.data}
-    corpora = {corpus: corpus_disk(workflow, corpus) for corpus in workflow.plan.scale.corpora if corpus in used}
+    corpora = {
+        corpus: corpus_disk(workflow, corpus) for corpus in workflow.plan.scale.corpora if corpus in used
+    }
     for corpus, told in corpora.items():
         told["tokens_read"] = round(sum(corpus_tokens(segment).get(corpus, 0) for segment in segments))
     sizes = {

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cpt_repro.cost import sums_of
+from cpt_repro.planning.cost import sums_of
 from cpt_repro.training.store import SavedStates
 
 
@@ -28,7 +28,9 @@ def _tokens(count: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
+    unit, name = next(
+        ((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB")
+    )
     return f"{count / unit:.3g} {name}" if count < 1e15 else f"{count / 1e12:,.0f} TB"
 
 
@@ -51,7 +53,9 @@ def _tree(rows: list[dict[str, Any]]) -> Iterator[tuple[int, str, list[dict[str,
     for run, members in runs.items():
         children.setdefault(names.get(members[0]["parent"]), []).append(run)
 
-    def below(run: tuple[str, str], depth: int, above: str) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
+    def below(
+        run: tuple[str, str], depth: int, above: str
+    ) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
         shared = os.path.commonprefix([above.rpartition("/")[0] + "/", run[1]]).rpartition("/")[0]
         yield depth, run[1][len(shared) :].lstrip("/"), runs[run]
         for child in children.get(run, []):
@@ -67,7 +71,9 @@ def _tree(rows: list[dict[str, Any]]) -> Iterator[tuple[int, str, list[dict[str,
 
 def _table(title: str, *headings: str) -> Table:
     """The first column to the left, numbers to the right."""
-    out = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+    out = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
+    )
     for k, heading in enumerate(headings):
         out.add_column(heading, justify="right" if k else "left", no_wrap=bool(k), overflow="fold")
     return out
@@ -82,7 +88,9 @@ def print_estimate(told: dict[str, Any]) -> None:
         console.print(f"{told['scale']}: nothing to train.")
         return
     whole, left = told["all"], told["left"]
-    runs = _table(f"{told['scale']}: runs, below what they start from", "run", "tokens", "FLOP", f"{unit}-h", "done")
+    runs = _table(
+        f"{told['scale']}: runs, below what they start from", "run", "tokens", "FLOP", f"{unit}-h", "done"
+    )
     for depth, name, rows in _tree(told["segments"]):
         if not rows:
             runs.add_row(f"[bold]{name}[/]")
@@ -90,7 +98,12 @@ def print_estimate(told: dict[str, Any]) -> None:
         sums, done = sums_of(rows, None), sum(row["done"] for row in rows)
         seeds = f" [dim]({len(rows)} seeds)[/]" if len(rows) > 1 else ""
         state = "yes" if done == len(rows) else f"{done} of {len(rows)}" if done else "no"
-        work = [_tokens(sums["tokens"]), f"{sums['training_flops']:.1e}", _number(sums["device_hours"]), state]
+        work = [
+            _tokens(sums["tokens"]),
+            f"{sums['training_flops']:.1e}",
+            _number(sums["device_hours"]),
+            state,
+        ]
         runs.add_row("  " * (depth - 1) + name + seeds, *work)
     console.print(runs)
     console.print(
@@ -123,17 +136,30 @@ def print_estimate(told: dict[str, Any]) -> None:
     for name, model in told["models"].items():
         console.print(f"tokens/s of {name}: {model['speed']} ({model['speed_source']}).")
         if model["at_best"]:
-            console.print(f"[bold]{name} is too small to fill a GPU: it will take longer, perhaps many times.[/]")
+            console.print(
+                f"[bold]{name} is too small to fill a GPU: it will take longer, perhaps many times.[/]"
+            )
     if gpu:
         console.print("GB a GPU: weights, gradients, Adam's moments; activations and buffers come on top.")
 
     priced = whole["price_usd"] is not None
     work = _table(
-        "\nWork", "", "segments", "tokens", "FLOP", "validation", f"{unit}-hours", *(["USD"] if priced else [])
+        "\nWork",
+        "",
+        "segments",
+        "tokens",
+        "FLOP",
+        "validation",
+        f"{unit}-hours",
+        *(["USD"] if priced else []),
     )
     parts = [("all", whole), *((f"  {name}", model["all"]) for name, model in told["models"].items())]
     for part, sums in [*parts[: len(parts) if len(parts) > 2 else 1], ("done", told["done"]), ("left", left)]:
-        flops = [f"{sums['training_flops']:.3g}", f"{sums['validation_flops']:.3g}", _number(sums["device_hours"])]
+        flops = [
+            f"{sums['training_flops']:.3g}",
+            f"{sums['validation_flops']:.3g}",
+            _number(sums["device_hours"]),
+        ]
         money = [f"{sums['price_usd']:,.0f}"] if priced else []
         work.add_row(part, str(sums["segments"]), _tokens(sums["tokens"]), *flops, *money)
     console.print(work)
@@ -175,9 +201,15 @@ def _print_wall(told: dict[str, Any], unit: str, console: Console) -> None:
         busy = "?" if row["busy_share"] is None else f"{row['busy_share']:.0%}"
         money = [f"{row['held_usd']:,.0f}" if row["held_usd"] else "-"] if held else []
         wall.add_row(
-            f"{row['devices']:,}", _hours_and_days(row["all_hours"]), _hours_and_days(row["left_hours"]), busy, *money
+            f"{row['devices']:,}",
+            _hours_and_days(row["all_hours"]),
+            _hours_and_days(row["left_hours"]),
+            busy,
+            *money,
         )
     path = told["critical_path_hours"]
-    wall.add_row("any", _hours_and_days(path["all"]), _hours_and_days(path["left"]), "", *([""] if held else []))
+    wall.add_row(
+        "any", _hours_and_days(path["all"]), _hours_and_days(path["left"]), "", *([""] if held else [])
+    )
     console.print(wall)
     console.print("any: the longest chain of runs, which no number of them makes shorter.")

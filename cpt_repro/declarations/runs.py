@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import PAPERS, Count, Name, Share, Strict, parse, read_yaml
+from cpt_repro.declarations.published import Variant, load_discrepancies
+from cpt_repro.declarations.schedules import Schedule
+from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.published import Variant, load_discrepancies
-from cpt_repro.schedules import Schedule
+from cpt_repro.project import PAPERS
 
 
 class Batch(Strict):
@@ -110,7 +111,9 @@ class Run(Strict):
             if self.keep:
                 raise ValueError("'keep' needs a parent that is a run: a model from outside has weights only")
             if self.replay_fraction and not self.init_from.data:
-                raise ValueError("replay needs to know what the model from outside saw: 'init_from.data', '.billions'")
+                raise ValueError(
+                    "replay needs to know what the model from outside saw: 'init_from.data', '.billions'"
+                )
         if self.printed_for and not (len(self.data) == 1 and "/" in next(iter(self.data))):
             raise ValueError("'printed_for' is for a run on one domain, corpus/k")
         return self
@@ -194,7 +197,9 @@ def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
                     raise UserError(f"the key '{key}.eta_min_ratio' is wrong.", where=where, do=do) from None
                 filled["schedule"] = schedule
             if full_name in out:
-                raise UserError(f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them.")
+                raise UserError(
+                    f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them."
+                )
             out[full_name] = filled
     return out
 
@@ -219,7 +224,9 @@ def _switch(runs: dict[str, Any], paper: str, variants: tuple[str, ...]) -> None
                 names = [name for name in runs if fnmatchcase(name, pattern)]
                 if not names:
                     do = "Correct the pattern."
-                    raise UserError(f"no run fits '{pattern}' of the variant '{variant}'.", where=where, do=do)
+                    raise UserError(
+                        f"no run fits '{pattern}' of the variant '{variant}'.", where=where, do=do
+                    )
                 for name, (key, value) in itertools.product(names, change.set.items()):
                     before = decided.setdefault((name, key), (variant, value))
                     if before[1] != value:
@@ -243,7 +250,9 @@ def load_papers(variants: tuple[str, ...] = (), where: str = "variants") -> list
             near = difflib.get_close_matches(variant, known, n=1)
             do = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known) or 'none'}."
             raise UserError(f"the variant '{variant}' is unknown.", where=where, do=do)
-    own = {name: tuple(v for v in known if v in variants and v.startswith(f"{name}/")) for name in paper_names()}
+    own = {
+        name: tuple(v for v in known if v in variants and v.startswith(f"{name}/")) for name in paper_names()
+    }
     return [load_paper(name, own[name]) if own[name] else load_paper(name) for name in own]
 
 

@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cpt_repro.config import Execution, load_scale
+from cpt_repro.declarations.exhibits import find_exhibit, load_exhibits, needs
+from cpt_repro.declarations.manifests import Hub, load_manifest
+from cpt_repro.declarations.scale import Execution, load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import declared_suites
-from cpt_repro.evaluation.identity import evaluation_identity
-from cpt_repro.exhibits.declarations import find_exhibit, load_exhibits, needs
 from cpt_repro.files import digest, read_json, write_text, writing
-from cpt_repro.manifests import Hub, load_manifest
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import corpus_path, evaluation_path, is_current, read_fingerprint, receipt_path
+from cpt_repro.planning.evaluation_identity import evaluation_identity
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.records.receipts import (
+    corpus_path,
+    evaluation_path,
+    is_current,
+    read_fingerprint,
+    receipt_path,
+)
 from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
@@ -56,12 +62,16 @@ class Workflow:
         self.scale, self.results, self.figures = scale, Path(results), Path(figures)
         self.data = Path(data) / scale
         self.store = Store(scale)
-        self.exhibits = {(paper, key): e for paper in self.plan.papers for key, e in load_exhibits(paper).items()}
+        self.exhibits = {
+            (paper, key): e for paper in self.plan.papers for key, e in load_exhibits(paper).items()
+        }
 
     @cached_property
     def needs(self) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
         """(paper, exhibit) -> (segments, models to be evaluated)."""
-        return {(paper, key): needs(self.plan, paper, exhibit) for (paper, key), exhibit in self.exhibits.items()}
+        return {
+            (paper, key): needs(self.plan, paper, exhibit) for (paper, key), exhibit in self.exhibits.items()
+        }
 
     @cached_property
     def evaluations(self) -> list[str]:
@@ -141,7 +151,9 @@ class Workflow:
         scale = self.plan.scale
         return execution.ranks_per_node * (scale.threads + scale.loader_workers)
 
-    def _resources(self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float) -> dict[str, int | str]:
+    def _resources(
+        self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float
+    ) -> dict[str, int | str]:
         """What a job asks for. `gpus`: of one node, below 1 where jobs share one.
 
         GPUs are not asked for under the name `gpu`: of that the Slurm executor makes one task for every GPU, each of
@@ -215,8 +227,13 @@ class Workflow:
     def corpus_request(self, corpus: str) -> str:
         """Wish for a built corpus, input of its job."""
         if corpus not in self.plan.scale.corpora:
-            raise UserError(f"the corpus '{corpus}' is unknown.", do=f"Known: {', '.join(self.plan.scale.corpora)}.")
-        manifest, length = load_manifest(self.plan.scale.corpora[corpus]).digest, self.plan.scale.sequence_length
+            raise UserError(
+                f"the corpus '{corpus}' is unknown.", do=f"Known: {', '.join(self.plan.scale.corpora)}."
+            )
+        manifest, length = (
+            load_manifest(self.plan.scale.corpora[corpus]).digest,
+            self.plan.scale.sequence_length,
+        )
         path = Path(self.fingerprint(corpus))
         built = read_fingerprint(path) if path.exists() else {}
         current = (built.get("manifest"), built.get("sequence_length")) == (manifest, length)
@@ -244,7 +261,9 @@ class Workflow:
         current = {}
         for corpus, name in self.plan.scale.corpora.items():
             path = corpus_path(self.results, self.scale, corpus)
-            current[corpus] = path.exists() and read_fingerprint(path)["manifest"] == load_manifest(name).digest
+            current[corpus] = (
+                path.exists() and read_fingerprint(path)["manifest"] == load_manifest(name).digest
+            )
         return [corpus for corpus, there in current.items() if not there]
 
     def corpus_record(self, corpus: str) -> str:
@@ -262,7 +281,9 @@ class Workflow:
             own = {segment.id for segment in todo}
             corpora = sorted({corpus for segment in todo for corpus in segment.data})
             parents = sorted({s.parent for s in todo if s.parent in to_train and s.parent not in own})
-            inputs = [self.fingerprint(corpus) for corpus in corpora] + [self.receipt(parent) for parent in parents]
+            inputs = [self.fingerprint(corpus) for corpus in corpora] + [
+                self.receipt(parent) for parent in parents
+            ]
             inputs += [self._request(f"runs/{s.id}", s.identity, self.receipt(s.id), False) for s in todo]
             run_as = self.plan.scale.run_as(todo[0].model_name)
             cores, gpus = self.cores(run_as), run_as.ranks_per_node / run_as.jobs_per_gpu
@@ -282,9 +303,13 @@ class Workflow:
                 inputs = [self.receipt(source) for source in sorted(sources & to_train)]
                 for model in todo:
                     wanted = evaluation_identity(self.plan, model)[0]
-                    inputs.append(self._request(f"evaluations/{model}", wanted, self.evaluation(model), False))
+                    inputs.append(
+                        self._request(f"evaluations/{model}", wanted, self.evaluation(model), False)
+                    )
                 suites = str(self.data / "suites" / "fingerprint.json")
-                weights = {s.model_name for model in todo for s, _ in evaluation_identity(self.plan, model)[1]}
+                weights = {
+                    s.model_name for model in todo for s, _ in evaluation_identity(self.plan, model)[1]
+                }
                 run_as = [self.plan.scale.run_as(model) for model in weights]
                 hours, memory = max(e.hours for e in run_as), max(e.memory_gb for e in run_as)
                 threads, outputs = self.plan.scale.threads, [self.evaluation(model) for model in todo]
@@ -342,7 +367,9 @@ class Workflow:
         return [*exhibits, *self.ledger_files(), *self.report_files()]
 
 
-def outstanding(plan: Plan, results: Path, store: Store, evaluations: list[str]) -> tuple[list[str], list[str]]:
+def outstanding(
+    plan: Plan, results: Path, store: Store, evaluations: list[str]
+) -> tuple[list[str], list[str]]:
     """(segments to train, models to evaluate): those without a current receipt, and what they need from the store.
 
     A segment with a current receipt is trained again only where its weights are gone and something still to be made
@@ -360,7 +387,9 @@ def outstanding(plan: Plan, results: Path, store: Store, evaluations: list[str])
         if segment.id not in to_train:
             to_train.add(segment.id)
             if segment.parent:
-                need_weights(plan.segments[segment.parent], segment.parent_iteration, "optimizer" in segment.keep)
+                need_weights(
+                    plan.segments[segment.parent], segment.parent_iteration, "optimizer" in segment.keep
+                )
 
     def need_weights(segment: Segment, iteration: int, optimizer: bool = False) -> None:
         if not store.has(segment, iteration, optimizer):

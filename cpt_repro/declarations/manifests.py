@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cpt_repro.config import MANIFESTS, Count, Name, Share, Strict, parse, read_yaml
+from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
+from cpt_repro.project import MANIFESTS
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -136,7 +137,9 @@ class Files(Manifest):
             raise ValueError("'splits' must name both splits")
         for split, source in self.splits.items():
             if unknown := set(source.domains) - set(self.domains):
-                raise ValueError(f"splits.{split}.domains names {', '.join(sorted(unknown))}, unknown in 'domains'")
+                raise ValueError(
+                    f"splits.{split}.domains names {', '.join(sorted(unknown))}, unknown in 'domains'"
+                )
         return self
 
 
@@ -219,8 +222,12 @@ def load_manifest(name: str) -> Generated | Files | Hub:
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         known = ", ".join(KINDS)
-        raise UserError(f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=f"Known kinds: {known}.")
+        raise UserError(
+            f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=f"Known kinds: {known}."
+        )
     manifest = parse(KINDS[kind], value, str(path))
     if manifest.name != name:
-        raise UserError(f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name.")
+        raise UserError(
+            f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name."
+        )
     return manifest

@@ -14,13 +14,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from cpt_repro.config import ModelSize, MoreSeeds, Scale, Strict
+from cpt_repro.declarations.manifests import load_manifest
+from cpt_repro.declarations.runs import Merge, Paper, Run, load_papers
+from cpt_repro.declarations.scale import ModelSize, MoreSeeds, Scale
+from cpt_repro.declarations.schedules import Schedule
+from cpt_repro.declarations.strict import Strict
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
-from cpt_repro.manifests import load_manifest
-from cpt_repro.outside import check_size
-from cpt_repro.papers import Merge, Paper, Run, load_papers
-from cpt_repro.schedules import Schedule
+from cpt_repro.models.outside import check_size
 
 #: Evaluations of one segment, at most.
 MOST_EVALUATIONS = 10_000
@@ -151,10 +152,14 @@ class Plan:
 
     def _repeat(self, more: MoreSeeds) -> None:
         for pattern in more.runs:
-            names = [(p, n) for p in self.papers.values() for n in p.runs if fnmatchcase(f"{p.paper}/{n}", pattern)]
+            names = [
+                (p, n) for p in self.papers.values() for n in p.runs if fnmatchcase(f"{p.paper}/{n}", pattern)
+            ]
             if not names:
                 where = f"configs/scales/{self.scale.name}.yaml, more_seeds.runs"
-                raise UserError(f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any.")
+                raise UserError(
+                    f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any."
+                )
             for paper, name in names:
                 for seed in more.seeds:
                     self._resolve(paper, name, seed, ())
@@ -171,9 +176,13 @@ class Plan:
     def _resolve(self, paper: Paper, name: str, seed: int, below: tuple[str, ...]) -> Segment | None:
         where = self._where(paper, name)
         if name not in paper.runs:
-            raise UserError(f"the run '{name}' is not declared.", where=self._where(paper, below[-1]), do="Declare it.")
+            raise UserError(
+                f"the run '{name}' is not declared.", where=self._where(paper, below[-1]), do="Declare it."
+            )
         if name in below:
-            raise UserError("the run is its own ancestor.", where=where, do="Break the circle in 'init_from'.")
+            raise UserError(
+                "the run is its own ancestor.", where=where, do="Break the circle in 'init_from'."
+            )
         segment_id = self.id_of(paper.paper, name, seed)
         if segment_id in self.segments or (paper.paper, name) in self.absent:
             return self.segments.get(segment_id)
@@ -210,7 +219,9 @@ class Plan:
         for key in (*run.data, *(run.init_from.data if run.init_from else ())):
             if not re.fullmatch(r"[^/]+(/[1-9][0-9]*)?", key):
                 do = "Write a corpus, or corpus/k for its k-th largest domain, k from 1."
-                raise UserError(f"'{key}' in 'data' is not a corpus or one of its domains.", where=where, do=do)
+                raise UserError(
+                    f"'{key}' in 'data' is not a corpus or one of its domains.", where=where, do=do
+                )
             corpus, rank = _split_rank(key)
             if corpus not in self._shares:
                 do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
@@ -222,17 +233,23 @@ class Plan:
         segment = self._segment(paper, name, run, seed, parent, where)
         twin = next((s for s in self.segments.values() if s.identity == segment.identity), None)
         if twin is not None:
-            raise UserError(f"it is the same training as '{twin.id}'.", where=where, do="Use that run's name instead.")
+            raise UserError(
+                f"it is the same training as '{twin.id}'.", where=where, do="Use that run's name instead."
+            )
         self.segments[segment_id] = segment
         return segment
 
-    def _segment(self, paper: Paper, name: str, run: Run, seed: int, parent: Segment | None, where: str) -> Segment:
+    def _segment(
+        self, paper: Paper, name: str, run: Run, seed: int, parent: Segment | None, where: str
+    ) -> Segment:
         scale = self.scale
         batch = run.batch or paper.batch
         sequences = batch.sequences if scale.batch_sequences == "published" else scale.batch_sequences
         if scale.batch_sequences == "published" and scale.sequence_length != batch.sequence_length:
             do = f"Set 'sequence_length' of the scale to {batch.sequence_length}, or give it a 'batch_sequences'."
-            raise UserError(f"its batch is of sequences of {batch.sequence_length} tokens.", where=where, do=do)
+            raise UserError(
+                f"its batch is of sequences of {batch.sequence_length} tokens.", where=where, do=do
+            )
         execution = scale.run_as(run.model)
         if sequences % execution.ranks:
             fault = f"{execution.ranks} ranks do not divide its batch of {sequences} sequences."
@@ -263,7 +280,9 @@ class Plan:
                         where=where,
                         do="Ask for an earlier iteration or lengthen the parent.",
                     )
-                asked = scale.iterations(run.init_from.iteration * parent_batch.tokens / 1e9, parent.batch_sequences)
+                asked = scale.iterations(
+                    run.init_from.iteration * parent_batch.tokens / 1e9, parent.batch_sequences
+                )
                 if asked > parent.iterations:
                     raise UserError(
                         f"'init_from.iteration' asks for {asked} iterations at this scale, but '{parent.name}' stops "
@@ -276,7 +295,9 @@ class Plan:
                     total = iterations = parent.schedule_iterations - parent_iteration
                     if total < 1:
                         do = "Ask for an earlier iteration."
-                        what = f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
+                        what = (
+                            f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
+                        )
                         raise UserError(what, where=where, do=do)
         external = self._external(run, where)
         offset = 0
@@ -288,9 +309,7 @@ class Plan:
         closing_first = max(1, iterations - its(scale.validation.closing))
         n = scale.validation.closing_evaluations
         if billions / scale.validation.every > MOST_EVALUATIONS:
-            what = (
-                f"{billions:g}B tokens with an evaluation every {scale.validation.every:g}B are too many evaluations."
-            )
+            what = f"{billions:g}B tokens with an evaluation every {scale.validation.every:g}B are too many evaluations."
             raise UserError(what, where=where, do="Raise 'validation.every' of the scale.")
         closing = {round(closing_first + (iterations - closing_first) * k / (n - 1)) for k in range(n)}
         regular = {its(k * scale.validation.every) for k in range(int(billions / scale.validation.every) + 1)}
@@ -337,7 +356,10 @@ class Plan:
         first = start_billions * self.scale.tokens_per_billion / self.scale.sequence_length
         total = sum(shares.values())
         parts = tuple(
-            Part(share=part / total, stream=Stream(corpus=corpus, domain=domain, start=round(first * part / total)))
+            Part(
+                share=part / total,
+                stream=Stream(corpus=corpus, domain=domain, start=round(first * part / total)),
+            )
             for domain, part in shares.items()
         )
         return Part(share=share, parts=parts)
@@ -354,7 +376,9 @@ class Plan:
         check_size(told.model, told.size, size, size.vocab_size or entries, where, setting)
         mixture = tuple(self._corpus_part(key, share, 0) for key, share in told.data.items())
         return External(
-            model=told.model, mixture=mixture, tokens=round((told.billions or 0) * self.scale.tokens_per_billion)
+            model=told.model,
+            mixture=mixture,
+            tokens=round((told.billions or 0) * self.scale.tokens_per_billion),
         )
 
     def _mixture(self, run: Run, parent: Segment | None, external: External | None) -> tuple[Part, ...]:
@@ -373,10 +397,12 @@ class Plan:
         stages = [(s.tokens, s.mixture[1:] if s.replay_fraction else s.mixture) for s in lineage]
         shares = reservoir_shares([tokens for tokens, _ in outside + stages], run.replay_fraction)
         replayed = tuple(
-            Part(share=share, parts=mixture) for (_, mixture), share in zip(outside + stages, shares, strict=True)
+            Part(share=share, parts=mixture)
+            for (_, mixture), share in zip(outside + stages, shares, strict=True)
         )
         replayed = tuple(
-            part.model_copy(update={"parts": _renormalised(part.parts)}) if part.parts else part for part in replayed
+            part.model_copy(update={"parts": _renormalised(part.parts)}) if part.parts else part
+            for part in replayed
         )
         return (
             Part(share=run.replay_fraction, parts=replayed),

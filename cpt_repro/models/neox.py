@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
-from cpt_repro.config import ModelSize
+from cpt_repro.declarations.scale import ModelSize
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, read_json, whole_folder, write_json
 from cpt_repro.training.store import OPTIMIZER
@@ -98,7 +98,9 @@ def check_weights(folder: Path, expected: str | None = None) -> str:
     """The SHA-256 of a saved folder's weights; missing ones, and another hash than `expected`, are a `UserError`."""
     path = folder / WEIGHTS
     if not path.exists():
-        raise UserError("the weights are missing.", where=str(path), do="Train the run that makes them again.")
+        raise UserError(
+            "the weights are missing.", where=str(path), do="Train the run that makes them again."
+        )
     found = file_digest(path)
     if expected is not None and found != expected:
         fault = f"the weights are altered: SHA-256 {expected} was written, {found} is there."

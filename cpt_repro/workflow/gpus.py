@@ -41,7 +41,9 @@ def _installed() -> dict[str, str]:
     """
     if told := os.environ.get("CPT_REPRO_GPUS"):
         if not told.isdecimal():
-            raise UserError(f"'{told}' is no number of GPUs.", where="$CPT_REPRO_GPUS", do="Correct or unset it.")
+            raise UserError(
+                f"'{told}' is no number of GPUs.", where="$CPT_REPRO_GPUS", do="Correct or unset it."
+            )
         return {str(index): "" for index in range(int(told))}
     rows = _asked(["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"])
     if rows is not None:
@@ -63,7 +65,11 @@ def visible() -> list[str]:
         if name in ("", "-1"):  # hides all that follow
             break
         # One GPU should have one name, however it was chosen; a UUID may be cut short.
-        same = [i for i, uuid in _installed().items() if uuid.startswith(name)] if name.startswith("GPU-") else []
+        same = (
+            [i for i, uuid in _installed().items() if uuid.startswith(name)]
+            if name.startswith("GPU-")
+            else []
+        )
         names.append(same[0] if len(same) == 1 else name)
     return list(dict.fromkeys(names))
 
@@ -150,11 +156,15 @@ class Lease:
                 if not other["gpus"] and name < self.path.name and set(other["among"]) & set(among):
                     return []
             used = {
-                gpu: sum(Fraction(1, other["jobs_per_gpu"]) for other in others.values() if gpu in other["gpus"])
+                gpu: sum(
+                    Fraction(1, other["jobs_per_gpu"]) for other in others.values() if gpu in other["gpus"]
+                )
                 for gpu in among
             }
             share = Fraction(1, self.own["jobs_per_gpu"])
-            free = sorted((gpu for gpu in among if used[gpu] + share <= 1), key=used.get)  # the emptiest first
+            free = sorted(
+                (gpu for gpu in among if used[gpu] + share <= 1), key=used.get
+            )  # the emptiest first
             if len(free) >= count:
                 self.own["gpus"] = sorted(free[:count], key=among.index)
                 self._write()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import locked, write_json
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import receipt_path, write
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.records.receipts import receipt_path, write
 from cpt_repro.training.store import Store, check_room
 
 
@@ -31,7 +31,10 @@ def train_segments(
         published = receipt_path(results, plan.scale.name, segment.id)
         failure = published.with_name("failure.json")
         # Two calls at once, in one folder or with one store: the second waits, and then finds it done.
-        lock, waits = store.folder(segment).with_suffix(".lock"), f"{label}: another process trains it; waiting"
+        lock, waits = (
+            store.folder(segment).with_suffix(".lock"),
+            f"{label}: another process trains it; waiting",
+        )
         with locked(lock, lambda waits=waits: say(waits)) if first else nullcontext():
             receipt = store.finished(segment, kept)
             if receipt is None:
@@ -78,4 +81,6 @@ def train_segments(
             failure.unlink(missing_ok=True)
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
-        raise UserError(f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again.")
+        raise UserError(
+            f"{len(failed)} of {len(segments)} segments failed. {listing}", do="Mend the cause; run again."
+        )

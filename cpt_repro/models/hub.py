@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from cpt_repro.config import MANIFESTS
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, locked, read_json, write_json
+from cpt_repro.project import MANIFESTS
 
 LOCK = MANIFESTS / "hub.lock.json"
 MIRROR_VARIABLE = "CPT_REPRO_HUB"
@@ -32,7 +32,9 @@ class Repository:
     pinned by the lock file from then on. `gating`: what a manifest says about access, for the error message.
     """
 
-    def __init__(self, kind: Kind, name: str, revision: str | None = None, gating: str = "", lock: Path | None = None):
+    def __init__(
+        self, kind: Kind, name: str, revision: str | None = None, gating: str = "", lock: Path | None = None
+    ):
         self.kind, self.name, self.revision, self.gating = kind, name, revision, gating
         self.lock = lock or LOCK
         self.key = f"{kind}:{name}@{revision or 'default'}"
@@ -55,23 +57,33 @@ class Repository:
     def _failed(self, error: Exception, file: str = "") -> UserError:
         from huggingface_hub import errors
 
-        where = f"{self.kind} {self.name}, revision {self.revision or 'default'}" + (f", {file}" if file else "")
+        where = f"{self.kind} {self.name}, revision {self.revision or 'default'}" + (
+            f", {file}" if file else ""
+        )
         copies = f"or put a copy below ${MIRROR_VARIABLE}/{self.kind}s/{self.name}"
         if isinstance(error, errors.GatedRepoError):
             access = f" ({self.gating})" if self.gating else ""
             do = f"Accept its conditions on the hub and log in with `hf auth login`, {copies}."
             return UserError(f"access to it is restricted{access}.", where=where, do=do)
         if isinstance(error, errors.RevisionNotFoundError):
-            return UserError("this revision does not exist (any more).", where=where, do=f"Pin another, {copies}.")
+            return UserError(
+                "this revision does not exist (any more).", where=where, do=f"Pin another, {copies}."
+            )
         if isinstance(error, errors.RepositoryNotFoundError):
             said = f" ({self.gating})" if self.gating else ""
             return UserError(
                 f"the repository does not exist, or is private{said}.", where=where, do=f"Log in, {copies}."
             )
-        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            return UserError("the file does not exist there.", where=where, do="Correct the name in the declaration.")
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(
+            error, errors.LocalEntryNotFoundError
+        ):
+            return UserError(
+                "the file does not exist there.", where=where, do="Correct the name in the declaration."
+            )
         told = " ".join(str(error).split())[:200]
-        return UserError(f"the hub cannot be reached ({told}).", where=where, do=f"Try again with a network, {copies}.")
+        return UserError(
+            f"the hub cannot be reached ({told}).", where=where, do=f"Try again with a network, {copies}."
+        )
 
     @property
     def known_files(self) -> list[str]:
@@ -106,14 +118,18 @@ class Repository:
             except Exception as error:
                 raise self._failed(error) from error
         fitting = sorted(name for name in found if fnmatchcase(name, pattern))
-        lost = {name for name in self._locked_entry().get("files", {}) if fnmatchcase(name, pattern)} - set(fitting)
+        lost = {name for name in self._locked_entry().get("files", {}) if fnmatchcase(name, pattern)} - set(
+            fitting
+        )
         if lost:
             what = f"{len(lost)} files that were used before are missing, {min(lost)} among them."
             where = str(self.copy or f"{self.kind} {self.name}")
             raise UserError(what, where=where, do=f"Restore them, or remove '{self.key}' from {self.lock}.")
         if not fitting:
             where = f"{self.kind} {self.name}" + (f" in {self.copy}" if self.copy else "")
-            raise UserError(f"no file fits '{pattern}'.", where=where, do="Correct the pattern or complete the copy.")
+            raise UserError(
+                f"no file fits '{pattern}'.", where=where, do="Correct the pattern or complete the copy."
+            )
         return fitting
 
     def fetch(self, file: str) -> Path:
@@ -144,7 +160,9 @@ class Repository:
         if self.copy:
             path = self.copy / file
             if not path.resolve().is_relative_to(self.copy.resolve()):
-                raise UserError("it leads out of the copy.", where=str(path), do="Copy the file itself, not a link.")
+                raise UserError(
+                    "it leads out of the copy.", where=str(path), do="Copy the file itself, not a link."
+                )
             if not path.is_file():
                 raise UserError("the file is missing in the copy.", where=str(path), do="Complete the copy.")
             return path

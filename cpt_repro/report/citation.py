@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.config import ROOT, read_yaml
+from cpt_repro.declarations.exhibits import load_exhibits
+from cpt_repro.declarations.strict import read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits.declarations import load_exhibits
 from cpt_repro.files import digest, read_json
-from cpt_repro.plan import Plan
+from cpt_repro.planning.plan import Plan
+from cpt_repro.project import ROOT
 
 Key = tuple[str, str]
 
@@ -91,12 +92,16 @@ def citation(plan: Plan, figures: Path, exhibit: str | None, commit: str | None)
     else:
         papers = list(plan.papers)
         receipts = digest({"/".join(key): digest(about["sha256"]) for key, about in drawn.items()})
-        what = f"{len(drawn)} of {len(keys)} exhibits" if len(drawn) < len(keys) else f"all {len(keys)} exhibits"
+        what = (
+            f"{len(drawn)} of {len(keys)} exhibits" if len(drawn) < len(keys) else f"all {len(keys)} exhibits"
+        )
         label = f"cpt_repro_{scale}"
     records = {name for about in drawn.values() for name in about["sha256"]}
     seeds = sorted({int(m[1]) for name in records if (m := re.search(r"/seed-(\d+)$", name))})
     project = read_yaml(ROOT / "CITATION.cff")
-    authors = ", ".join(a.get("name") or f"{a['given-names']} {a['family-names']}" for a in project["authors"])
+    authors = ", ".join(
+        a.get("name") or f"{a['given-names']} {a['family-names']}" for a in project["authors"]
+    )
     told = [f"scale {scale}"]
     told += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
     told += [f"{len(records)} records, SHA-256 {receipts}"] if records else ["no records behind it"]
@@ -123,5 +128,7 @@ def citation(plan: Plan, figures: Path, exhibit: str | None, commit: str | None)
                 *(f"It replicates {reference['text']}." for reference in references),
             ]
         ),
-        "bibtex": "\n\n".join([_bibtex("misc", label, own), *(reference["bibtex"] for reference in references)]),
+        "bibtex": "\n\n".join(
+            [_bibtex("misc", label, own), *(reference["bibtex"] for reference in references)]
+        ),
     }

@@ -10,15 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.config import ModelSize
+from cpt_repro.declarations.runs import OutsideSize
+from cpt_repro.declarations.scale import ModelSize
 from cpt_repro.errors import UserError
 from cpt_repro.files import read_json
-from cpt_repro.hub import MIRROR_VARIABLE, Repository
-from cpt_repro.papers import OutsideSize
+from cpt_repro.models.hub import MIRROR_VARIABLE, Repository
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 #: Of these the first that is there is read.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 class Outside:
@@ -29,7 +34,9 @@ class Outside:
         if model.startswith(("/", "./")):
             self.folder = Path(model)
             if not self.folder.is_dir():
-                raise UserError("the folder does not exist.", where=model, do="Correct the path in 'init_from'.")
+                raise UserError(
+                    "the folder does not exist.", where=model, do="Correct the path in 'init_from'."
+                )
             return
         if ".." in model:
             do = "Write <owner>/<name>@<revision>, or a path that begins with / or ./."
@@ -73,7 +80,9 @@ class Outside:
     def _count(self, key: str, default: int | None = None) -> int:
         value = self.config.get(key, default)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"its {CONFIG} gives {value!r} for '{key}'.", where=self.model, do="Correct the file.")
+            raise UserError(
+                f"its {CONFIG} gives {value!r} for '{key}'.", where=self.model, do="Correct the file."
+            )
         return value
 
     @property
@@ -105,7 +114,11 @@ class Outside:
         named = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
         missing = [name for name in named if name not in self.files]
         if missing or not named:
-            fault = f"{found} names the shard {missing[0]}, which is not there." if missing else f"{found} is no index."
+            fault = (
+                f"{found} names the shard {missing[0]}, which is not there."
+                if missing
+                else f"{found} is no index."
+            )
             raise UserError(fault, where=self.model, do="Complete its files.")
         return named
 
@@ -164,7 +177,9 @@ def check_fits(outside: Outside, size: ModelSize, rows: int | None, setting: str
         raise UserError(fault, where=where, do=do)
 
 
-def check_size(model: str, told: OutsideSize | None, size: ModelSize, rows: int, where: str, setting: str) -> None:
+def check_size(
+    model: str, told: OutsideSize | None, size: ModelSize, rows: int, where: str, setting: str
+) -> None:
     """What a plan can tell without a network: that a declared size is the scale's, that a local folder fits."""
     if told is not None:
         theirs = (told.layers, told.width, told.heads, told.vocab_size)
@@ -172,9 +187,7 @@ def check_size(model: str, told: OutsideSize | None, size: ModelSize, rows: int,
         if theirs != (size.layers, size.width, size.heads, rows):
             here = words.format(size.layers, size.width, size.heads, rows)
             fault = f"it starts from {model}, which has {words.format(*theirs)}; {setting} has {here}."
-            do = (
-                "Start from it at a scale where the model has this size (paper), or leave out the variant that says so."
-            )
+            do = "Start from it at a scale where the model has this size (paper), or leave out the variant that says so."
             raise UserError(fault, where=where, do=do)
     if model.startswith(("/", "./")):
         check_fits(Outside(model), size, rows, setting, where)

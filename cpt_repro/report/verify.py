@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.citation import Key, exhibit_keys
+from cpt_repro.declarations.exhibits import load_exhibits, needs
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.identity import evaluation_identity
-from cpt_repro.exhibits.declarations import load_exhibits, needs
 from cpt_repro.files import file_digest, read_json
-from cpt_repro.plan import Plan
-from cpt_repro.receipts import evaluation_path, read_evaluation, read_receipt, receipt_path
+from cpt_repro.planning.evaluation_identity import evaluation_identity
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.receipts import evaluation_path, read_evaluation, read_receipt, receipt_path
+from cpt_repro.report.citation import Key, exhibit_keys
 
 
 def check_receipts(plan: Plan, results: Path) -> dict[str, Any]:
@@ -32,7 +32,12 @@ def check_receipts(plan: Plan, results: Path) -> dict[str, Any]:
         (receipt_path(results, scale, name), f"receipt {name}", read_receipt, segment.identity)
         for name, segment in plan.segments.items()
     ] + [
-        (evaluation_path(results, scale, m), f"evaluation {m}", read_evaluation, evaluation_identity(plan, m)[0])
+        (
+            evaluation_path(results, scale, m),
+            f"evaluation {m}",
+            read_evaluation,
+            evaluation_identity(plan, m)[0],
+        )
         for m in sorted(models)
     ]
     found: dict[str, Any] = {"read": 0, "missing": [], "stale": [], "unreadable": {}}
@@ -88,7 +93,9 @@ def verify(
     changed: dict[str, list[str]] = {}
 
     receipts = check_receipts(plan, results)
-    say(f"receipts: {receipts['read']} read, {len(receipts['stale'])} stale, {len(receipts['unreadable'])} unreadable")
+    say(
+        f"receipts: {receipts['read']} read, {len(receipts['stale'])} stale, {len(receipts['unreadable'])} unreadable"
+    )
     with tempfile.TemporaryDirectory() as place:
         again = Path(place) / plan.scale.name
 
@@ -146,7 +153,9 @@ def summary(found: dict[str, Any]) -> list[str]:
     states = [file["state"] for file in found["files"].values()]
     for name, file in found["files"].items():
         if file["state"] == "differs":
-            lines.append(f"differs: {name}: {file['there']} there ({file['by']}), {file['again']} from the receipts")
+            lines.append(
+                f"differs: {name}: {file['there']} there ({file['by']}), {file['again']} from the receipts"
+            )
         elif file["state"] == "missing":
             lines.append(f"missing: {name}: {file['again']} from the receipts")
     counts = " ".join(

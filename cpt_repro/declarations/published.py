@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import PAPERS, Strict, load, parse
+from cpt_repro.declarations.strict import Strict, load, parse
 from cpt_repro.files import read_json
+from cpt_repro.project import PAPERS
 
 Mark = Literal["printed", "digitised", "authors' code", "derived"]
 Points = tuple[tuple[float, float], ...]
@@ -49,8 +50,12 @@ class PublishedTable(Strict):
     def cell(self, key: str, row: int, column: str) -> Value | None:
         """The value in a row (from 0) of a column; `key` (table_02) goes into its place."""
         value = self.rows[row][self.columns.index(column)]
-        place = f"{key.replace('_0', ' ').replace('_', ' ').capitalize()} ({self.place}), row {row + 1}, {column}"
-        return None if value is None else Value(value=value, mark=self.marks.get(column, self.mark), place=place)
+        place = (
+            f"{key.replace('_0', ' ').replace('_', ' ').capitalize()} ({self.place}), row {row + 1}, {column}"
+        )
+        return (
+            None if value is None else Value(value=value, mark=self.marks.get(column, self.mark), place=place)
+        )
 
 
 class Fact(Strict):

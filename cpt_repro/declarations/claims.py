@@ -24,13 +24,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import PAPERS, SCALES, Strict, parse, read_yaml
+from cpt_repro.declarations.exhibits import Rows, load_declarations
+from cpt_repro.declarations.runs import Paper, fill, load_paper
+from cpt_repro.declarations.strict import Strict, parse, read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.exhibits.declarations import Rows, load_declarations
-from cpt_repro.papers import Paper, fill, load_paper
+from cpt_repro.project import PAPERS, SCALES
 
 _WHEN = re.compile(
-    r"(?P<word>start|peak|trough|mean)?(?:\[(?P<from>[\d.]+),(?P<to>[\d.]+)\])?|@(?P<at>\d+(?:\.\d+)?)", re.ASCII
+    r"(?P<word>start|peak|trough|mean)?(?:\[(?P<from>[\d.]+),(?P<to>[\d.]+)\])?|@(?P<at>\d+(?:\.\d+)?)",
+    re.ASCII,
 )
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
@@ -50,7 +52,9 @@ class Reading(Strict):
     @property
     def unit(self) -> str:
         """What the number is in."""
-        return {"loss": "nats", "suite": "%", "task": "%", "compute": "x 300B tokens", "r_squared": ""}[self.what]
+        return {"loss": "nats", "suite": "%", "task": "%", "compute": "x 300B tokens", "r_squared": ""}[
+            self.what
+        ]
 
 
 class Quantity(Strict):
@@ -105,7 +109,9 @@ def _reading(words: list[str], text: str) -> dict[str, Any]:
     else:
         out |= {"what": "loss", "of": (what,)}
     told = _WHEN.fullmatch(when)
-    timed = out["what"] == "loss" or (out["what"] == "r_squared" and told and not told["at"] and not told["word"])
+    timed = out["what"] == "loss" or (
+        out["what"] == "r_squared" and told and not told["at"] and not told["word"]
+    )
     if told is None or (when and not timed) or (told["from"] and out["what"] == "loss" and not told["word"]):
         known = "@50, start, peak, trough, mean, peak[0,20]; of r_squared a window, [0,50]"
         raise ValueError(f"'{text}': '{when}' does not say when; known: {known}")
@@ -278,7 +284,11 @@ def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
     if isinstance(value, list):
         out: list[Any] = []
         for item in value:
-            out.extend([_named(t, names) for t in _braces(item)] if isinstance(item, str) else [_spelled(item, names)])
+            out.extend(
+                [_named(t, names) for t in _braces(item)]
+                if isinstance(item, str)
+                else [_spelled(item, names)]
+            )
         return out
     plain = key in ("kind", "says", "only_at")
     return value if plain or not isinstance(value, str) else _named(value, names)
@@ -351,7 +361,10 @@ def _checked(reading: Reading, paper: Paper, suites: set[str], where: str) -> Re
             if corpus not in run.validate_on:
                 raise _unknown(corpus, run.validate_on, f"corpus (of the run '{name}')", where)
         length = run.until or run.iterations * (run.batch or paper.batch).tokens / 1e9
-        if reading.window and reading.window[reading.when != "at"] > (1.01 if reading.when == "at" else 10) * length:
+        if (
+            reading.window
+            and reading.window[reading.when != "at"] > (1.01 if reading.when == "at" else 10) * length
+        ):
             what = f"'{name}' is {length:.0f}B tokens long; {reading.window[0]:g}B is asked for."
             raise UserError(what, where=where, do="Ask for an earlier point.")
     return new
@@ -387,16 +400,24 @@ def parse_claims(raw: Any, paper: str, path: str) -> tuple[Claim, ...]:
         raise UserError(f"the key 'paper' says '{raw.get('paper')}'.", where=path, do=f"Make it '{paper}'.")
     told = raw.get("names") or {}
     if not isinstance(told, dict):
-        raise UserError("the key 'names' must be a mapping.", where=path, do="Write short names: run, or list of runs.")
+        raise UserError(
+            "the key 'names' must be a mapping.", where=path, do="Write short names: run, or list of runs."
+        )
     names = {str(k): "|".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in told.items()}
     runs, declared = load_paper(paper), load_declarations(paper)
-    suites = {c.suite for e in declared.exhibits.values() if isinstance(e, Rows) for c in e.columns if c.suite}
+    suites = {
+        c.suite for e in declared.exhibits.values() if isinstance(e, Rows) for c in e.columns if c.suite
+    }
     scales = {file.stem for file in SCALES.glob("*.yaml")} | {"paper"}
     out: list[Claim] = []
     for position, entry in enumerate(raw["claims"], 1):
         where = f"{path}, claim {entry.get('id', position) if isinstance(entry, dict) else position}"
         if isinstance(entry, dict):
-            entry = {**entry, "id": str(entry.get("id", "")), "tests": _tests(entry.get("tests"), names, where)}
+            entry = {
+                **entry,
+                "id": str(entry.get("id", "")),
+                "tests": _tests(entry.get("tests"), names, where),
+            }
         claim = parse(Claim, entry, where)
         if not claim.id or claim.id in [other.id for other in out]:
             raise UserError("its id is missing or stands twice.", where=where, do="Give every claim its own.")

@@ -8,10 +8,10 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
-from cpt_repro.config import Name, Share, Strict, parse
+from cpt_repro.declarations.strict import Name, Share, Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
-from cpt_repro.plan import Segment
+from cpt_repro.planning.plan import Segment
 
 SCHEMA_VERSION = 1
 
@@ -200,4 +200,7 @@ def is_current(path: Path, identity: str) -> bool:
     if not path.exists():
         return False
     raw = read_json(path)
-    return isinstance(raw, dict) and (raw.get("schema_version"), raw.get("identity")) == (SCHEMA_VERSION, identity)
+    return isinstance(raw, dict) and (raw.get("schema_version"), raw.get("identity")) == (
+        SCHEMA_VERSION,
+        identity,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cpt_repro.evaluation.benchmarks import declared_suites
 from cpt_repro.files import digest
-from cpt_repro.plan import Plan, Segment
+from cpt_repro.planning.plan import Plan, Segment
 
 
 def evaluation_identity(plan: Plan, model_id: str) -> tuple[str, list[tuple[Segment, int]]]:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import PAPERS, Strict, parse, read_yaml
+from cpt_repro.declarations.published import load_digitised, load_discrepancies, load_published
+from cpt_repro.declarations.runs import load_paper, paper_names
+from cpt_repro.declarations.schedules import Cosine
+from cpt_repro.declarations.strict import Strict, parse, read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.papers import load_paper, paper_names
-from cpt_repro.plan import Plan
-from cpt_repro.published import load_digitised, load_discrepancies, load_published
-from cpt_repro.schedules import Cosine
+from cpt_repro.planning.plan import Plan
+from cpt_repro.project import PAPERS
 
 Range = tuple[float, float]
 LEARNING_RATE = "learning_rate"
@@ -304,7 +305,8 @@ class Settings(_Exhibit):
 
 
 Exhibit = Annotated[
-    Curves | Plane | Bars | ScheduleDiagram | Rows | Domains | Generations | Settings, Field(discriminator="kind")
+    Curves | Plane | Bars | ScheduleDiagram | Rows | Domains | Generations | Settings,
+    Field(discriminator="kind"),
 ]
 
 
@@ -379,7 +381,9 @@ def _check_published(declared: Exhibits, where: str) -> None:
             table(key, exhibit.published, len(exhibit.order) + 1)
             if len(exhibit.published) not in (0, len(exhibit.columns)):
                 do = "Name one for each of 'columns', or none."
-                raise UserError(f"'exhibits.{key}.published' is not as long as 'columns'.", where=where, do=do)
+                raise UserError(
+                    f"'exhibits.{key}.published' is not as long as 'columns'.", where=where, do=do
+                )
         elif isinstance(exhibit, Settings):
             table(key, (column.published for column in exhibit.columns), len(exhibit.rows))
     where = str(PAPERS / declared.paper / "discrepancies.yaml")
@@ -401,7 +405,9 @@ def load_declarations(paper: str) -> Exhibits:
     path = PAPERS / paper / "exhibits.yaml"
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError("it must hold a mapping.", where=str(path), do="Give it 'paper', 'styles', 'exhibits'.")
+        raise UserError(
+            "it must hold a mapping.", where=str(path), do="Give it 'paper', 'styles', 'exhibits'."
+        )
     raw = dict(raw)
     raw.pop("lists", None)  # anchors only
     declared = parse(Exhibits, raw, str(path))
@@ -421,14 +427,26 @@ def load_declarations(paper: str) -> Exhibits:
                 _check(name, runs.runs, "run", f"exhibits.{key}", str(path))
         if isinstance(exhibit, Curves):
             for panel in exhibit.panels:
-                _check(panel.y, [*declared.corpora, LEARNING_RATE], "corpus", f"exhibits.{key}.panels.y", str(path))
+                _check(
+                    panel.y,
+                    [*declared.corpora, LEARNING_RATE],
+                    "corpus",
+                    f"exhibits.{key}.panels.y",
+                    str(path),
+                )
             if exhibit.after:
                 _check(exhibit.after, runs.runs, "run", f"exhibits.{key}.after", str(path))
         for anchors in exhibit.anchors if isinstance(exhibit, Rows) else ():
             _check(anchors.new, declared.corpora, "corpus", f"exhibits.{key}.anchors", str(path))
             _check(anchors.model, declared.sizes, "model", f"exhibits.{key}.anchors", str(path))
             for name in (anchors.zero, anchors.one):
-                _check(name, [row.run for row in exhibit.rows if row.run], "row", f"exhibits.{key}.anchors", str(path))
+                _check(
+                    name,
+                    [row.run for row in exhibit.rows if row.run],
+                    "row",
+                    f"exhibits.{key}.anchors",
+                    str(path),
+                )
     _check_published(declared, str(path))
     return declared
 

@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.exhibits.declarations import Exhibits, absent, load_declarations
+from cpt_repro.declarations.exhibits import Exhibits, absent, load_declarations
 from cpt_repro.files import digest, read_json
-from cpt_repro.plan import Plan, Segment
-from cpt_repro.receipts import (
+from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.records.receipts import (
     Evaluation,
     Receipt,
     corpus_path,
@@ -91,10 +91,14 @@ class Records:
 
     def fingerprint(self, corpus: str) -> dict[str, Any] | None:
         """What was built of a corpus, or None."""
-        return self._one(corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_fingerprint)
+        return self._one(
+            corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_fingerprint
+        )
 
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (english_upstream, for the Pile)."""
         told = self.declared.corpora[corpus]
         name = self.scale.corpora.get(corpus, corpus)
-        return told.stands_for if self.scale.name == "paper" else f"{told.role} ({name}, for {told.stands_for})"
+        return (
+            told.stands_for if self.scale.name == "paper" else f"{told.role} ({name}, for {told.stands_for})"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cpt_repro.config import ModelSize
+from cpt_repro.declarations.scale import ModelSize
 
 Attention = Literal["full", "causal"]
 #: Work of one trained token, forward and backward: N_matmul weights in matrix products, L layers, width h, length s.
@@ -25,7 +25,9 @@ def matmul_parameters(size: ModelSize, vocabulary: int) -> int:
     return size.layers * 12 * size.width**2 + vocabulary * size.width
 
 
-def flops_per_token(size: ModelSize, vocabulary: int, sequence_length: int, attention: Attention = "full") -> int:
+def flops_per_token(
+    size: ModelSize, vocabulary: int, sequence_length: int, attention: Attention = "full"
+) -> int:
     """FLOPs to train on one token, forward and backward, by the formula of that name in `FORMULAS`.
 
     `full` counts the products of every query with every key, `causal` only those that a causal mask leaves. What is

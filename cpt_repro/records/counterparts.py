@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from cpt_repro.exhibits.declarations import Column, Curve, Curves, Exhibits, Row, Rows, load_declarations
-from cpt_repro.papers import Paper, load_paper
-from cpt_repro.published import Points, Value, load_digitised, load_discrepancies, load_published
+from cpt_repro.declarations.exhibits import Column, Curve, Curves, Exhibits, Row, Rows, load_declarations
+from cpt_repro.declarations.published import Points, Value, load_digitised, load_discrepancies, load_published
+from cpt_repro.declarations.runs import Paper, load_paper
 
 #: A curve's end counts as a final loss if it shows at least this share of the run.
 WHOLE = 0.9
@@ -40,7 +40,9 @@ class Counterparts:
             table = self.published.tables.get(key)
             for number, row in enumerate(exhibit.rows if table else ()):
                 for column in exhibit.columns:
-                    for head in column.published if name == (row.run or row.merge) and column.show == show else ():
+                    for head in (
+                        column.published if name == (row.run or row.merge) and column.show == show else ()
+                    ):
                         value = table.cell(key, number, head)
                         if value is not None and (key, number, head) not in self.misprints:
                             yield head, column, row, value
@@ -83,7 +85,9 @@ class Counterparts:
                     shown = len({*beside} & {name for other in panel.curves for name in other.runs})
                     if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
                         most = shown
-                        figure = f"{key.replace('_0', ' ').replace('_', ' ').capitalize()}{panel.published[-1]}"
+                        figure = (
+                            f"{key.replace('_0', ' ').replace('_', ' ').capitalize()}{panel.published[-1]}"
+                        )
                         label = curve.published[-1 if len(curve.published) == 1 else curve.runs.index(run)]
                         best = own, f"{figure}, {label}"
         return best

@@ -4,7 +4,7 @@ Torchrun and not Composer's launcher: that one leaves its ranks behind when Slur
 Composer once more. Composer reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT, which torchrun sets, and NODE_RANK, which it calls GROUP_RANK.
 
-`python -m cpt_repro.launch` is torchrun that shows the output of the first rank of a node and, where a rank fails, ends
+`python -m cpt_repro.workflow.launch` is torchrun that shows the output of the first rank of a node and, where a rank fails, ends
 all others and says in a sentence which and why.
 """
 
@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 
-from cpt_repro.config import Execution
+from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
 
 #: Of a launch over nodes: the job's number decides, so that two jobs on a node differ; below what the kernel hands out.
@@ -49,7 +49,7 @@ def command(execution: Execution, cpus: int, arguments: list[str]) -> list[str]:
 
     `cpus`: cores that the ranks of one node use.
     """
-    ours = [sys.executable, "-m", "cpt_repro.launch"]
+    ours = [sys.executable, "-m", "cpt_repro.workflow.launch"]
     ranks = ["--nproc-per-node", str(execution.ranks_per_node)]
     job = ["-m", "cpt_repro.cli", *arguments]
     if execution.ranks == 1:
@@ -59,7 +59,9 @@ def command(execution: Execution, cpus: int, arguments: list[str]) -> list[str]:
         return [*ours, "--standalone", "--local-addr", "127.0.0.1", *ranks, *job]
     # Fixed places and no election: Slurm knows the nodes. It ends all of them when one fails.
     here = '--node-rank "$SLURM_NODEID" --master-addr "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
-    each = f"exec {shlex.join([*ours, '--nnodes', str(execution.nodes), *ranks])} {here} --master-port {_PORT}"
+    each = (
+        f"exec {shlex.join([*ours, '--nnodes', str(execution.nodes), *ranks])} {here} --master-port {_PORT}"
+    )
     nodes = ["--nodes", str(execution.nodes), "--ntasks", str(execution.nodes), "--ntasks-per-node", "1"]
     srun = ["srun", *nodes, "--cpus-per-task", str(cpus), "--kill-on-bad-exit=1"]
     return [*srun, "bash", "-c", f"{each} {shlex.join(job)}"]
@@ -105,7 +107,10 @@ def main(arguments: list[str]) -> int:
         except (SignalException, KeyboardInterrupt) as error:
             number = getattr(error, "sigval", signal.SIGINT)
             name = signal.Signals(number).name
-            print(f"cpt-repro: ended by {name}; the same command goes on from the last checkpoint.", file=sys.stderr)
+            print(
+                f"cpt-repro: ended by {name}; the same command goes on from the last checkpoint.",
+                file=sys.stderr,
+            )
             return 128 + number
     told = failure.message if isinstance(failure.message, dict) else {}
     if failure.exitcode == 2:  # a UserError, which the first rank of a node has shown

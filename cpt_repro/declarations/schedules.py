@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.config import Share, Strict
+from cpt_repro.declarations.strict import Share, Strict
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -34,7 +34,9 @@ class _Schedule(Strict):
 
     def scaled(self, factor: float):
         """The same schedule with every rate multiplied by `factor`."""
-        rates = {name: getattr(self, name) * factor for name in type(self).model_fields if name.startswith("eta_")}
+        rates = {
+            name: getattr(self, name) * factor for name in type(self).model_fields if name.startswith("eta_")
+        }
         return self.model_copy(update=rates)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
-from cpt_repro.outside import CONFIG, TOKENIZER, Outside, check_fits
-from cpt_repro.plan import Segment
+from cpt_repro.models.outside import CONFIG, TOKENIZER, Outside, check_fits
+from cpt_repro.planning.plan import Segment
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,9 @@ def check_tokenizer(outside: Outside, tokenizer: Path) -> None:
     theirs, ours = (load_tokenizer(folder).get_vocab(with_added_tokens=True) for folder in folders)
     other = sum(theirs.get(token) != number for token, number in ours.items())
     if other or len(theirs) != len(ours):
-        fault = f"it was trained with another tokenizer: {other} of our {len(ours)} tokens are other ones in its."
+        fault = (
+            f"it was trained with another tokenizer: {other} of our {len(ours)} tokens are other ones in its."
+        )
         raise UserError(fault, where=outside.model, do="Give the scale its tokenizer (kind: pretrained).")
 
 
@@ -69,7 +71,15 @@ def _from_torch(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
         raise _damaged(path, error, "a file of tensors alone") from None
     pairs = loaded.items() if isinstance(loaded, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in pairs):
@@ -105,7 +115,9 @@ def load_outside(model: torch.nn.Module, outside: Outside) -> str:
                 shapes = f"{list(tensor.shape)}, and not {list(wanted[name].shape)}"
                 raise wrong(f"the tensor {name} is {shapes}: its {CONFIG} says another size.")
             if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-                raise wrong(f"the tensor {name} is {tensor.dtype}; only weights in 16 or 32 bit floats are taken.")
+                raise wrong(
+                    f"the tensor {name} is {tensor.dtype}; only weights in 16 or 32 bit floats are taken."
+                )
             whole = tensor.float().contiguous()
             if not torch.isfinite(whole).all():
                 raise wrong(f"the tensor {name} has values that are not finite.")

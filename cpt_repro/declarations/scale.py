@@ -1,140 +1,15 @@
-"""Configuration read from YAML: strict models, unknown keys refused with a hint, and the scale."""
+"""How big: a scale (`configs/scales/<name>.yaml`), everything that turns papers' declarations into runs on a machine."""
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Hashable
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from cpt_repro.declarations.strict import Count, Name, Seed, Strict, load
 from cpt_repro.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
-SCALES = ROOT / "configs" / "scales"
-PAPERS = ROOT / "configs" / "papers"
-BENCHMARKS = ROOT / "configs" / "benchmarks"
-MANIFESTS = ROOT / "data_manifests"
-
-Share = Annotated[float, Field(ge=0, le=1)]
-#: What becomes a folder, a file or a word of a command.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Count = Annotated[int, Field(ge=1, le=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Strict(BaseModel):
-    """Base of every declaration: frozen; an unknown key is an error, and so are NaN and infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, refusing a key given twice (YAML would silently keep the last)."""
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    own = set()
-    for key_node, _ in node.value:
-        if key_node.tag.endswith(":merge"):
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        fault = "is no plain value" if not isinstance(key, Hashable) else "stands twice" if key in own else None
-        if fault:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {fault}", node.start_mark)
-        own.add(key)
-    loader.flatten_mapping(node)  # puts what `<<` brings first, so that own keys win
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-#: Nodes of a YAML file with every alias written out.
-_MOST_NODES = 1_000_000
-
-
-def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """Nodes from `node` down with every alias written out; a node within itself is endless."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
-        children = (child for part in inner for child in (part if isinstance(part, tuple) else (part,)))
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
-    return known[id(node)]
-
-
-def read_yaml(path: Path) -> Any:
-    """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line.
-
-    So are aliases that a few lines multiply to millions of values.
-    """
-    try:
-        loader = _UniqueKeyLoader(Path(path).read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is not None and _written_out(node, {}) > _MOST_NODES:
-            raise ValueError("its aliases, written out, are too many values")
-        return None if node is None else loader.construct_document(node)
-    except FileNotFoundError:
-        known = sorted(other.stem for other in Path(path).parent.glob("*.yaml"))
-        near = difflib.get_close_matches(Path(path).stem, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known) or 'nothing'}."
-        raise UserError("the file does not exist.", where=str(path), do=hint) from None
-    except OSError as error:
-        raise UserError(f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, impossible dates
-        fault = " ".join(str(error).split())
-        raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None
-
-
-T = TypeVar("T", bound=BaseModel)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a type such as dict[str, Model | None] is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
-
-
-def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
-    """Keys allowed where a validation error arose, as far as the model's plain nesting tells."""
-    current, choices = model, []
-    for part in location:
-        tagged = [c for c in choices if "kind" in c.model_fields and c.model_fields["kind"].default == part]
-        if tagged:  # the tag of a union, which a location holds before the keys of its member
-            current, choices = tagged[0], []
-        fields = {field.alias or name: field for name, field in current.model_fields.items()}
-        if part in fields:
-            choices = _models_in(fields[part].annotation) or [current]
-            current = choices[0]
-    return [field.alias or name for name, field in current.model_fields.items()]
-
-
-def parse(model: type[T], value: Any, where: str) -> T:
-    """Validates `value` as `model`; the first fault is a `UserError` naming the file and the key."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        location = fault["loc"]
-        key = ".".join(str(part) for part in location) or "(top level)"
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(model, location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
-            do = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
-            raise UserError(f"the key '{key}' is unknown.", where=where, do=do) from None
-        message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {fault.get('input')!r})"
-        raise UserError(f"the key '{key}' is wrong: {message}{given}.", where=where, do="Correct the value.") from None
-
-
-def load(model: type[T], path: Path) -> T:
-    """Reads one YAML file as `model`."""
-    return parse(model, read_yaml(path), str(path))
+from cpt_repro.project import BENCHMARKS, SCALES
 
 
 class ModelSize(Strict):
@@ -359,7 +234,9 @@ def load_scale(name: str) -> Scale:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise UserError(f"the scale '{name}' is unknown.", where=str(SCALES), do=f"{hint}Known: {', '.join(known)}.")
+        raise UserError(
+            f"the scale '{name}' is unknown.", where=str(SCALES), do=f"{hint}Known: {', '.join(known)}."
+        )
     scale = load(Scale, SCALES / f"{name}.yaml")
     if scale.name != name:
         where = str(SCALES / f"{name}.yaml")

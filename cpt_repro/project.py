@@ -1,0 +1,114 @@
+"""Where everything of a project lies. One object holds every path and is handed down; nothing else knows one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cpt_repro.errors import UserError
+
+#: Variables that move a part of a project elsewhere.
+STORE, CORPORA, HUB, SHARDS = (
+    "CPT_REPRO_STORE",
+    "CPT_REPRO_CORPORA",
+    "CPT_REPRO_HUB",
+    "CPT_REPRO_SHARDS_REMOTE",
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folders of a project: declarations below `root`, and what is made from them."""
+
+    root: Path
+    results: Path
+    figures: Path
+    #: shards, tokenizer and benchmark tasks of all scales
+    data: Path
+    #: checkpoints of all scales
+    store: Path
+    #: extracted text of `files` corpora
+    corpora: Path
+    #: copies of the hub's repositories, read instead of the network
+    hub_copies: Path | None = None
+    #: where shards that are not here are fetched from
+    shards_remote: str | None = None
+
+    @classmethod
+    def at(cls, root: Path | None = None) -> Project:
+        """The project in a folder; without one that of the current folder or the nearest one above it.
+
+        `$CPT_REPRO_STORE`, `$CPT_REPRO_CORPORA`, `$CPT_REPRO_HUB` and `$CPT_REPRO_SHARDS_REMOTE` are read here alone; one
+        that is set and empty is a `UserError`, and so is a place without a project.
+        """
+        if root is None:
+            here = Path.cwd()
+            found = next((folder for folder in (here, *here.parents) if _is_project(folder)), None)
+            root = Path() if found in (None, here) else found  # of the current folder, names stay short
+        if not _is_project(root):
+            do = "Go to a folder that has 'configs/scales' (a clone of the repository)."
+            raise UserError("there is no project here.", where=str(Path(root).resolve()), do=do)
+        told = {name: os.environ.get(name) for name in (STORE, CORPORA, HUB, SHARDS)}
+        for name, value in told.items():
+            if value is not None and not value.strip():
+                raise UserError(
+                    "the variable is set and empty.", where=f"${name}", do="Unset it, or give it a folder."
+                )
+        root = Path(root)
+        return cls(
+            root=root,
+            results=root / "results",
+            figures=root / "figures",
+            data=root / "data",
+            store=Path(told[STORE] or root / "store"),
+            corpora=Path(told[CORPORA] or root / "data" / "corpora"),
+            hub_copies=Path(told[HUB]) if told[HUB] else None,
+            shards_remote=told[SHARDS],
+        )
+
+    def with_(self, **places: Path | None) -> Project:
+        """The same project with some places elsewhere; None leaves one where it is."""
+        return replace(self, **{name: place for name, place in places.items() if place is not None})
+
+    # -- declarations
+
+    @property
+    def scales(self) -> Path:
+        return self.root / "configs" / "scales"
+
+    @property
+    def papers(self) -> Path:
+        return self.root / "configs" / "papers"
+
+    @property
+    def benchmarks(self) -> Path:
+        return self.root / "configs" / "benchmarks"
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "data_manifests"
+
+    @property
+    def hub_lock(self) -> Path:
+        """Commits and hashes of what was taken from the hub."""
+        return self.manifests / "hub.lock.json"
+
+    @property
+    def measurements(self) -> Path:
+        """Speeds measured so far, one JSON object a line."""
+        return self.root / "benchmarks"
+
+    @property
+    def citation(self) -> Path:
+        return self.root / "CITATION.cff"
+
+
+def _is_project(folder: Path) -> bool:
+    return (Path(folder) / "configs" / "scales").is_dir()
+
+
+# Until every room is handed a project.
+ROOT = Path(__file__).resolve().parent.parent
+SCALES, PAPERS = ROOT / "configs" / "scales", ROOT / "configs" / "papers"
+BENCHMARKS, MANIFESTS = ROOT / "configs" / "benchmarks", ROOT / "data_manifests"
