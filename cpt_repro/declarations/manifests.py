@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
+from cpt_repro.declarations.strict import Count, Name, Share, Strict, nearest, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
-from cpt_repro.project import MANIFESTS
+from cpt_repro.project import Project
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -215,19 +215,14 @@ class Hub(Manifest):
 KINDS: dict[str, type[Manifest]] = {"generated": Generated, "files": Files, "hub": Hub}
 
 
-def load_manifest(name: str) -> Generated | Files | Hub:
+def load_manifest(project: Project, name: str) -> Generated | Files | Hub:
     """Reads `data_manifests/<name>.yaml`; any fault is a `UserError` naming file and key."""
-    path = MANIFESTS / f"{name}.yaml"
+    path = project.manifests / f"{name}.yaml"
     value = read_yaml(path)
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise UserError(
-            f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=f"Known kinds: {known}."
-        )
+        raise UserError(f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=nearest(str(kind), KINDS))
     manifest = parse(KINDS[kind], value, str(path))
     if manifest.name != name:
-        raise UserError(
-            f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name."
-        )
+        raise UserError(f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name.")
     return manifest

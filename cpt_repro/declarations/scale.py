@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.declarations.strict import Count, Name, Seed, Strict, load
+from cpt_repro.declarations.strict import Count, Name, Seed, Strict, load, nearest
 from cpt_repro.errors import UserError
-from cpt_repro.project import BENCHMARKS, SCALES
+from cpt_repro.project import Project
 
 
-class ModelSize(Strict):
-    """A GPT-NeoX size standing in for one of the papers' (keys: the papers' names, `405m` and `10b`)."""
+class Size(Strict):
+    """What decides a model's function and number of weights, apart from its vocabulary."""
 
+    #: A name in the registry of `models.architecture`.
+    architecture: Name = "gpt_neox"
     layers: Count
     width: int = Field(ge=4, le=2**31)
     heads: Count
+
+
+class ModelSize(Size):
+    """A size standing in for one of the papers' models (keys: the papers' names for them)."""
+
     #: Learning rates of the papers are multiplied by this (small models need larger ones); 1 at paper scale.
     eta_factor: float = Field(gt=0)
     #: Rows of the embedding table; None takes the tokenizer's vocabulary. The papers pad theirs.
     vocab_size: Count | None = None
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ModelSize:
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
-        if self.width // self.heads % 8:
-            # A quarter of each head is rotated, in pairs.
-            raise ValueError(f"width / heads ({self.width // self.heads}) must be a multiple of 8")
-        return self
+    @property
+    def size(self) -> Size:
+        """The same without what is not the model's."""
+        return Size(**{name: getattr(self, name) for name in Size.model_fields})
 
 
 class Tokenizer(Strict):
@@ -56,9 +58,8 @@ class Tokenizer(Strict):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the tokens; without what a trained one does not have, so that its old identities stand."""
-        told = self.model_dump(mode="json")
-        return told if self.kind == "pretrained" else {key: told[key] for key in told if key != "revision"}
+        """What decides the tokens, beside the text that one is trained on."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Validation(Strict):
@@ -88,13 +89,6 @@ class Published(Strict):
     benchmark: Name
     #: Examples before each question; None: as many as the benchmark's declaration says.
     num_fewshot: int | None = Field(default=None, ge=0, le=100)
-
-    @model_validator(mode="after")
-    def _declared(self) -> Published:
-        known = sorted(path.stem for path in BENCHMARKS.glob("*.yaml"))
-        if self.benchmark not in known:
-            raise ValueError(f"the benchmark '{self.benchmark}' is unknown; known: {', '.join(known)}")
-        return self
 
 
 class Suite(Strict):
@@ -127,7 +121,7 @@ class MoreSeeds(Strict):
 class Execution(Strict):
     """How the training of one model is spread over hardware.
 
-    Not part of a segment's identity: the same run elsewhere is the same run, up to rounding. Receipts record it.
+    Not part of a training's identity: the same run elsewhere is the same run, up to rounding. Receipts record it.
     """
 
     nodes: Count = 1
@@ -182,20 +176,21 @@ class Scale(Strict):
     #: Model -> how its training is spread over hardware.
     execution: dict[Name, Execution] = {}
     tokenizer: Tokenizer
+    #: Papers that are replicated where a call names none; (): all that are declared.
+    papers: tuple[Name, ...] = ()
     #: The papers' models -> sizes here; null: the scale has no counterpart.
     models: dict[Name, ModelSize | None]
-    #: The papers' corpora (pile, sp, german) -> manifest names. A tokenizer is trained on the first of them.
+    #: The papers' corpora -> manifest names. A tokenizer is trained on the first of them. A key is part of what decides the
+    #: order of samples, so papers share keys where they mean the same text.
     corpora: dict[Name, Name] = Field(min_length=1)
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
-    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Segments
-    #: keep their ids, so a scale with variants should have a name, and with it folders, of its own.
+    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Runs keep
+    #: their names, so a scale with variants should have a name, and with it folders, of its own.
     variants: tuple[str, ...] = ()
     validation: Validation
     suites: dict[Name, Suite] = {}
-    #: Work of one training process, in billions of the papers' tokens; 0: one segment a process.
-    bundle: float = Field(default=0, ge=0)
     #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.
     save_every: float = Field(default=0, ge=0)
 
@@ -228,17 +223,19 @@ class Scale(Strict):
         return round(billions * self.tokens_per_billion / (batch * self.sequence_length))
 
 
-def load_scale(name: str) -> Scale:
-    """Reads `configs/scales/<name>.yaml`; an unknown name is a `UserError` that lists the known ones."""
-    known = sorted(path.stem for path in SCALES.glob("*.yaml"))
+def load_scale(project: Project, name: str) -> Scale:
+    """Reads `configs/scales/<name>.yaml`; an unknown name, and an unknown benchmark, is a `UserError` with the known."""
+    known = sorted(path.stem for path in project.scales.glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UserError(
-            f"the scale '{name}' is unknown.", where=str(SCALES), do=f"{hint}Known: {', '.join(known)}."
-        )
-    scale = load(Scale, SCALES / f"{name}.yaml")
+        raise UserError(f"the scale '{name}' is unknown.", where=str(project.scales), do=nearest(name, known))
+    path = project.scales / f"{name}.yaml"
+    scale = load(Scale, path)
     if scale.name != name:
-        where = str(SCALES / f"{name}.yaml")
-        raise UserError(f"the key 'name' says '{scale.name}'.", where=where, do="Make it the file's name.")
+        raise UserError(f"the key 'name' says '{scale.name}'.", where=str(path), do="Make it the file's name.")
+    benchmarks = sorted(file.stem for file in project.benchmarks.glob("*.yaml"))
+    for suite_name, suite in scale.suites.items():
+        for task_name, task in suite.tasks.items():
+            if isinstance(task, Published) and task.benchmark not in benchmarks:
+                what = f"'suites.{suite_name}.tasks.{task_name}' names the benchmark '{task.benchmark}', which is unknown."
+                raise UserError(what, where=str(path), do=nearest(task.benchmark, benchmarks))
     return scale

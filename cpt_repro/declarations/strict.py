@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -78,9 +78,8 @@ def read_yaml(path: Path) -> Any:
         return None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         known = sorted(other.stem for other in Path(path).parent.glob("*.yaml"))
-        near = difflib.get_close_matches(Path(path).stem, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known) or 'nothing'}."
-        raise UserError("the file does not exist.", where=str(path), do=hint) from None
+        do = nearest(Path(path).stem, known)
+        raise UserError("the file does not exist.", where=str(path), do=do) from None
     except OSError as error:
         raise UserError(
             f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file."
@@ -88,6 +87,13 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, impossible dates
         fault = " ".join(str(error).split())
         raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to do about an unknown name: the nearest known one, else all that are known."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known) or 'none'}."
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -123,9 +129,7 @@ def parse(model: type[T], value: Any, where: str) -> T:
         location = fault["loc"]
         key = ".".join(str(part) for part in location) or "(top level)"
         if fault["type"] == "extra_forbidden":
-            known = _known_keys(model, location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
-            do = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}."
+            do = nearest(str(location[-1]), _known_keys(model, location[:-1]))
             raise UserError(f"the key '{key}' is unknown.", where=where, do=do) from None
         message = fault["msg"].removeprefix("Value error, ")
         given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {fault.get('input')!r})"
