@@ -221,8 +221,12 @@ def load_manifest(project: Project, name: str) -> Generated | Files | Hub:
     value = read_yaml(path)
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=nearest(str(kind), KINDS))
+        raise UserError(
+            f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=nearest(str(kind), KINDS)
+        )
     manifest = parse(KINDS[kind], value, str(path))
     if manifest.name != name:
-        raise UserError(f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name.")
+        raise UserError(
+            f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name."
+        )
     return manifest

@@ -7,14 +7,11 @@ other, what is taken, and how runs are switched to another reading.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.declarations.strict import Strict, load, parse
-from cpt_repro.files import read_json
-from cpt_repro.project import PAPERS
+from cpt_repro.declarations.strict import Strict
 
 Mark = Literal["printed", "digitised", "authors' code", "derived"]
 Points = tuple[tuple[float, float], ...]
@@ -153,25 +150,3 @@ class Discrepancies(Strict):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"the id '{twice[0]}' stands twice")
         return self
-
-
-@cache
-def load_published(paper: str) -> Published:
-    """A paper's published tables and facts; empty where it has no file."""
-    path = PAPERS / paper / "published.yaml"
-    return load(Published, path) if path.exists() else Published(source="")
-
-
-@cache
-def load_digitised(paper: str) -> Digitised:
-    """A paper's digitised curves; empty where it has no file."""
-    path = PAPERS / paper / "digitised.json"
-    empty = Digitised(source="", tolerance=0, panels={})
-    return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
-
-
-@cache
-def load_discrepancies(paper: str) -> tuple[Discrepancy, ...]:
-    """A paper's discrepancies in their order; none where it has no file."""
-    path = PAPERS / paper / "discrepancies.yaml"
-    return load(Discrepancies, path).discrepancies if path.exists() else ()

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.declarations.published import Variant, load_discrepancies
+from cpt_repro.declarations.published import Discrepancy
 from cpt_repro.declarations.schedules import Schedule
 from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
-from cpt_repro.project import PAPERS
+from cpt_repro.project import Project
+
+
+class CorpusOf(Strict):
+    """A corpus of the paper: its role in the study, and how it is called."""
+
+    #: What is continued from, or what is continued on.
+    role: Literal["old", "new"]
+    #: The role in the paper's words: upstream, downstream.
+    called: str
+    stands_for: str
+
+
+class Unit(Strict):
+    """What the paper counts compute in."""
+
+    #: Billions of tokens.
+    billions: float = Field(gt=0)
+    name: str
 
 
 class Batch(Strict):
@@ -132,21 +148,49 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*(/[A-Za-z0
 
 
 class Paper(Strict):
-    """One paper's runs and merges, templates expanded."""
+    """One paper's runs and merges, templates expanded. A run of another paper is called `<paper>/<run>`."""
 
     paper: Name
     reference: str
     batch: Batch
+    unit: Unit
+    #: Corpora of the paper by the keys that scales give them; the first `old` one is that of averages and of replay.
+    corpora: dict[Name, CorpusOf] = Field(min_length=1)
+    #: How the paper calls its models.
+    models: dict[Name, str] = Field(min_length=1)
     runs: dict[RunName, Run]
     merges: dict[RunName, Merge] = {}
 
     @model_validator(mode="after")
-    def _merges_of_runs(self) -> Paper:
-        for name, merge in self.merges.items():
-            for run in (merge.base, merge.task):
-                if run not in self.runs:
-                    raise ValueError(f"merges.{name} names the run '{run}', which is not declared")
+    def _only_what_is_declared(self) -> Paper:
+        if all(corpus.role != "old" for corpus in self.corpora.values()):
+            raise ValueError("corpora: none has the role 'old'")
+        for name, run in self.runs.items():
+            named = {
+                key.partition("/")[0] for key in (*run.data, *(run.init_from.data if run.init_from else ()))
+            }
+            for corpus in sorted(named | set(run.validate_on)):
+                if corpus not in self.corpora:
+                    raise ValueError(f"runs.{name} names the corpus '{corpus}', which 'corpora' lacks")
+            if run.model not in self.models:
+                raise ValueError(f"runs.{name} names the model '{run.model}', which 'models' lacks")
         return self
+
+    @property
+    def old(self) -> str:
+        """The corpus that is continued from."""
+        return next(key for key, corpus in self.corpora.items() if corpus.role == "old")
+
+    def tokens_of(self, name: str) -> Batch:
+        """A run's batch."""
+        return self.runs[name].batch or self.batch
+
+    def billions(self, name: str, iterations: int | None = None) -> float:
+        """Length of a run in billions of tokens, or of its first iterations."""
+        run = self.runs[name]
+        if iterations is None and run.until:
+            return run.until
+        return (run.iterations if iterations is None else iterations) * self.tokens_of(name).tokens / 1e9
 
 
 def number(value: Any) -> str:
@@ -170,104 +214,92 @@ def fill(value: Any, given: dict[str, Any]) -> Any:
     return value
 
 
-def _expand(declared: dict[str, Any], where: str) -> dict[str, Any]:
+def combinations(body: Any, where: str) -> list[tuple[Any, dict[str, Any]]]:
+    """(the declaration without `each`, values of its variables) for every combination of these."""
+    each = body.get("each", {}) if isinstance(body, dict) else {}
+    if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
+        do = "Give every variable a list: each: {x: [1, 2]}."
+        raise UserError("the key 'each' is wrong.", where=where, do=do)
+    rest = {key: value for key, value in body.items() if key != "each"} if isinstance(body, dict) else body
+    return [(rest, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())]
+
+
+def _expand(declared: Any, where: str) -> dict[str, Any]:
     """Templates with `each` become one entry per combination."""
     out: dict[str, Any] = {}
-    if not isinstance(declared, dict):
-        raise UserError("the keys 'runs' and 'merges' must be mappings.", where=where, do="Correct it.")
+    if not isinstance(declared, dict) or not all(isinstance(body, dict) for body in declared.values()):
+        do = "Map every name to a mapping."
+        raise UserError("'runs' and 'merges' must be mappings of mappings.", where=where, do=do)
     for name, body in declared.items():
-        if not isinstance(body, dict):
-            raise UserError(f"the key '{name}' must be a mapping.", where=where, do="Correct it.")
-        each = body.get("each", {})
-        if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
-            do = "Give every variable a list: each: {x: [1, 2]}."
-            raise UserError(f"the key '{name}.each' is wrong.", where=where, do=do)
-        rest = {key: value for key, value in body.items() if key != "each"}
-        for combination in itertools.product(*each.values()):
-            given = dict(zip(each, combination, strict=True))
+        for rest, given in combinations(body, f"{where}, '{name}'"):
             filled, full_name = fill(rest, given), fill(name, given)
-            schedule = filled.get("schedule")
-            if isinstance(schedule, dict) and "eta_min_ratio" in schedule:
-                schedule = dict(schedule)
-                try:
-                    schedule["eta_min"] = float(schedule["eta_max"]) * float(schedule.pop("eta_min_ratio"))
-                except (KeyError, TypeError, ValueError):
-                    key = f"{full_name}.schedule"
-                    do = "Give both 'eta_max' and 'eta_min_ratio' as numbers."
-                    raise UserError(f"the key '{key}.eta_min_ratio' is wrong.", where=where, do=do) from None
-                filled["schedule"] = schedule
             if full_name in out:
                 raise UserError(
                     f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them."
                 )
-            out[full_name] = filled
+            out[full_name] = _with_eta_min(filled, f"{where}, '{full_name}'")
     return out
 
 
-def paper_names() -> list[str]:
-    """The papers that have a folder of declarations."""
-    return sorted(path.parent.name for path in PAPERS.glob("*/runs.yaml"))
+def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
+    """`eta_min_ratio` of a schedule becomes its `eta_min`."""
+    schedule = run.get("schedule")
+    if not (isinstance(schedule, dict) and "eta_min_ratio" in schedule):
+        return run
+    schedule = dict(schedule)
+    try:
+        schedule["eta_min"] = float(schedule["eta_max"]) * float(schedule.pop("eta_min_ratio"))
+    except (KeyError, TypeError, ValueError):
+        do = "Give both 'eta_max' and 'eta_min_ratio' as numbers."
+        raise UserError("the key 'schedule.eta_min_ratio' is wrong.", where=where, do=do) from None
+    return run | {"schedule": schedule}
 
 
-def known_variants(paper: str) -> dict[str, Variant]:
-    """The other readings of one paper's discrepancies, by `<paper>/<discrepancy>/<variant>`."""
-    found = load_discrepancies(paper)
-    return {f"{paper}/{one.id}/{name}": variant for one in found for name, variant in one.variants.items()}
-
-
-def _switch(runs: dict[str, Any], paper: str, variants: tuple[str, ...]) -> None:
+def _switch(runs: dict[str, Any], paper: str, variants: dict[str, Any], where: str) -> None:
     """Sets what the variants say in the expanded runs; a clash, or a pattern that fits no run, is a `UserError`."""
-    where, known, decided = str(PAPERS / paper / "discrepancies.yaml"), known_variants(paper), {}
-    for variant in variants:
-        for change in known[variant].changes:
-            for pattern in change.runs:
-                names = [name for name in runs if fnmatchcase(name, pattern)]
-                if not names:
-                    do = "Correct the pattern."
-                    raise UserError(
-                        f"no run fits '{pattern}' of the variant '{variant}'.", where=where, do=do
-                    )
-                for name, (key, value) in itertools.product(names, change.set.items()):
-                    before = decided.setdefault((name, key), (variant, value))
-                    if before[1] != value:
-                        what = f"'{before[0]}' and '{variant}' both set '{key}' of the run '{name}', differently."
-                        raise UserError(what, where=where, do="Choose one of them.")
-                    *path, last = key.split(".")
-                    at = runs[name]
-                    for part in path:
-                        at = at.get(part) if isinstance(at, dict) else None
-                    if not isinstance(at, dict):
-                        what = f"'{key}' of the variant '{variant}' leads nowhere in the run '{name}'."
-                        raise UserError(what, where=where, do="Correct the key.")
-                    at[last] = value
+    decided: dict[tuple[str, str], tuple[str, Any]] = {}
+    changes = [(name, change) for name, variant in variants.items() for change in variant.changes]
+    for variant, change in changes:
+        for pattern in change.runs:
+            names = [name for name in runs if fnmatchcase(name, pattern)]
+            if not names:
+                what = f"no run fits '{pattern}' of the variant '{variant}'."
+                raise UserError(what, where=where, do="Correct the pattern.")
+            for name, (key, value) in itertools.product(names, change.set.items()):
+                first, before = decided.setdefault((name, key), (variant, value))
+                if before != value:
+                    what = f"'{first}' and '{variant}' both set '{key}' of the run '{name}', differently."
+                    raise UserError(what, where=where, do="Choose one of them.")
+                *path, last = key.split(".")
+                at = runs[name]
+                for part in path:
+                    at = at.get(part) if isinstance(at, dict) else None
+                if not isinstance(at, dict):
+                    what = f"'{key}' of the variant '{variant}' leads nowhere in the run '{name}'."
+                    raise UserError(what, where=where, do="Correct the key.")
+                at[last] = value
 
 
-def load_papers(variants: tuple[str, ...] = (), where: str = "variants") -> list[Paper]:
-    """All papers, with the variants `<paper>/<discrepancy>/<variant>` in force; an unknown one is a `UserError`."""
-    known = [variant for paper in paper_names() for variant in known_variants(paper)] if variants else []
-    for variant in variants:
-        if variant not in known:
-            near = difflib.get_close_matches(variant, known, n=1)
-            do = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known) or 'none'}."
-            raise UserError(f"the variant '{variant}' is unknown.", where=where, do=do)
-    own = {
-        name: tuple(v for v in known if v in variants and v.startswith(f"{name}/")) for name in paper_names()
-    }
-    return [load_paper(name, own[name]) if own[name] else load_paper(name) for name in own]
+def paper_names(project: Project) -> list[str]:
+    """The papers that have a folder of declarations."""
+    return sorted(path.parent.name for path in project.papers.glob("*/runs.yaml"))
 
 
-@cache
-def load_paper(name: str, variants: tuple[str, ...] = ()) -> Paper:
-    """Reads and expands one paper's declarations, with known variants in force; every fault is a `UserError`."""
-    path = PAPERS / name / "runs.yaml"
+def variants_of(paper: str, discrepancies: tuple[Discrepancy, ...]) -> dict[str, Any]:
+    """The other readings of one paper's discrepancies, by `<paper>/<discrepancy>/<variant>`."""
+    return {f"{paper}/{one.id}/{name}": told for one in discrepancies for name, told in one.variants.items()}
+
+
+def load_paper(project: Project, name: str, variants: dict[str, Any]) -> Paper:
+    """Reads and expands one paper's runs, with `variants` (of `variants_of`) in force; a fault is a `UserError`."""
+    folder = project.papers / name
+    path = folder / "runs.yaml"
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError("it must hold a mapping.", where=str(path), do="Give it 'paper', 'batch', 'runs'.")
-    raw = dict(raw)
-    raw.pop("schedules", None)  # anchors only
-    raw["runs"] = _expand(raw.get("runs", {}), str(path))
-    raw["merges"] = _expand(raw.get("merges", {}), str(path))
-    _switch(raw["runs"], name, variants)
+    raw = {key: value for key, value in raw.items() if key != "schedules"}  # anchors only
+    raw["runs"], raw["merges"] = (_expand(raw.get(key, {}), str(path)) for key in ("runs", "merges"))
+    _switch(raw["runs"], name, variants, str(folder / "discrepancies.yaml"))
     paper = parse(Paper, raw, str(path))
     if paper.paper != name:
         raise UserError(f"the key 'paper' says '{paper.paper}'.", where=str(path), do=f"Make it '{name}'.")

@@ -231,7 +231,9 @@ def load_scale(project: Project, name: str) -> Scale:
     path = project.scales / f"{name}.yaml"
     scale = load(Scale, path)
     if scale.name != name:
-        raise UserError(f"the key 'name' says '{scale.name}'.", where=str(path), do="Make it the file's name.")
+        raise UserError(
+            f"the key 'name' says '{scale.name}'.", where=str(path), do="Make it the file's name."
+        )
     benchmarks = sorted(file.stem for file in project.benchmarks.glob("*.yaml"))
     for suite_name, suite in scale.suites.items():
         for task_name, task in suite.tasks.items():

@@ -1,431 +1,230 @@
-"""Papers and a scale become segments: resolved, ordered, each trained once.
-
-A segment is a run with every number worked out for this scale. Its identity is the digest of all that decides its
-numbers, its parent's identity included; a receipt with another identity is stale.
-"""
+"""Papers and a scale become planned runs: resolved, parents first, each training once, whatever it is called."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Literal
 
-from pydantic import Field
-
-from cpt_repro.declarations.manifests import load_manifest
-from cpt_repro.declarations.runs import Merge, Paper, Run, load_papers
-from cpt_repro.declarations.scale import ModelSize, MoreSeeds, Scale
-from cpt_repro.declarations.schedules import Schedule
-from cpt_repro.declarations.strict import Strict
+from cpt_repro.declarations.manifests import Manifest, load_manifest
+from cpt_repro.declarations.runs import Run
+from cpt_repro.declarations.scale import Scale
+from cpt_repro.declarations.study import Studies, Study
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
-from cpt_repro.models.outside import check_size
+from cpt_repro.models.architecture import architecture
+from cpt_repro.models.outside import check_size, outside_identity
+from cpt_repro.planning.mixture import Mixture, corpus_part, streams, with_replay
+from cpt_repro.planning.training import External, Start, Training
+from cpt_repro.project import Project
 
-#: Evaluations of one segment, at most.
+#: Evaluations of one run, at most.
 MOST_EVALUATIONS = 10_000
-#: Raised when the meaning of a segment changes in code, so that old receipts become stale.
-SEGMENT_VERSION = 1
+_DATA_KEY = re.compile(r"([^/]+)(?:/([1-9][0-9]*))?")
 
 
-class Stream(Strict):
-    """One domain of one corpus as a segment reads it."""
+@dataclass(frozen=True)
+class ValidationPlan:
+    """What is to be measured along a training."""
 
-    corpus: str
-    domain: str
-    #: Position in the domain's order (sequences) where reading begins.
-    start: int = Field(ge=0)
-
-
-class Part(Strict):
-    """A node of a mixture: a share of its surroundings, split further or read from one stream."""
-
-    share: float = Field(ge=0, le=1)
-    parts: tuple[Part, ...] = ()
-    stream: Stream | None = None
+    corpora: tuple[str, ...]
+    #: Of each corpus, in every evaluation.
+    sequences: int
+    #: Iterations (updates done) at which losses are taken, and those over which the final loss is averaged.
+    evaluations: tuple[int, ...]
+    closing: tuple[int, ...]
 
 
-class External(Strict):
-    """A model from outside that a segment starts from, and what it saw where that is declared."""
+@dataclass(frozen=True)
+class PlannedRun:
+    """A training under a name: one seed of a paper's run at a scale."""
 
-    #: `<owner>/<name>@<revision>` or the path of a folder.
-    model: str
-    mixture: tuple[Part, ...] = ()
-    tokens: int = Field(default=0, ge=0)
-
-
-class Segment(Strict):
-    """One training segment, all in units of this scale (iterations, sequences, absolute learning rates)."""
-
+    #: `<paper>/<name>/seed-<seed>`
     id: str
     paper: str
     name: str
     seed: int
     model_name: str
-    model: ModelSize
+    training: Training
+    #: id of the run that it starts from
     parent: str | None
-    parent_identity: str | None
-    parent_iteration: int | None
-    #: Instead of a parent.
-    external: External | None = None
-    keep: tuple[Literal["optimizer", "data"], ...]
-    mixture: tuple[Part, ...]
     replay_fraction: float
-    #: Batches of the mixture already read (above 0 only where `keep` has `data`).
-    batch_offset: int
-    schedule: Schedule
-    schedule_iterations: int
-    iterations: int
-    batch_sequences: int
-    sequence_length: int
-    vocabulary: int
-    precision: str
-    threads: int
-    validate_on: tuple[str, ...]
-    validation_sequences: int
-    #: Iterations (updates done) at which the validation losses are taken, and those the final loss averages.
-    evaluations: tuple[int, ...]
-    closing: tuple[int, ...]
-    data: dict[str, str] = Field(description="corpus -> digest of its manifest and tokenizer settings")
+    validation: ValidationPlan
     tokens_per_billion: float
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """Digest of everything that decides this segment's numbers."""
-        # What came later is left out where it is not used, so that older identities stand.
-        unused = {"external"} if self.external is None else set()
-        told = self.model_dump(mode="json", exclude={"paper", "name", "id"} | unused)
-        return digest({"version": SEGMENT_VERSION, **told})
+        """That of the training: equal trainings have one, whatever they are called."""
+        return self.training.identity
 
     @property
-    def tokens(self) -> int:
-        """Tokens trained on."""
-        return self.iterations * self.batch_sequences * self.sequence_length
+    def parent_iteration(self) -> int | None:
+        """The parent's iteration whose weights it starts from."""
+        return self.training.start.iteration if self.training.start else None
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """What it takes over from its parent beside the weights."""
+        return self.training.start.keep if self.training.start else ()
 
     @property
     def billions(self) -> float:
         """Length on the papers' token axis."""
-        return self.tokens / self.tokens_per_billion
+        return self.position(self.training.iterations)
 
     def position(self, iteration: float) -> float:
-        """Where an iteration lies on the papers' token axis, from this segment's begin."""
-        return iteration * (self.batch_sequences * self.sequence_length) / self.tokens_per_billion
+        """Where an iteration lies on the papers' token axis, from this run's begin."""
+        tokens = iteration * self.training.batch_sequences * self.training.sequence_length
+        return tokens / self.tokens_per_billion
 
 
-def domain_shares(scale: Scale, corpus: str) -> dict[str, float]:
-    """Shares of a corpus' domains, largest first (ties by name), from its manifest."""
-    name = scale.corpora[corpus]
-    shares = load_manifest(name).domains
-    if None in shares.values():
-        where, do = f"the manifest '{name}'", "Give every domain its share; that of the tokens built will do."
-        raise UserError("its domains have no shares, and a plan needs them.", where=where, do=do)
-    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model to be evaluated: a run's final weights, or a TIES merge of several runs' (the first is the base)."""
+
+    id: str
+    identity: str
+    weights: tuple[tuple[PlannedRun, int], ...]
+    #: of a merge
+    density: float | None = None
 
 
-def _split_rank(key: str) -> tuple[str, int | None]:
-    corpus, slash, rank = key.partition("/")
-    return corpus, int(rank) if slash else None
+class _Absent(Exception):
+    """The scale has no counterpart; the message says why."""
 
 
 class Plan:
-    """All segments of the given papers at a scale, in an order in which parents come first."""
+    """All runs of the papers that are made at a scale, with what they start from, parents first."""
 
-    def __init__(self, scale: Scale, papers: list[Paper] | None = None):
-        self.scale = scale
-        where = f"configs/scales/{scale.name}.yaml, variants"
-        self.papers = {paper.paper: paper for paper in (papers or load_papers(scale.variants, where))}
-        self.segments: dict[str, Segment] = {}
-        #: Runs that have no counterpart at this scale -> why.
+    def __init__(self, project: Project, scale: Scale, papers: tuple[str, ...] = ()):
+        self.project, self.scale = project, scale
+        where = str(project.scales / f"{scale.name}.yaml")
+        self.studies = Studies(project, scale.variants, f"{where}, variants")
+        #: names of the papers that are made, in order
+        self.papers: tuple[str, ...] = tuple(papers or scale.papers or self.studies.names)
+        for paper in self.papers:
+            _ = self.studies[paper]
+        self.runs: dict[str, PlannedRun] = {}
+        #: (paper, run) without counterpart at this scale -> why
         self.absent: dict[tuple[str, str], str] = {}
-        self._shares = {corpus: domain_shares(scale, corpus) for corpus in scale.corpora}
-        self._data = {
-            corpus: digest([load_manifest(name).digest, scale.tokenizer.identity])
-            for corpus, name in scale.corpora.items()
-        }
-        for paper in self.papers.values():
-            for name in paper.runs:
+        for paper in self.papers:
+            for name in self.studies[paper].paper.runs:
                 for seed in scale.seeds:
-                    self._resolve(paper, name, seed, ())
-        if scale.more_seeds:
-            self._repeat(scale.more_seeds)
+                    self._planned(paper, name, seed, ())
+        for pattern in scale.more_seeds.runs if scale.more_seeds else ():
+            self._repeat(pattern, f"{where}, more_seeds.runs")
 
-    def _repeat(self, more: MoreSeeds) -> None:
-        for pattern in more.runs:
-            names = [
-                (p, n) for p in self.papers.values() for n in p.runs if fnmatchcase(f"{p.paper}/{n}", pattern)
-            ]
-            if not names:
-                where = f"configs/scales/{self.scale.name}.yaml, more_seeds.runs"
-                raise UserError(
-                    f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any."
-                )
-            for paper, name in names:
-                for seed in more.seeds:
-                    self._resolve(paper, name, seed, ())
+    def _repeat(self, pattern: str, where: str) -> None:
+        every = [(paper, name) for paper in self.studies.names for name in self.studies[paper].paper.runs]
+        fitting = [(paper, name) for paper, name in every if fnmatchcase(f"{paper}/{name}", pattern)]
+        if not fitting:
+            raise UserError(
+                f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any."
+            )
+        for paper, name in fitting:
+            for seed in self.scale.more_seeds.seeds if paper in self.papers else ():
+                self._planned(paper, name, seed, ())
+
+    # -- corpora
+
+    def manifest(self, corpus: str) -> Manifest:
+        """The manifest of a corpus of this scale."""
+        return self._manifests[corpus]
+
+    @cached_property
+    def _manifests(self) -> dict[str, Manifest]:
+        return {corpus: load_manifest(self.project, name) for corpus, name in self.scale.corpora.items()}
+
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """Corpus -> digest of what decides its tokens: its text and the tokenizer."""
+        tokenizer, upstream = self.scale.tokenizer, self._manifests[self.scale.upstream].digest
+        trained_on = [upstream] if tokenizer.kind == "train" else []
+        return {
+            corpus: digest([manifest.digest, tokenizer.identity, *trained_on])
+            for corpus, manifest in self._manifests.items()
+        }
+
+    def shares(self, corpus: str) -> dict[str, float]:
+        """Shares of a corpus' domains, largest first (ties by name), from its manifest."""
+        shares = self._manifests[corpus].domains
+        if None in shares.values():
+            where = f"the manifest '{self.scale.corpora[corpus]}'"
+            do = "Give every domain its share; that of the tokens built will do."
+            raise UserError("its domains have no shares, and a plan needs them.", where=where, do=do)
+        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
     # -- resolution
 
     def id_of(self, paper: str, name: str, seed: int | None = None) -> str:
-        """A segment's id: readable, and the path of its receipt."""
+        """A run's id: readable, and the path of its receipt."""
         return f"{paper}/{name}/seed-{self.scale.seeds[0] if seed is None else seed}"
 
-    def _where(self, paper: Paper, name: str) -> str:
-        return f"configs/papers/{paper.paper}/runs.yaml, run '{name}'"
-
-    def _resolve(self, paper: Paper, name: str, seed: int, below: tuple[str, ...]) -> Segment | None:
-        where = self._where(paper, name)
-        if name not in paper.runs:
-            raise UserError(
-                f"the run '{name}' is not declared.", where=self._where(paper, below[-1]), do="Declare it."
-            )
-        if name in below:
+    def _planned(self, paper: str, name: str, seed: int, below: tuple[str, ...]) -> PlannedRun | None:
+        """The run of one seed, put into `runs` after what it starts from; None where it has no counterpart."""
+        study, run_id = self.studies[paper], self.id_of(paper, name, seed)
+        where = f"{study.path('runs.yaml')}, run '{name}'"
+        if run_id in below:
             raise UserError(
                 "the run is its own ancestor.", where=where, do="Break the circle in 'init_from'."
             )
-        segment_id = self.id_of(paper.paper, name, seed)
-        if segment_id in self.segments or (paper.paper, name) in self.absent:
-            return self.segments.get(segment_id)
-        run, scale = paper.runs[name], self.scale
-        if run.absent:
-            self.absent[paper.paper, name] = run.absent
+        if run_id in self.runs or (paper, name) in self.absent:
+            return self.runs.get(run_id)
+        run = study.paper.runs[name]
+        try:
+            self._check_counterpart(run)
+            parent = self._parent(study, run, seed, (*below, run_id), where)
+            self.runs[run_id] = _Resolution(self, study, name, seed, parent, where).planned
+        except _Absent as why:
+            self.absent[paper, name] = str(why)
             return None
-        if run.model not in scale.models:
-            do = f"Known at scale {scale.name}: {', '.join(scale.models)}; a scale says null for what it leaves out."
-            raise UserError(f"the model '{run.model}' is unknown.", where=where, do=do)
-        if scale.models[run.model] is None:
-            self.absent[paper.paper, name] = f"scale {scale.name} has no counterpart of the model {run.model}"
-            return None
-        parent = None
-        if run.init_from and run.init_from.run:
-            parent = self._resolve(paper, run.init_from.run, seed, (*below, name))
-            if parent is None:
-                self.absent[paper.paper, name] = self.absent[paper.paper, run.init_from.run]
-                return None
-        if parent and parent.model_name != run.model:
-            do = "Give both the same 'model'."
-            raise UserError(
-                f"its model is {run.model}, but '{parent.name}' is a {parent.model_name}.", where=where, do=do
-            )
-        if "data" in run.keep:
-            trunk = paper.runs[parent.name]
-            if (run.data, run.replay_fraction) != (trunk.data, trunk.replay_fraction):
-                what = f"'keep' has 'data', but the mixture is not that of '{parent.name}'."
-                raise UserError(what, where=where, do="Repeat its 'data' and 'replay_fraction'.")
-        for corpus in run.validate_on:
-            if corpus not in self._shares:
-                do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
-                raise UserError(f"the corpus '{corpus}' in 'validate' is unknown.", where=where, do=do)
-        for key in (*run.data, *(run.init_from.data if run.init_from else ())):
-            if not re.fullmatch(r"[^/]+(/[1-9][0-9]*)?", key):
-                do = "Write a corpus, or corpus/k for its k-th largest domain, k from 1."
-                raise UserError(
-                    f"'{key}' in 'data' is not a corpus or one of its domains.", where=where, do=do
-                )
-            corpus, rank = _split_rank(key)
-            if corpus not in self._shares:
-                do = f"Known at scale {scale.name}: {', '.join(self._shares)}."
-                raise UserError(f"the corpus '{corpus}' in 'data' is unknown.", where=where, do=do)
-            if rank is not None and rank > len(self._shares[corpus]):
-                count = len(self._shares[corpus])
-                self.absent[paper.paper, name] = f"{scale.corpora[corpus]} has {count} domains only"
-                return None
-        segment = self._segment(paper, name, run, seed, parent, where)
-        twin = next((s for s in self.segments.values() if s.identity == segment.identity), None)
-        if twin is not None:
-            raise UserError(
-                f"it is the same training as '{twin.id}'.", where=where, do="Use that run's name instead."
-            )
-        self.segments[segment_id] = segment
-        return segment
+        return self.runs[run_id]
 
-    def _segment(
-        self, paper: Paper, name: str, run: Run, seed: int, parent: Segment | None, where: str
-    ) -> Segment:
+    def _check_counterpart(self, run: Run) -> None:
         scale = self.scale
-        batch = run.batch or paper.batch
-        sequences = batch.sequences if scale.batch_sequences == "published" else scale.batch_sequences
-        if scale.batch_sequences == "published" and scale.sequence_length != batch.sequence_length:
-            do = f"Set 'sequence_length' of the scale to {batch.sequence_length}, or give it a 'batch_sequences'."
-            raise UserError(
-                f"its batch is of sequences of {batch.sequence_length} tokens.", where=where, do=do
-            )
-        execution = scale.run_as(run.model)
-        if sequences % execution.ranks:
-            fault = f"{execution.ranks} ranks do not divide its batch of {sequences} sequences."
-            do = f"Change 'nodes' or 'ranks_per_node' in execution.{run.model} of configs/scales/{scale.name}.yaml."
-            raise UserError(fault, where=where, do=do)
+        if run.absent:
+            raise _Absent(run.absent)
+        if scale.models.get(run.model) is None:
+            raise _Absent(f"scale {scale.name} has no counterpart of the model {run.model}")
+        for key in (*run.data, *(run.init_from.data if run.init_from else ())):
+            corpus, rank = split_rank(key)
+            if corpus not in scale.corpora:
+                raise _Absent(f"scale {scale.name} has no corpus {corpus}")
+            if rank and rank > (count := len(self.shares(corpus))):
+                raise _Absent(f"{scale.corpora[corpus]} has {count} domains only")
+        if not any(corpus in scale.corpora for corpus in run.validate_on):
+            raise _Absent(f"scale {scale.name} has no corpus {' or '.join(run.validate_on)} to validate on")
 
-        def its(billions: float) -> int:
-            return scale.iterations(billions, sequences)
-
-        billions = run.iterations * batch.tokens / 1e9
-        if run.printed_for:
-            corpus, rank = _split_rank(next(iter(run.data)))
-            if len(self._shares[corpus]) != run.printed_for.domains:
-                share = list(self._shares[corpus].values())[rank - 1]
-                billions = share * run.printed_for.iterations * batch.tokens / 1e9
-        total = max(its(billions), 1)
-        iterations = min(total, max(its(run.until), 1)) if run.until else total
-        parent_iteration = None
-        if parent:
-            parent_iteration = parent.iterations
-            if run.init_from.iteration is not None:
-                parent_run = paper.runs[parent.name]
-                parent_batch = parent_run.batch or paper.batch
-                if run.init_from.iteration > parent_run.iterations:
-                    raise UserError(
-                        f"'init_from.iteration' asks for {run.init_from.iteration} of '{parent.name}', which ends at "
-                        f"{parent_run.iterations}.",
-                        where=where,
-                        do="Ask for an earlier iteration or lengthen the parent.",
-                    )
-                asked = scale.iterations(
-                    run.init_from.iteration * parent_batch.tokens / 1e9, parent.batch_sequences
-                )
-                if asked > parent.iterations:
-                    raise UserError(
-                        f"'init_from.iteration' asks for {asked} iterations at this scale, but '{parent.name}' stops "
-                        f"at {parent.iterations} ('until').",
-                        where=where,
-                        do="Ask for an earlier iteration or raise the parent's 'until'.",
-                    )
-                parent_iteration = asked
-                if "data" in run.keep:  # a branch goes on to the very end of its trunk, whatever the rounding
-                    total = iterations = parent.schedule_iterations - parent_iteration
-                    if total < 1:
-                        do = "Ask for an earlier iteration."
-                        what = (
-                            f"'init_from.iteration' is the end of '{parent.name}': nothing is left to train."
-                        )
-                        raise UserError(what, where=where, do=do)
-        external = self._external(run, where)
-        offset = 0
-        if "data" in run.keep:
-            mixture, offset = parent.mixture, parent.batch_offset + parent_iteration
-        else:
-            mixture = self._mixture(run, parent, external)
-        factor = scale.models[run.model].eta_factor
-        closing_first = max(1, iterations - its(scale.validation.closing))
-        n = scale.validation.closing_evaluations
-        if billions / scale.validation.every > MOST_EVALUATIONS:
-            what = f"{billions:g}B tokens with an evaluation every {scale.validation.every:g}B are too many evaluations."
-            raise UserError(what, where=where, do="Raise 'validation.every' of the scale.")
-        closing = {round(closing_first + (iterations - closing_first) * k / (n - 1)) for k in range(n)}
-        regular = {its(k * scale.validation.every) for k in range(int(billions / scale.validation.every) + 1)}
-        early = {its(b) for b in scale.validation.early}
-        evaluations = {0, iterations} | {i for i in regular | early | closing if 0 <= i <= iterations}
-        corpora = {stream.corpus for stream in streams(mixture)} | set(run.validate_on)
-        return Segment(
-            id=self.id_of(paper.paper, name, seed),
-            paper=paper.paper,
-            name=name,
-            seed=seed,
-            model_name=run.model,
-            model=scale.models[run.model],
-            parent=parent.id if parent else None,
-            parent_identity=parent.identity if parent else None,
-            parent_iteration=parent_iteration,
-            external=external,
-            keep=run.keep,
-            mixture=mixture,
-            replay_fraction=run.replay_fraction,
-            batch_offset=offset,
-            schedule=run.schedule.scaled(factor),
-            schedule_iterations=total,
-            iterations=iterations,
-            batch_sequences=sequences,
-            sequence_length=scale.sequence_length,
-            vocabulary=scale.models[run.model].vocab_size or scale.tokenizer.vocab_size,
-            precision=scale.precision,
-            threads=scale.threads,
-            validate_on=run.validate_on,
-            validation_sequences=scale.validation.sequences,
-            evaluations=tuple(sorted(evaluations)),
-            closing=tuple(sorted(closing)),
-            data={corpus: self._data[corpus] for corpus in sorted(corpora)},
-            tokens_per_billion=scale.tokens_per_billion,
-        )
-
-    def _corpus_part(self, key: str, share: float, start_billions: float) -> Part:
-        corpus, rank = _split_rank(key)
-        shares = self._shares[corpus]
-        if rank is not None:
-            domain = list(shares)[rank - 1]
-            return Part(share=share, stream=Stream(corpus=corpus, domain=domain, start=0))
-        first = start_billions * self.scale.tokens_per_billion / self.scale.sequence_length
-        total = sum(shares.values())
-        parts = tuple(
-            Part(
-                share=part / total,
-                stream=Stream(corpus=corpus, domain=domain, start=round(first * part / total)),
-            )
-            for domain, part in shares.items()
-        )
-        return Part(share=share, parts=parts)
-
-    def _external(self, run: Run, where: str) -> External | None:
-        told, scale = run.init_from, self.scale
-        if told is None or told.model is None:
+    def _parent(
+        self, study: Study, run: Run, seed: int, below: tuple[str, ...], where: str
+    ) -> PlannedRun | None:
+        if run.init_from is None or run.init_from.run is None:
             return None
-        size, entries = scale.models[run.model], scale.tokenizer.vocab_size
-        setting = f"models.{run.model} in configs/scales/{scale.name}.yaml"
-        if (size.vocab_size or entries) < entries:
-            fault = f"the model {run.model} has {size.vocab_size} rows, the tokenizer {entries} entries."
-            raise UserError(fault, where=where, do=f"Raise 'vocab_size' of {setting}.")
-        check_size(told.model, told.size, size, size.vocab_size or entries, where, setting)
-        mixture = tuple(self._corpus_part(key, share, 0) for key, share in told.data.items())
-        return External(
-            model=told.model,
-            mixture=mixture,
-            tokens=round((told.billions or 0) * self.scale.tokens_per_billion),
-        )
-
-    def _mixture(self, run: Run, parent: Segment | None, external: External | None) -> tuple[Part, ...]:
-        """Replay first, so that its share of every batch is within one sample; then the new data."""
-        new = tuple(self._corpus_part(key, share, run.start) for key, share in run.data.items())
-        if not run.replay_fraction:
-            return new
-        lineage = self._lineage(parent)
-        first = external or lineage[0].external
-        # What a model from outside saw comes before all; where that is not declared it cannot be replayed.
-        outside = [(first.tokens, first.mixture)] if first and first.mixture else []
-        if any(segment.replay_fraction == 1 for segment in lineage):
-            where = self._where(self.papers[parent.paper], parent.name)
-            raise UserError("'replay_fraction' 1 leaves no new data to replay.", where=where, do="Lower it.")
-        # A replayed stage stands for its new data only: its own replay share is not replayed again.
-        stages = [(s.tokens, s.mixture[1:] if s.replay_fraction else s.mixture) for s in lineage]
-        shares = reservoir_shares([tokens for tokens, _ in outside + stages], run.replay_fraction)
-        replayed = tuple(
-            Part(share=share, parts=mixture)
-            for (_, mixture), share in zip(outside + stages, shares, strict=True)
-        )
-        replayed = tuple(
-            part.model_copy(update={"parts": _renormalised(part.parts)}) if part.parts else part
-            for part in replayed
-        )
-        return (
-            Part(share=run.replay_fraction, parts=replayed),
-            *(part.model_copy(update={"share": part.share * (1 - run.replay_fraction)}) for part in new),
-        )
-
-    def _lineage(self, segment: Segment | None) -> list[Segment]:
-        """Ancestors from the root to `segment`, itself included."""
-        out: list[Segment] = []
-        while segment is not None:
-            out.append(segment)
-            segment = self.segments[segment.parent] if segment.parent else None
-        return out[::-1]
+        study.check_run(run.init_from.run, where)
+        paper, name = study.resolve(run.init_from.run)
+        parent = self._planned(paper, name, seed, below)
+        if parent is None:
+            raise _Absent(self.absent[paper, name])
+        if parent.training.model != self.scale.models[run.model].size:
+            what = f"its model is {run.model}, but '{parent.name}' is a {parent.model_name}."
+            raise UserError(what, where=where, do="Give both the same 'model'.")
+        return parent
 
     # -- questions
 
-    def lineage(self, segment_id: str) -> list[Segment]:
-        """The segment's ancestors from the root, and itself."""
-        return self._lineage(self.segments[segment_id])
+    def lineage(self, run_id: str) -> list[PlannedRun]:
+        """The run's ancestors from the root, and itself."""
+        out, run = [], self.runs.get(run_id)
+        while run is not None:
+            out.append(run)
+            run = self.runs[run.parent] if run.parent else None
+        return out[::-1]
 
-    def find(self, paper: str, name: str) -> list[Segment]:
-        """The run's segments, one per seed; [] where the scale has no counterpart."""
-        return [s for seed in self.seeds if (s := self.segments.get(self.id_of(paper, name, seed)))]
+    def find(self, paper: str, name: str) -> list[PlannedRun]:
+        """A run's seeds; [] where the scale has no counterpart. `name` as that paper writes it."""
+        paper, name = self.studies[paper].resolve(name)
+        return [run for seed in self.seeds if (run := self.runs.get(self.id_of(paper, name, seed)))]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -433,89 +232,254 @@ class Plan:
         more = self.scale.more_seeds
         return tuple(dict.fromkeys((*self.scale.seeds, *(more.seeds if more else ()))))
 
+    def _behind(self, paper: str, name: str) -> tuple[str, str, list[tuple[str, str]]]:
+        """(paper, name, runs) of a run or merge: the runs are itself, or the merge's base and task."""
+        study = self.studies[paper]
+        paper, name = study.resolve(name)
+        merge = self.studies[paper].paper.merges.get(name)
+        names = (merge.base, merge.task) if merge else (name,)
+        return paper, name, [self.studies[paper].resolve(one) for one in names]
+
     def ids(self, paper: str, name: str) -> list[str]:
         """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no counterpart."""
-        merge = self.papers[paper].merges.get(name)
-        runs = (merge.base, merge.task) if merge else (name,)
-        there = [s for s in self.seeds if all(self.id_of(paper, run, s) in self.segments for run in runs)]
+        paper, name, behind = self._behind(paper, name)
+        there = [s for s in self.seeds if all(self.id_of(*run, s) in self.runs for run in behind)]
         return [self.id_of(paper, name, seed) for seed in there]
 
-    def merge_of(self, model_id: str) -> Merge:
-        """The declared merge that the id of a merged model, `<paper>/<merge>/seed-<seed>`, names."""
+    def why_absent(self, paper: str, name: str) -> str | None:
+        """Why a run or merge has no counterpart at this scale; None if it has one."""
+        return next((self.absent[run] for run in self._behind(paper, name)[2] if run in self.absent), None)
+
+    def model(self, model_id: str) -> PlannedModel:
+        """The model that an id of `ids` names."""
+        if run := self.runs.get(model_id):
+            return PlannedModel(model_id, run.identity, ((run, run.training.iterations),))
         paper, _, rest = model_id.partition("/")
-        return self.papers[paper].merges[rest.rpartition("/")[0]]
+        name, _, seed = rest.rpartition("/seed-")
+        density = self.studies[paper].paper.merges[name].density
+        runs = [self.runs[self.id_of(*one, int(seed))] for one in self._behind(paper, name)[2]]
+        identity = digest(["merge", density, [run.identity for run in runs]])
+        return PlannedModel(model_id, identity, tuple((r, r.training.iterations) for r in runs), density)
 
     @cached_property
-    def checkpoints(self) -> dict[str, dict[int, bool]]:
-        """Per segment: iterations whose weights are kept, and whether a child needs the optimizer's state too."""
-        out: dict[str, dict[int, bool]] = {s.id: {s.iterations: False} for s in self.segments.values()}
-        for segment in self.segments.values():
-            if segment.parent:
-                kept = out[segment.parent]
-                kept[segment.parent_iteration] = (
-                    kept.get(segment.parent_iteration, False) or "optimizer" in segment.keep
+    def trainings(self) -> dict[str, list[PlannedRun]]:
+        """Identity -> the runs that are this training; the first one's name is the one it is trained under."""
+        out: dict[str, list[PlannedRun]] = {}
+        for run in self.runs.values():
+            out.setdefault(run.identity, []).append(run)
+        return out
+
+    def wanted(self, identity: str) -> ValidationPlan:
+        """What is to be measured along a training, for all its names together."""
+        plans = [run.validation for run in self.trainings[identity]]
+        return ValidationPlan(
+            corpora=tuple(dict.fromkeys(corpus for plan in plans for corpus in plan.corpora)),
+            sequences=max(plan.sequences for plan in plans),
+            evaluations=tuple(sorted({i for plan in plans for i in plan.evaluations})),
+            closing=tuple(sorted({i for plan in plans for i in plan.closing})),
+        )
+
+    @cached_property
+    def _kept(self) -> dict[str, dict[int, bool]]:
+        out = {identity: {runs[0].training.iterations: False} for identity, runs in self.trainings.items()}
+        for run in self.runs.values():
+            if start := run.training.start:
+                iterations = out[start.parent]
+                optimizer = "optimizer" in start.keep
+                iterations[start.iteration] = iterations.get(start.iteration, False) or optimizer
+        return out
+
+    def kept(self, identity: str) -> dict[int, bool]:
+        """Iterations of a training whose weights are kept, and whether a child needs the optimizer's state too."""
+        return self._kept[identity]
+
+
+def split_rank(key: str) -> tuple[str, int | None]:
+    """(corpus, k) of `corpus/k`, its k-th largest domain; k is None of a whole corpus."""
+    match = _DATA_KEY.fullmatch(key)
+    return match[1], int(match[2]) if match[2] else None
+
+
+class _Resolution:
+    """One run worked out: lengths in iterations, rates of this scale, the mixture, what is measured when."""
+
+    def __init__(self, plan: Plan, study: Study, name: str, seed: int, parent: PlannedRun | None, where: str):
+        self.plan, self.study, self.parent, self.where = plan, study, parent, where
+        self.scale, self.run, self.batch = plan.scale, study.paper.runs[name], study.paper.tokens_of(name)
+        self.sequences = self._batch_sequences()
+        start = self._start()
+        self.planned = PlannedRun(
+            id=plan.id_of(study.name, name, seed),
+            paper=study.name,
+            name=name,
+            seed=seed,
+            model_name=self.run.model,
+            training=(training := self._training(seed, start)),
+            parent=parent.id if parent else None,
+            replay_fraction=self.run.replay_fraction,
+            validation=self._validation(training.iterations),
+            tokens_per_billion=self.scale.tokens_per_billion,
+        )
+
+    def _wrong(self, what: str, do: str) -> UserError:
+        return UserError(what, where=self.where, do=do)
+
+    def _batch_sequences(self) -> int:
+        scale, batch = self.scale, self.batch
+        published = scale.batch_sequences == "published"
+        if published and scale.sequence_length != batch.sequence_length:
+            do = f"Set 'sequence_length' of the scale to {batch.sequence_length}, or give it a 'batch_sequences'."
+            raise self._wrong(f"its batch is of sequences of {batch.sequence_length} tokens.", do)
+        sequences = batch.sequences if published else scale.batch_sequences
+        if sequences % (ranks := scale.run_as(self.run.model).ranks):
+            do = f"Change the ranks in execution.{self.run.model} of configs/scales/{scale.name}.yaml."
+            raise self._wrong(f"{ranks} ranks do not divide its batch of {sequences} sequences.", do)
+        return sequences
+
+    def _iterations(self, billions: float) -> int:
+        return self.scale.iterations(billions, self.sequences)
+
+    @cached_property
+    def billions(self) -> float:
+        """Length of the schedule in billions of tokens."""
+        iterations, printed = self.run.iterations, self.run.printed_for
+        if printed:
+            corpus, rank = split_rank(next(iter(self.run.data)))
+            shares = list(self.plan.shares(corpus).values())
+            if len(shares) != printed.domains:
+                return shares[rank - 1] * printed.iterations * self.batch.tokens / 1e9
+        return iterations * self.batch.tokens / 1e9
+
+    def _start(self) -> Start | None:
+        if self.parent is None:
+            return None
+        before, asked = self.parent.training, self.run.init_from.iteration
+        iteration = before.iterations
+        if asked is not None:
+            paper, name = self.study.resolve(self.run.init_from.run)
+            of = self.study.studies[paper].paper
+            if asked > of.runs[name].iterations:
+                what = f"'init_from.iteration' asks for {asked} of '{name}', which ends at {of.runs[name].iterations}."
+                raise self._wrong(what, "Ask for an earlier iteration or lengthen the parent.")
+            iteration = self.scale.iterations(of.billions(name, asked), before.batch_sequences)
+            if iteration > before.iterations:
+                what = f"'init_from.iteration' asks for {iteration} iterations at this scale, but '{name}' stops at "
+                raise self._wrong(
+                    f"{what}{before.iterations} ('until').", "Ask for an earlier one, or raise 'until'."
                 )
-        return out
+        if "data" in self.run.keep:
+            trunk = self.plan.studies[self.parent.paper].paper.runs[self.parent.name]
+            if (self.run.data, self.run.replay_fraction) != (trunk.data, trunk.replay_fraction):
+                what = f"'keep' has 'data', but the mixture is not that of '{self.parent.name}'."
+                raise self._wrong(what, "Repeat its 'data' and 'replay_fraction'.")
+        return Start(parent=before.identity, iteration=iteration, keep=self.run.keep)
 
-    @cached_property
-    def bundles(self) -> dict[str, list[Segment]]:
-        """Segments trained by one process, parents before children, filled up to `scale.bundle`.
+    def _lengths(self, start: Start | None) -> tuple[int, int]:
+        """(iterations that the schedule is fitted to, iterations)."""
+        total = max(self._iterations(self.billions), 1)
+        iterations = min(total, max(self._iterations(self.run.until), 1)) if self.run.until else total
+        if start and "data" in start.keep and self.run.init_from.iteration is not None:
+            # A branch goes on to the very end of its trunk, whatever the rounding.
+            total = iterations = self.parent.training.schedule_iterations - start.iteration
+            if total < 1:
+                what = f"'init_from.iteration' is the end of '{self.parent.name}': nothing is left to train."
+                raise self._wrong(what, "Ask for an earlier iteration.")
+        return total, iterations
 
-        A process start costs seconds of imports; small segments share it. A lineage that fits stays together; runs with
-        many children stand apart from them, so that the children can be trained side by side. The partition depends on
-        the declarations alone: a job means the same whatever has been trained already.
-        """
-        children: dict[str | None, list[Segment]] = defaultdict(list)
-        for segment in self.segments.values():
-            children[segment.parent].append(segment)
+    def _training(self, seed: int, start: Start | None) -> Training:
+        scale, size = self.scale, self.scale.models[self.run.model]
+        setting = f"models.{self.run.model} in configs/scales/{scale.name}.yaml"
+        try:
+            architecture(size.architecture).check(size.size)
+        except ValueError as error:
+            raise UserError(f"{error}.", where=setting, do="Correct the size.") from None
+        total, iterations = self._lengths(start)
+        external = self._external(size.vocab_size or scale.tokenizer.vocab_size, setting)
+        if start and "data" in start.keep:
+            before = self.parent.training
+            mixture, offset = before.mixture, before.batch_offset + start.iteration
+        else:
+            mixture, offset = self._mixture(external), 0
+        corpora = sorted({stream.corpus for stream in streams(mixture)})
+        return Training(
+            model=size.size,
+            vocabulary=size.vocab_size or scale.tokenizer.vocab_size,
+            sequence_length=scale.sequence_length,
+            batch_sequences=self.sequences,
+            seed=seed,
+            precision=scale.precision,
+            threads=scale.threads,
+            start=start,
+            external=external,
+            mixture=mixture,
+            batch_offset=offset,
+            schedule=self.run.schedule.scaled(size.eta_factor),
+            schedule_iterations=total,
+            iterations=iterations,
+            data={corpus: self.plan.data[corpus] for corpus in corpora},
+        )
 
-        def family(segment: Segment) -> list[Segment]:
-            return [segment, *(s for child in children[segment.id] for s in family(child))]
+    def _parts(self, data: dict[str, float], start_billions: float) -> Mixture:
+        first = start_billions * self.scale.tokens_per_billion / self.scale.sequence_length
+        out = []
+        for key, share in data.items():
+            corpus, rank = split_rank(key)
+            shares = self.plan.shares(corpus)
+            if rank is None:
+                out.append(corpus_part(corpus, shares, share, first))
+            else:
+                domain = corpus_part(corpus, {list(shares)[rank - 1]: 1.0}, 1, 0).parts[0]
+                out.append(domain.model_copy(update={"share": share}))
+        return tuple(out)
 
-        units: dict[tuple[int, str], list[list[Segment]]] = defaultdict(list)
+    def _external(self, rows: int, setting: str) -> External | None:
+        outside = self.run.init_from
+        if outside is None or outside.model is None:
+            return None
+        entries = self.scale.tokenizer.vocab_size
+        if rows < entries:
+            what = f"the model {self.run.model} has {rows} rows, the tokenizer {entries} entries."
+            raise self._wrong(what, f"Raise 'vocab_size' of {setting}.")
+        size = self.scale.models[self.run.model].size
+        check_size(self.plan.project, outside.model, outside.size, size, rows, self.where, setting)
+        return External(
+            model=outside.model,
+            weights=outside_identity(self.plan.project, outside.model),
+            mixture=self._parts(outside.data, 0),
+            tokens=round((outside.billions or 0) * self.scale.tokens_per_billion),
+        )
 
-        def cut(segment: Segment, generation: int) -> None:
-            whole = family(segment)
-            fits = sum(s.billions for s in whole) <= self.scale.bundle
-            units[generation, segment.model_name].append(whole if fits else [segment])
-            for child in [] if fits else children[segment.id]:
-                cut(child, generation + 1)
+    def _mixture(self, external: External | None) -> Mixture:
+        new = self._parts(self.run.data, self.run.start)
+        if not self.run.replay_fraction:
+            return new
+        lineage = self.plan.lineage(self.parent.id) if self.parent else []
+        if any(run.replay_fraction == 1 for run in lineage):
+            raise self._wrong(
+                "'replay_fraction' 1 of an ancestor leaves no new data to replay.", "Lower it there."
+            )
+        first = external or lineage[0].training.external
+        # What a model from outside saw comes before all; where that is not declared it cannot be replayed.
+        outside = [(first.tokens, first.mixture)] if first and first.mixture else []
+        # A replayed stage stands for its new data only: its own replay share is not replayed again.
+        stages = [(r.training.tokens, r.training.mixture[1 if r.replay_fraction else 0 :]) for r in lineage]
+        return with_replay(new, outside + stages, self.run.replay_fraction)
 
-        for root in children[None]:
-            cut(root, 0)
-        out: dict[str, list[Segment]] = {}
-        for (generation, model), members in sorted(units.items()):
-            load, current = 0.0, []
-            for unit in members:
-                size = sum(segment.billions for segment in unit)
-                if current and load + size > self.scale.bundle:
-                    out[f"{model}-{generation}-{len(out):03d}"] = current
-                    load, current = 0.0, []
-                current, load = current + unit, load + size
-            out[f"{model}-{generation}-{len(out):03d}"] = current
-        return out
-
-
-def streams(mixture: tuple[Part, ...]) -> list[Stream]:
-    """The streams at the leaves, in order."""
-    return [s for part in mixture for s in ([part.stream] if part.stream else streams(part.parts))]
-
-
-def _renormalised(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    total = sum(part.share for part in parts)
-    return tuple(part.model_copy(update={"share": part.share / total}) for part in parts)
-
-
-def reservoir_shares(sizes: list[float], replay_fraction: float) -> list[float]:
-    """Shares of D_0..D_{i-1} in the replay buffer R_i of discrete reservoir sampling (Ibrahim A.1, Eq. 5).
-
-    p_{i,j} = (s_j (1 - alpha)^{gamma_j} + sum_{k=j+1}^{i-1} p_{k,j} s_k alpha) / sum_{k<i} s_k, gamma_0 = 0 and 1 else:
-    a later dataset gave up `replay_fraction` of its batches to what came before it.
-    """
-    alpha, shares = replay_fraction, {}
-    for i in range(1, len(sizes) + 1):
-        for j in range(i):
-            own = sizes[j] * (1 - alpha if j else 1)
-            replayed = sum(shares[k, j] * sizes[k] * alpha for k in range(j + 1, i))
-            shares[i, j] = (own + replayed) / sum(sizes[:i])
-    return [shares[len(sizes), j] for j in range(len(sizes))]
+    def _validation(self, iterations: int) -> ValidationPlan:
+        told, billions = self.scale.validation, self.billions
+        if billions / told.every > MOST_EVALUATIONS:
+            what = f"{billions:g}B tokens with an evaluation every {told.every:g}B are too many evaluations."
+            raise self._wrong(what, "Raise 'validation.every' of the scale.")
+        first = max(1, iterations - self._iterations(told.closing))
+        last = told.closing_evaluations - 1
+        closing = {round(first + (iterations - first) * k / last) for k in range(last + 1)}
+        regular = {self._iterations(k * told.every) for k in range(int(billions / told.every) + 1)}
+        early = {self._iterations(b) for b in told.early}
+        return ValidationPlan(
+            corpora=tuple(corpus for corpus in self.run.validate_on if corpus in self.scale.corpora),
+            sequences=told.sequences,
+            evaluations=tuple(
+                sorted({0, iterations} | {i for i in regular | early | closing if i <= iterations})
+            ),
+            closing=tuple(sorted(closing)),
+        )

@@ -398,8 +398,7 @@ def _check_published(declared: Exhibits, where: str) -> None:
                 raise UserError(what, where=where, do="Count rows from 1.")
 
 
-@cache
-def load_declarations(paper: str) -> Exhibits:
+def load_exhibits(study) -> Exhibits:
     """Reads one paper's `exhibits.yaml`; every fault is a `UserError` naming file and key."""
     _check(paper, paper_names(), "paper", "paper", str(PAPERS))
     path = PAPERS / paper / "exhibits.yaml"
@@ -451,29 +450,3 @@ def load_declarations(paper: str) -> Exhibits:
     return declared
 
 
-def load_exhibits(paper: str) -> dict[str, Exhibit]:
-    """A paper's exhibits by key: `figure_04`, `table_02`."""
-    return dict(load_declarations(paper).exhibits)
-
-
-def find_exhibit(paper: str, key: str) -> Exhibit:
-    """One exhibit; an unknown key is a `UserError` with the nearest known one."""
-    exhibits = load_declarations(paper).exhibits
-    _check(key, exhibits, "exhibit", "exhibits", str(PAPERS / paper / "exhibits.yaml"))
-    return exhibits[key]
-
-
-def absent(plan: Plan, paper: str, name: str) -> str | None:
-    """Why a run or merge has no counterpart at the plan's scale; None if it has one."""
-    merge = plan.papers[paper].merges.get(name)
-    names = (merge.base, merge.task) if merge else (name,)
-    return next((plan.absent[paper, run] for run in names if (paper, run) in plan.absent), None)
-
-
-def needs(plan: Plan, paper: str, exhibit: Exhibit) -> tuple[list[str], list[str]]:
-    """Ids of the segments and of the evaluations that an exhibit is drawn from, over all seeds, absent ones out."""
-
-    def ids(names: list[str]) -> list[str]:
-        return [model for name in names for model in plan.ids(paper, name)]
-
-    return ids(exhibit.runs), ids(exhibit.evaluations)

@@ -1,0 +1,117 @@
+"""A study: all that one paper declares, each part read once, when it is asked for, and checked against the others."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cpt_repro.declarations.published import Digitised, Discrepancies, Discrepancy, Published
+from cpt_repro.declarations.runs import Paper, load_paper, paper_names, variants_of
+from cpt_repro.declarations.strict import load, nearest, parse
+from cpt_repro.errors import UserError
+from cpt_repro.files import read_json
+from cpt_repro.project import Project
+
+
+class Study:
+    """One paper's declarations; `studies` are all papers', whose runs it may name."""
+
+    def __init__(self, studies: Studies, name: str):
+        self.studies, self.name = studies, name
+        self.project: Project = studies.project
+
+    def path(self, file: str) -> Path:
+        """Where a file of the paper's declarations lies."""
+        return self.project.papers / self.name / file
+
+    @cached_property
+    def discrepancies(self) -> tuple[Discrepancy, ...]:
+        """Where its sources contradict each other; none where it has no file."""
+        path = self.path("discrepancies.yaml")
+        return load(Discrepancies, path).discrepancies if path.exists() else ()
+
+    @cached_property
+    def paper(self) -> Paper:
+        """Its runs and merges, with the studies' variants in force."""
+        own = variants_of(self.name, self.discrepancies)
+        return load_paper(self.project, self.name, {v: own[v] for v in own if v in self.studies.variants})
+
+    @cached_property
+    def published(self) -> Published:
+        """Its published tables and facts; empty where it has no file."""
+        path = self.path("published.yaml")
+        return load(Published, path) if path.exists() else Published(source="")
+
+    @cached_property
+    def digitised(self) -> Digitised:
+        """Its digitised curves; empty where it has no file."""
+        path = self.path("digitised.json")
+        empty = Digitised(source="", tolerance=0, panels={})
+        return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
+
+    @cached_property
+    def released(self):
+        """Weights that its authors published, by run (`declarations.released`); {} where it has no file."""
+        from cpt_repro.declarations.released import load_released
+
+        return load_released(self)
+
+    def resolve(self, name: str) -> tuple[str, str]:
+        """(paper, run or merge) of a name as this paper writes it; an unknown one is a `KeyError`."""
+        if name in self.paper.runs or name in self.paper.merges:
+            return self.name, name
+        paper, _, run = name.partition("/")
+        if paper in self.studies.names and paper != self.name:
+            other = self.studies[paper].paper
+            if run in other.runs or run in other.merges:
+                return paper, run
+        raise KeyError(name)
+
+    def check_run(self, name: str, where: str, merges: bool = False) -> None:
+        """Raises a `UserError` where `name` is no run (or merge) of this paper or of another one."""
+        try:
+            paper, run = self.resolve(name)
+            if merges or run in self.studies[paper].paper.runs:
+                return
+        except KeyError:
+            pass
+        known = [*self.paper.runs, *(self.paper.merges if merges else ())]
+        known += [f"{other}/{run}" for other in self.studies.names if other != self.name and name.startswith(other)
+                  for run in self.studies[other].paper.runs]  # fmt: skip
+        what = f"the {'run or merge' if merges else 'run'} '{name}' is not declared."
+        do = (
+            nearest(name, known)
+            if len(known) < 30 or not nearest(name, known).startswith("Known")
+            else "Declare it."
+        )
+        raise UserError(what, where=where, do=do)
+
+
+class Studies:
+    """The studies of a project by the name of their paper, read when asked for.
+
+    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; an unknown one is a `UserError` at `where`.
+    """
+
+    def __init__(self, project: Project, variants: tuple[str, ...] = (), where: str = "variants"):
+        self.project, self.variants = project, variants
+        self.names = paper_names(project)
+        self._studies: dict[str, Study] = {}
+        known: dict[str, Any] = {}
+        for name in self.names if variants else ():
+            known |= variants_of(name, self[name].discrepancies)
+        for variant in variants:
+            if variant not in known:
+                raise UserError(
+                    f"the variant '{variant}' is unknown.", where=where, do=nearest(variant, known)
+                )
+
+    def __getitem__(self, name: str) -> Study:
+        """The study of a paper; an unknown one is a `UserError`."""
+        if name not in self.names:
+            where = str(self.project.papers)
+            raise UserError(f"the paper '{name}' is unknown.", where=where, do=nearest(name, self.names))
+        if name not in self._studies:
+            self._studies[name] = Study(self, name)
+        return self._studies[name]
