@@ -1,104 +1,273 @@
-"""The receipts and evaluations behind one exhibit, read once, with their hashes and with what is missing."""
+"""What the runs of a plan left, found by what it is and not by what it is called; and one exhibit's view of that."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from cpt_repro.declarations.exhibits import Exhibits, absent, load_declarations
+from pydantic import BaseModel
+
+from cpt_repro.declarations.study import Study
 from cpt_repro.files import digest, read_json
-from cpt_repro.planning.plan import Plan, Segment
+from cpt_repro.planning.plan import Plan, PlannedRun
 from cpt_repro.records.receipts import (
     Evaluation,
+    FinalLoss,
+    Fingerprint,
+    LaterLosses,
+    Losses,
     Receipt,
-    corpus_path,
-    evaluation_path,
-    read_evaluation,
+    identity_in,
     read_fingerprint,
-    read_receipt,
-    receipt_path,
+    read_record,
 )
 
 NOT_RUN, NO_COUNTERPART, FAILED = "not run", "no counterpart", "failed"
 
 
 class Records:
-    """What one paper's runs left at one scale."""
+    """Receipts, evaluations and corpus records of a plan's scale; each file is read once."""
 
-    def __init__(self, plan: Plan, paper: str, results: Path):
-        self.plan, self.paper, self.results = plan, paper, Path(results)
-        self.scale = plan.scale
-        #: record -> SHA-256 of its content, without what was `measured` of speed
-        self.digests: dict[str, str] = {}
-        #: "receipt <id>" or "evaluation <id>", wanted and not there
-        self.missing: set[str] = set()
-        #: receipts of another identity than the plan's: drawn, and named
-        self.stale: set[str] = set()
-        #: runs and merges without counterpart -> why
-        self.without: dict[str, str] = {}
-        self._read: dict[Path, Any] = {}
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.folder = plan.project.results / plan.scale.name
+        self._read: dict[Path, BaseModel] = {}
+        self._digests: dict[Path, str] = {}
+
+    # -- places
 
     @cached_property
-    def declared(self) -> Exhibits:
-        """The paper's declarations."""
-        return load_declarations(self.paper)
+    def _places(self) -> dict[tuple[str, str], Path]:
+        """(file name, identity) -> where it lies, the place that its name asks for first."""
+        places: dict[tuple[str, str], Path] = {}
+        for path in sorted((self.folder / "runs").rglob("*.json")):
+            if path.name in ("receipt.json", "evaluation.json") and (identity := identity_in(path)):
+                places.setdefault((path.name, identity), path)
+        return places
 
-    def _one(self, path: Path, name: str, kind: str, reader: Any) -> Any:
-        if path not in self._read:
-            if path.is_file():
-                self._read[path] = reader(path)
-                told = read_json(path)
-                told.pop("measured", None)
-                self.digests[f"{kind} {name}"] = digest(told)
-            else:
-                self._read[path] = None
-                self.missing.add(f"{kind} {name}")
-        return self._read[path]
+    def place_of(self, run_id: str) -> Path:
+        """The folder of a run or merge, named as it is."""
+        return self.folder / "runs" / run_id
 
-    def _all(self, name: str, kind: str, where: Any, reader: Any) -> list[Any]:
-        if why := absent(self.plan, self.paper, name):
-            self.without[name] = why
+    def receipt_path(self, run: PlannedRun) -> Path:
+        """Where the receipt of a run's training lies, under whatever name; else where it is to be."""
+        first = self.plan.trainings[run.identity][0]
+        own = self.place_of(first.id) / "receipt.json"
+        return self._places.get(("receipt.json", run.identity), own)
+
+    def evaluation_path(self, model_id: str) -> Path:
+        """Where the evaluation of a model lies, under whatever name; else where it is to be."""
+        identity = self.plan.model(model_id).identity
+        first = self.plan.trainings[identity][0].id if identity in self.plan.trainings else model_id
+        own = self.place_of(first) / "evaluation.json"
+        return self._places.get(("evaluation.json", identity), own)
+
+    def later_path(self, run: PlannedRun) -> Path:
+        """Where losses lie that were measured on kept weights after the training."""
+        return self.receipt_path(run).with_name("losses.json")
+
+    def corpus_path(self, corpus: str) -> Path:
+        """Where the record of a built corpus (a copy of its fingerprint) lies."""
+        return self.folder / "corpora" / f"{corpus}.json"
+
+    # -- what lies there
+
+    def _one(self, path: Path, reader) -> BaseModel | None:
+        if path not in self._read and path.is_file():
+            self._read[path] = reader(path)
+        return self._read.get(path)
+
+    def has_receipt(self, run: PlannedRun) -> bool:
+        """Whether the run's training has left its receipt."""
+        return ("receipt.json", run.identity) in self._places
+
+    def receipt(self, run: PlannedRun) -> Receipt | None:
+        """The receipt of a run's training; a broken one is a `UserError`."""
+        if not self.has_receipt(run):
+            return None
+        return self._one(self.receipt_path(run), lambda path: read_record(Receipt, path))
+
+    def evaluation(self, model_id: str) -> Evaluation | None:
+        """The evaluation of a run or merge; one of other weights is none."""
+        if ("evaluation.json", self.plan.model(model_id).identity) not in self._places:
+            return None
+        return self._one(self.evaluation_path(model_id), lambda path: read_record(Evaluation, path))
+
+    def fingerprint(self, corpus: str) -> Fingerprint | None:
+        """What was built of a corpus."""
+        return self._one(self.corpus_path(corpus), read_fingerprint)
+
+    def later(self, run: PlannedRun) -> LaterLosses | None:
+        """Losses measured on the run's kept weights; those of other weights are none."""
+        path = self.later_path(run)
+        if not self.has_receipt(run) or identity_in(path) != run.identity:
+            return None
+        return self._one(path, lambda path: read_record(LaterLosses, path))
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a record's content, without what was `measured` of speed."""
+        if path not in self._digests:
+            content = read_json(path)
+            content.pop("measured", None)
+            self._digests[path] = digest(content)
+        return self._digests[path]
+
+    # -- what is to be measured
+
+    def losses(self, run: PlannedRun, corpus: str) -> Losses | None:
+        """A run's losses on a corpus as it is now: of enough sequences if there are, else of as many as there are."""
+        receipt, later = self.receipt(run), self.later(run)
+        both = [record.losses.get(corpus) for record in (receipt, later) if record]
+        current = [one for one in both if one and one.data == self.plan.data.get(corpus)]
+        return max(current, key=lambda one: one.sequences, default=None)
+
+    def curve(self, run: PlannedRun, corpus: str) -> tuple[tuple[int, float], ...]:
+        """[(iteration, loss)]: the longer one of those that were taken in training and on kept weights."""
+        receipt, later = self.receipt(run), self.later(run)
+        both = [record.losses.get(corpus) for record in (receipt, later) if record]
+        return max((one.curve for one in both if one and one.data == self.plan.data.get(corpus)), key=len, default=())
+
+    def to_measure(self, run: PlannedRun) -> list[str]:
+        """Corpora on which the final weights of a trained run are still to be measured (on enough sequences)."""
+        if not self.has_receipt(run):
             return []
-        ids = self.plan.ids(self.paper, name)
-        found = [self._one(where(self.results, self.scale.name, i), i, kind, reader) for i in ids]
-        return [record for record in found if record is not None]
+        wanted = self.plan.wanted(run.identity)
+        there = {corpus: self.losses(run, corpus) for corpus in wanted.corpora}
+        return [c for c, losses in there.items() if losses is None or losses.sequences < wanted.sequences]
 
-    def receipts(self, name: str) -> list[Receipt]:
-        """The run's receipts, one a seed."""
-        found = self._all(name, "receipt", receipt_path, read_receipt)
-        for receipt in found:
-            planned = self.plan.segments.get(receipt.segment.id)
-            if planned is None or planned.identity != receipt.identity:
-                self.stale.add(f"receipt {receipt.segment.id}")
-        return found
+    def incomplete_curves(self, run: PlannedRun) -> list[str]:
+        """Corpora whose curve lacks points that are wanted: only training the run once more would give them."""
+        if not self.has_receipt(run):
+            return []
+        wanted = self.plan.wanted(run.identity)
+        out = []
+        for corpus in wanted.corpora:
+            whole = set(wanted.evaluations) <= {iteration for iteration, _ in self.curve(run, corpus)}
+            receipt = self.receipt(run).losses.get(corpus)
+            if not whole or receipt is None or receipt.sequences < wanted.sequences:
+                out.append(corpus)
+        return out
+
+
+class Trained:
+    """A planned run with what it left."""
+
+    def __init__(self, records: Records, run: PlannedRun, receipt: Receipt):
+        self.records, self.run, self.receipt = records, run, receipt
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+    @property
+    def parameters(self) -> int:
+        return self.receipt.parameters
+
+    @cached_property
+    def _losses(self) -> dict[str, Losses]:
+        both = {corpus: self.records.losses(self.run, corpus) for corpus in self.records.plan.scale.corpora}
+        return {corpus: losses for corpus, losses in both.items() if losses}
+
+    @cached_property
+    def final(self) -> dict[str, FinalLoss]:
+        """Corpus -> final loss."""
+        return {corpus: losses.final for corpus, losses in self._losses.items()}
+
+    def curve(self, corpus: str) -> list[tuple[float, float]]:
+        """[(billions of the paper's tokens since the run began, loss)]; [] where it was not measured."""
+        return [(self.run.position(i), loss) for i, loss in self.records.curve(self.run, corpus)]
+
+    @property
+    def learning_rate(self) -> list[tuple[float, float]]:
+        """[(billions of the paper's tokens since the run began, learning rate)]."""
+        return [(self.run.position(i), rate) for i, rate in self.receipt.learning_rate]
+
+    def sequence_losses(self, corpus: str) -> tuple[float, ...]:
+        """Loss of each validation sequence at the last evaluation; () where it is not known."""
+        return self._losses[corpus].of_sequences if corpus in self._losses else ()
+
+    def entropy_floor(self, corpus: str) -> float | None:
+        """Entropy rate of a generated language, nats per token."""
+        return self._losses[corpus].entropy_floor if corpus in self._losses else None
+
+
+class Evidence:
+    """The records behind one exhibit or one paper's claims, with their hashes and with what is missing.
+
+    Runs are named as the paper writes them; `<paper>/<run>` is another paper's.
+    """
+
+    def __init__(self, records: Records, paper: str):
+        self.records, self.paper = records, paper
+        self.plan, self.scale = records.plan, records.plan.scale
+        self.study: Study = self.plan.studies[paper]
+        #: "receipt <id>", "evaluation <id>" or "corpus <name>" -> SHA-256 of its content
+        self.digests: dict[str, str] = {}
+        #: the same names, wanted and not there
+        self.missing: set[str] = set()
+        #: runs and merges without counterpart -> why
+        self.without: dict[str, str] = {}
+        #: runs whose curves lack points that are wanted
+        self.to_be_measured: set[str] = set()
+
+    def _note(self, kind: str, name: str, path: Path, there: bool) -> None:
+        if there:
+            self.digests[f"{kind} {name}"] = self.records.digest(path)
+        else:
+            self.missing.add(f"{kind} {name}")
+
+    def _has_counterpart(self, name: str) -> bool:
+        if why := self.plan.why_absent(self.paper, name):
+            self.without[name] = why
+        return not why
+
+    def runs(self, name: str) -> list[Trained]:
+        """A run's receipts, one a seed."""
+        out = []
+        for run in self.plan.find(self.paper, name) if self._has_counterpart(name) else ():
+            receipt = self.records.receipt(run)
+            self._note("receipt", run.id, self.records.receipt_path(run), receipt is not None)
+            if receipt:
+                out.append(Trained(self.records, run, receipt))
+                if self.records.later(run):
+                    self._note("losses", run.id, self.records.later_path(run), True)
+                if self.records.incomplete_curves(run):
+                    self.to_be_measured.add(run.id)
+        return out
 
     def evaluations(self, name: str) -> list[Evaluation]:
-        """The evaluations of a run or a merge, one a seed."""
-        return self._all(name, "evaluation", evaluation_path, read_evaluation)
+        """The evaluations of a run or a merge, one a seed; their `id` is the name that is asked for."""
+        out = []
+        for model_id in self.plan.ids(self.paper, name) if self._has_counterpart(name) else ():
+            evaluation = self.records.evaluation(model_id)
+            self._note("evaluation", model_id, self.records.evaluation_path(model_id), evaluation is not None)
+            if evaluation:
+                out.append(evaluation.model_copy(update={"id": model_id}))
+        return out
+
+    def fingerprint(self, corpus: str) -> Fingerprint | None:
+        """What was built of a corpus, or None."""
+        found = self.records.fingerprint(corpus)
+        self._note("corpus", corpus, self.records.corpus_path(corpus), found is not None)
+        return found
 
     def why(self, name: str) -> str:
         """The word that stands where a value is missing."""
-        if absent(self.plan, self.paper, name):
+        if self.plan.why_absent(self.paper, name):
             return NO_COUNTERPART
-        places = [receipt_path(self.results, self.scale.name, i) for i in self.plan.ids(self.paper, name)]
-        return FAILED if any(place.with_name("failure.json").is_file() for place in places) else NOT_RUN
+        places = [self.records.place_of(run_id) for run_id in self.plan.ids(self.paper, name)]
+        return FAILED if any((place / "failure.json").is_file() for place in places) else NOT_RUN
 
-    def segment(self, name: str) -> Segment | None:
+    def planned(self, name: str) -> PlannedRun | None:
         """The run as planned (first seed); of a merge, its task's."""
-        merge = self.plan.papers[self.paper].merges.get(name)
-        return next(iter(self.plan.find(self.paper, merge.task if merge else name)), None)
-
-    def fingerprint(self, corpus: str) -> dict[str, Any] | None:
-        """What was built of a corpus, or None."""
-        return self._one(
-            corpus_path(self.results, self.scale.name, corpus), corpus, "corpus", read_fingerprint
-        )
+        paper, name = self.study.resolve(name)
+        merge = self.plan.studies[paper].paper.merges.get(name)
+        return next(iter(self.plan.find(paper, merge.task if merge else name)), None)
 
     def corpus(self, corpus: str) -> str:
-        """A corpus in words, as at this scale: upstream (english_upstream, for the Pile)."""
-        told = self.declared.corpora[corpus]
+        """A corpus in words, as at this scale: upstream (its text here, for that of the paper)."""
+        declared = self.study.paper.corpora[corpus]
         name = self.scale.corpora.get(corpus, corpus)
-        return (
-            told.stands_for if self.scale.name == "paper" else f"{told.role} ({name}, for {told.stands_for})"
-        )
+        if self.scale.name == "paper":
+            return declared.stands_for
+        return f"{declared.called} ({name}, for {declared.stands_for})"

@@ -3,93 +3,128 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
+from pydantic import BaseModel, Field, model_validator
 
 from cpt_repro.declarations.strict import Name, Share, Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
-from cpt_repro.planning.plan import Segment
+from cpt_repro.planning.training import Training
 
-SCHEMA_VERSION = 1
+VERSION = 2
 
 
 class FinalLoss(Strict):
     """Validation loss (nats per token) averaged over the closing evaluations."""
 
     loss: float
-    evaluations: int
+    evaluations: int = Field(ge=1)
     #: standard error over the closing evaluations (Ibrahim section 1.6 of the tables' captions)
     stderr: float
     #: standard error over validation sequences at the last evaluation: the noise of the validation set
     noise: float
 
 
-class Receipt(Strict):
-    """What a finished training segment leaves. `measured` alone may differ between two runs of the same segment."""
+class Losses(Strict):
+    """What was measured on one corpus along a training, or of its kept weights."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    #: digest of what decides the corpus' tokens, as the plan has it
+    data: str
+    #: fingerprint of the shards it was measured on
+    fingerprint: str
+    #: validation sequences in every evaluation
+    sequences: int = Field(ge=1)
+    #: entropy rate of a generated language in nats per token, where it is known
+    entropy_floor: float | None = None
+    #: [(iteration, validation loss in nats per token)]
+    curve: tuple[tuple[int, float], ...] = Field(min_length=1)
+    final: FinalLoss
+    #: loss of each validation sequence at the last evaluation, to compare models sequence by sequence
+    of_sequences: tuple[float, ...] = ()
+
+
+class RunName(Strict):
+    """What a run was called when it was trained; it decides nothing."""
+
+    id: str
+    paper: str
+    name: str
+    seed: int
+    model: str
+
+
+class Measured(Strict):
+    """How fast it was: alone in a receipt it may differ between two runs of the same training."""
+
+    seconds: float
+    tokens_per_second: float = 0
+    validation_seconds: float = 0
+    resumed_at: int = 0
+    #: median of a step, and the share of time spent waiting for batches
+    step_seconds: float | None = None
+    loader_wait_share: float | None = None
+    execution: dict[str, Any] = {}
+    commit: str | None = None
+
+
+class Receipt(Strict):
+    """What a finished training leaves."""
+
+    schema_version: Literal[2] = VERSION
     identity: str
-    segment: Segment
+    run: RunName
+    training: Training
     parent_weights: str | None = Field(
         description="SHA-256 of the weights file it started from, or over the tensors of a model from outside"
     )
-    data: dict[str, str] = Field(description="corpus -> fingerprint of its shards")
-    #: corpus -> entropy rate of a generated language in nats per token, where it is known
-    entropy_floor: dict[str, float | None]
-    #: corpus -> [(iteration, validation loss in nats per token)]
-    curves: dict[str, list[tuple[int, float]]]
+    data: dict[str, str] = Field(description="corpus trained on -> fingerprint of its shards")
+    losses: dict[str, Losses]
     #: [(iteration, learning rate of the next update)], as the optimizer was told
-    learning_rate: list[tuple[int, float]]
+    learning_rate: tuple[tuple[int, float], ...]
     #: [(iteration, mean training loss since the last point)]
-    train_loss: list[tuple[int, float]]
-    final: dict[str, FinalLoss]
-    #: corpus -> loss of each validation sequence at the last evaluation, to compare models sequence by sequence
-    sequence_losses: dict[str, tuple[float, ...]] = {}
+    train_loss: tuple[tuple[int, float], ...]
     #: iteration -> SHA-256 of the weights file kept there
     checkpoints: dict[int, str]
     parameters: int
     code: dict[str, str]
     environment: dict[str, str]
-    measured: dict[str, Any]
+    measured: Measured
 
     @model_validator(mode="after")
-    def _usable(self) -> Receipt:
-        if min(self.segment.iterations, self.segment.tokens, self.segment.tokens_per_billion) <= 0:
-            raise ValueError("its segment has no length")
-        for name, told in (("curves", self.curves), ("final", self.final)):
-            if set(told) != set(self.segment.validate_on):
-                raise ValueError(f"'{name}' and 'segment.validate_on' must name the same corpora")
-        if not all(self.curves.values()):
-            raise ValueError("a curve in 'curves' has no points")
+    def _of_its_training(self) -> Receipt:
+        if min(self.training.iterations, self.training.tokens) <= 0:
+            raise ValueError("its training has no length")
+        if self.training.identity != self.identity:
+            raise ValueError(f"'identity' is not that of 'training', which is {self.training.identity}")
         return self
 
-    def curve(self, corpus: str) -> list[tuple[float, float]]:
-        """[(billions of the papers' tokens since this segment began, loss)]."""
-        per_iteration = self.segment.tokens / self.segment.iterations / self.segment.tokens_per_billion
-        return [(iteration * per_iteration, loss) for iteration, loss in self.curves[corpus]]
+
+class LaterLosses(Strict):
+    """Losses measured on the kept weights of a finished training, after it: `losses.json` beside the receipt."""
+
+    schema_version: Literal[2] = VERSION
+    #: of the training
+    identity: str
+    losses: dict[str, Losses]
+    environment: dict[str, str]
 
 
-_TYPED = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Score(TypedDict):
+class Score(Strict):
     """What one task gave."""
 
-    __pydantic_config__ = _TYPED
     metric: str
     value: Share
     stderr: float
     documents: int
-    truncated: NotRequired[int]
+    truncated: int | None = None
+    #: digest of all that decides the task
+    declaration: str
 
 
-class SuiteScores(TypedDict):
+class SuiteScores(Strict):
     """What the tasks of one suite gave, and their plain mean."""
 
-    __pydantic_config__ = _TYPED
     tasks: dict[str, Score]
     average: Share
     stderr: float
@@ -98,12 +133,13 @@ class SuiteScores(TypedDict):
 class Evaluation(Strict):
     """What the benchmark suites say of one model: a run's final weights, or a merge."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    id: str
+    schema_version: Literal[2] = VERSION
+    #: of the weights
     identity: str
+    id: str
     suites: dict[str, SuiteScores]
-    prompts: list[str] = []
-    generations: list[str] = []
+    prompts: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()
     suites_fingerprint: str
     environment: dict[str, str]
 
@@ -140,67 +176,43 @@ class Fingerprint(Strict):
         return self
 
 
-def read_fingerprint(path: Path) -> dict[str, Any]:
+def read_fingerprint(path: Path) -> Fingerprint:
     """Reads a corpus' fingerprint or its record; a broken one, or one that was edited, is a `UserError`."""
     value = read_json(path)
-    parse(Fingerprint, value, str(path))
-    found = digest({key: entry for key, entry in value.items() if key != "fingerprint"})
-    if found != value["fingerprint"]:
-        fault = f"the fingerprint does not match its contents: {value['fingerprint']} is written, {found} is right."
-        raise UserError(
-            fault, where=str(path), do="Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
-        )
-    return value
+    fingerprint = parse(Fingerprint, value, str(path))
+    right = digest({key: entry for key, entry in value.items() if key != "fingerprint"})
+    if right != fingerprint.fingerprint:
+        fault = f"the fingerprint does not match its contents: {fingerprint.fingerprint} is written, {right} is right."
+        do = "Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
+        raise UserError(fault, where=str(path), do=do)
+    return fingerprint
 
 
-def receipt_path(results: Path, scale: str, segment_id: str) -> Path:
-    """Where a segment's receipt lies."""
-    return Path(results) / scale / "runs" / segment_id / "receipt.json"
+R = TypeVar("R", bound=BaseModel)
 
 
-def evaluation_path(results: Path, scale: str, model_id: str) -> Path:
-    """Where a model's benchmark results lie."""
-    return Path(results) / scale / "runs" / model_id / "evaluation.json"
-
-
-def corpus_path(results: Path, scale: str, corpus: str) -> Path:
-    """Where the record of a built corpus (a copy of its fingerprint) lies."""
-    return Path(results) / scale / "corpora" / f"{corpus}.json"
-
-
-def _read(model: type, path: Path) -> Any:
+def read_record(model: type[R], path: Path) -> R:
+    """Reads a receipt or evaluation; an unknown version or a broken file is a `UserError`."""
     raw = read_json(path)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"its schema_version is {version!r}; this program reads {SCHEMA_VERSION}.",
-            where=str(path),
-            do="Use the version of cpt_repro that wrote it, or remove the file and run again.",
-        )
+    if version != VERSION:
+        what = f"its schema_version is {version!r}; this program reads {VERSION}."
+        do = "Use the version of cpt_repro that wrote it, or remove the file and run again."
+        raise UserError(what, where=str(path), do=do)
     return parse(model, raw, str(path))
 
 
-def read_receipt(path: Path) -> Receipt:
-    """Reads a receipt; an unknown version or a broken file is a `UserError`."""
-    return _read(Receipt, path)
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Reads an evaluation; an unknown version or a broken file is a `UserError`."""
-    return _read(Evaluation, path)
-
-
-def write(path: Path, record: Receipt | Evaluation) -> None:
+def write_record(path: Path, record: BaseModel) -> None:
     """Writes a record, whole or not at all."""
     write_json(path, record.model_dump(mode="json"))
 
 
-def is_current(path: Path, identity: str) -> bool:
-    """Whether a receipt or evaluation of exactly this identity lies at `path`."""
-    if not path.exists():
-        return False
-    raw = read_json(path)
-    return isinstance(raw, dict) and (raw.get("schema_version"), raw.get("identity")) == (
-        SCHEMA_VERSION,
-        identity,
-    )
+def identity_in(path: Path) -> str | None:
+    """The identity that a receipt or evaluation of this version says it has; None of anything else."""
+    try:
+        raw = read_json(path)
+    except UserError:
+        return None
+    if not isinstance(raw, dict) or raw.get("schema_version") != VERSION:
+        return None
+    return raw.get("identity") if isinstance(raw.get("identity"), str) else None
