@@ -2,7 +2,8 @@
 
 
 class UserError(Exception):
-    """Something the user can put right. The command line prints it without a traceback and exits with status 2."""
+    """Something the user can put right. The command line prints it without a traceback and exits with status
+    2."""
 
     def __init__(self, what: str, *, where: str | None = None, do: str | None = None):
         self.what, self.where, self.do = what, where, do
@@ -10,4 +11,5 @@ class UserError(Exception):
 
 
 class StorageError(UserError):
-    """A storage that is full, read-only or forbidden: nothing else that is to be written there would succeed either."""
+    """A storage that is full, read-only or forbidden: nothing else that is to be written there would succeed
+    either."""

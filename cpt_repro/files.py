@@ -27,7 +27,8 @@ REFUSALS = {
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, shortest floats. NaN is refused, so that no hash hides one."""
+    """One text for one value: sorted keys, no spaces, shortest floats. NaN is refused, so that no hash hides
+    one."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -56,7 +57,8 @@ def _refusal(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def writing(path: Path | None = None) -> Iterator[None]:
-    """A full, read-only or forbidden storage becomes one `StorageError` that names `path`, else the file refused."""
+    """A full, read-only or forbidden storage becomes one `StorageError` that names `path`, else the file
+    refused."""
     try:
         yield
     except Exception as error:
@@ -156,7 +158,8 @@ def read_json(path: Path) -> Any:
 
 
 def code_commit(root: Path) -> str | None:
-    """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None outside git."""
+    """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None
+    outside git."""
     git = ["git", "-C", str(root)]
     try:
         head = subprocess.run(

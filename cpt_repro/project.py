@@ -1,4 +1,5 @@
-"""Where everything of a project lies. One object holds every path and is handed down; nothing else knows one."""
+"""Where everything of a project lies. One object holds every path and is handed down; nothing else knows
+one."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ class Project:
     def at(cls, root: Path | None = None) -> Project:
         """The project in a folder; without one that of the current folder or the nearest one above it.
 
-        `$CPT_REPRO_STORE`, `$CPT_REPRO_CORPORA`, `$CPT_REPRO_HUB` and `$CPT_REPRO_SHARDS_REMOTE` are read here alone; one
-        that is set and empty is a `UserError`, and so is a place without a project.
+        `$CPT_REPRO_STORE`, `$CPT_REPRO_CORPORA`, `$CPT_REPRO_HUB` and `$CPT_REPRO_SHARDS_REMOTE` are read
+        here alone; one that is set and empty is a `UserError`, and so is a place without a project.
         """
         if root is None:
             here = Path.cwd()

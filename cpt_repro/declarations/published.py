@@ -1,8 +1,9 @@
-"""What a paper published: `configs/papers/<paper>/published.yaml` (tables, facts) and `digitised.json` (curves).
+"""What a paper published: `configs/papers/<paper>/published.yaml` (tables, facts) and `digitised.json`
+(curves).
 
-Every value carries its mark (printed in the paper, digitised from a plot, authors' code, derived by arithmetic) and its
-place. They are facts to compare with, and never an input of a run. `discrepancies.yaml` says where they contradict each
-other, what is taken, and how runs are switched to another reading.
+Every value carries its mark (printed in the paper, digitised from a plot, authors' code, derived by
+arithmetic) and its place. They are facts to compare with, and never an input of a run. `discrepancies.yaml`
+says where they contradict each other, what is taken, and how runs are switched to another reading.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class Variant(Strict):
 
 
 class Misprint(Strict):
-    """Cells that do not hold what their row and column say: nothing is compared with them. Rows count from 1."""
+    """Cells that do not hold what their row and column say: nothing is compared with them. Rows count from
+    1."""
 
     table: str
     row: int = Field(ge=1)
@@ -128,7 +130,8 @@ class Misprint(Strict):
 
 
 class Discrepancy(Strict):
-    """A conflict between a paper and its code, or within the paper; without variants it concerns the print alone."""
+    """A conflict between a paper and its code, or within the paper; without variants it concerns the print
+    alone."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     what: str

@@ -56,8 +56,8 @@ class OutsideSize(Strict):
 
 
 class InitFrom(Strict):
-    """Whose weights a run starts from: those of another run, at its end or at an iteration of the paper's count, or
-    of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
+    """Whose weights a run starts from: those of another run, at its end or at an iteration of the paper's
+    count, or of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
 
     run: str | None = None
     iteration: int | None = Field(default=None, ge=0)
@@ -89,14 +89,16 @@ class InitFrom(Strict):
 
 
 class PrintedFor(Strict):
-    """The circumstances for which a stage's length is printed: how many domains, and all stages' iterations."""
+    """The circumstances for which a stage's length is printed: how many domains, and all stages'
+    iterations."""
 
     domains: Count
     iterations: Count
 
 
 class Run(Strict):
-    """One declared training segment; lengths in the paper's iterations or billions of tokens, rates as printed."""
+    """One declared training segment; lengths in the paper's iterations or billions of tokens, rates as
+    printed."""
 
     model: str
     init_from: InitFrom | None = None
@@ -154,7 +156,8 @@ class Paper(Strict):
     reference: str
     batch: Batch
     unit: Unit
-    #: Corpora of the paper by the keys that scales give them; the first `old` one is that of averages and of replay.
+    #: Corpora of the paper by the keys that scales give them; the first `old` one is that of averages and of
+    #: replay.
     corpora: dict[Name, CorpusOf] = Field(min_length=1)
     #: How the paper calls its models.
     models: dict[Name, str] = Field(min_length=1)
@@ -201,7 +204,8 @@ def number(value: Any) -> str:
 
 
 def fill(value: Any, given: dict[str, Any]) -> Any:
-    """A declaration with "{x}" filled in: by the value itself where that is the whole text, else as it is written."""
+    """A declaration with "{x}" filled in: by the value itself where that is the whole text, else as it is
+    written."""
     if isinstance(value, dict):
         return {key: fill(inner, given) for key, inner in value.items()}
     if isinstance(value, list):
@@ -256,7 +260,8 @@ def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _switch(runs: dict[str, Any], paper: str, variants: dict[str, Any], where: str) -> None:
-    """Sets what the variants say in the expanded runs; a clash, or a pattern that fits no run, is a `UserError`."""
+    """Sets what the variants say in the expanded runs; a clash, or a pattern that fits no run, is a
+    `UserError`."""
     decided: dict[tuple[str, str], tuple[str, Any]] = {}
     changes = [(name, change) for name, variant in variants.items() for change in variant.changes]
     for variant, change in changes:
@@ -291,7 +296,8 @@ def variants_of(paper: str, discrepancies: tuple[Discrepancy, ...]) -> dict[str,
 
 
 def load_paper(project: Project, name: str, variants: dict[str, Any]) -> Paper:
-    """Reads and expands one paper's runs, with `variants` (of `variants_of`) in force; a fault is a `UserError`."""
+    """Reads and expands one paper's runs, with `variants` (of `variants_of`) in force; a fault is a
+    `UserError`."""
     folder = project.papers / name
     path = folder / "runs.yaml"
     raw = read_yaml(path)

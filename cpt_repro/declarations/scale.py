@@ -1,4 +1,5 @@
-"""How big: a scale (`configs/scales/<name>.yaml`), everything that turns papers' declarations into runs on a machine."""
+"""How big: a scale (`configs/scales/<name>.yaml`), everything that turns papers' declarations into runs on a
+machine."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ class MoreSeeds(Strict):
 class Execution(Strict):
     """How the training of one model is spread over hardware.
 
-    Not part of a training's identity: the same run elsewhere is the same run, up to rounding. Receipts record it.
+    Not part of a training's identity: the same run elsewhere is the same run, up to rounding. Receipts record
+    it.
     """
 
     nodes: Count = 1
@@ -129,7 +131,8 @@ class Execution(Strict):
     ranks_per_node: Count = 1
     #: Jobs that may run on one GPU at the same time, where that is a single rank's (small models).
     jobs_per_gpu: Count = 1
-    #: Sequences in one forward pass of a rank; auto: as many as the GPU's memory takes; None: all of its share.
+    #: Sequences in one forward pass of a rank; auto: as many as the GPU's memory takes; None: all of its
+    #: share.
     microbatch_sequences: Count | Literal["auto"] | None = None
     #: Parameters, gradients and optimizer state sharded over all ranks.
     fsdp: bool = False
@@ -139,7 +142,8 @@ class Execution(Strict):
     compile: bool = False
     #: Only deterministic kernels: the same bits on the same hardware.
     deterministic: bool = True
-    #: Longest a job may take on a cluster; one that is cut off is queued again and goes on from its checkpoint.
+    #: Longest a job may take on a cluster; one that is cut off is queued again and goes on from its
+    #: checkpoint.
     hours: float = Field(default=24, gt=0)
     #: Main memory of a node that a job asks for, in GB.
     memory_gb: Count = 8
@@ -171,7 +175,8 @@ class Scale(Strict):
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
-    #: Processes that read training data for each rank; 0: the training process itself. The order does not depend on it.
+    #: Processes that read training data for each rank; 0: the training process itself. The order does not
+    #: depend on it.
     loader_workers: int = Field(default=0, ge=0)
     #: Model -> how its training is spread over hardware.
     execution: dict[Name, Execution] = {}
@@ -180,14 +185,14 @@ class Scale(Strict):
     papers: tuple[Name, ...] = ()
     #: The papers' models -> sizes here; null: the scale has no counterpart.
     models: dict[Name, ModelSize | None]
-    #: The papers' corpora -> manifest names. A tokenizer is trained on the first of them. A key is part of what decides the
-    #: order of samples, so papers share keys where they mean the same text.
+    #: The papers' corpora -> manifest names. A tokenizer is trained on the first of them. A key is part of
+    #: what decides the order of samples, so papers share keys where they mean the same text.
     corpora: dict[Name, Name] = Field(min_length=1)
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     more_seeds: MoreSeeds | None = None
-    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml). Runs keep
-    #: their names, so a scale with variants should have a name, and with it folders, of its own.
+    #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml).
+    #: Runs keep their names, so a scale with variants should have a name, and with it folders, of its own.
     variants: tuple[str, ...] = ()
     validation: Validation
     suites: dict[Name, Suite] = {}
@@ -200,9 +205,8 @@ class Scale(Strict):
             if model not in self.models:
                 raise ValueError(f"'execution' names the model {model}, which 'models' lacks")
             if self.batch_sequences != "published" and self.batch_sequences % execution.ranks:
-                raise ValueError(
-                    f"execution.{model}: {execution.ranks} ranks do not divide the batch of {self.batch_sequences}"
-                )
+                batch = f"the batch of {self.batch_sequences}"
+                raise ValueError(f"execution.{model}: {execution.ranks} ranks do not divide {batch}")
         return self
 
     def run_as(self, model: str) -> Execution:
@@ -224,7 +228,8 @@ class Scale(Strict):
 
 
 def load_scale(project: Project, name: str) -> Scale:
-    """Reads `configs/scales/<name>.yaml`; an unknown name, and an unknown benchmark, is a `UserError` with the known."""
+    """Reads `configs/scales/<name>.yaml`; an unknown name, and an unknown benchmark, is a `UserError` with
+    the known."""
     known = sorted(path.stem for path in project.scales.glob("*.yaml"))
     if name not in known:
         raise UserError(f"the scale '{name}' is unknown.", where=str(project.scales), do=nearest(name, known))
@@ -238,6 +243,6 @@ def load_scale(project: Project, name: str) -> Scale:
     for suite_name, suite in scale.suites.items():
         for task_name, task in suite.tasks.items():
             if isinstance(task, Published) and task.benchmark not in benchmarks:
-                what = f"'suites.{suite_name}.tasks.{task_name}' names the benchmark '{task.benchmark}', which is unknown."
+                what = f"suites.{suite_name}.tasks.{task_name}: the benchmark '{task.benchmark}' is unknown."
                 raise UserError(what, where=str(path), do=nearest(task.benchmark, benchmarks))
     return scale

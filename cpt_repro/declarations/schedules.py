@@ -1,10 +1,11 @@
 """Learning-rate schedules: pure functions (iteration, total) -> learning rate, named and versioned.
 
-`t` counts iterations of a phase from 0, the value that the authors' trainer passes before the step is taken, so that a
-warm-up starts at exactly 0. Breakpoints are real numbers (1 % of 131,296 iterations is 1,312.96), never rounded.
+`t` counts iterations of a phase from 0, the value that the authors' trainer passes before the step is taken,
+so that a warm-up starts at exactly 0. Breakpoints are real numbers (1 % of 131,296 iterations is 1,312.96),
+never rounded.
 
-Sources: Ibrahim et al. 2024 sections 4.1 and 7.2 (Eq. 1-4); Gupta et al. 2023 section 2 with the trainer's code of that
-time (GPT-NeoX before pull request 1008), which is version 1 of `cosine`.
+Sources: Ibrahim et al. 2024 sections 4.1 and 7.2 (Eq. 1-4); Gupta et al. 2023 section 2 with the trainer's
+code of that time (GPT-NeoX before pull request 1008), which is version 1 of `cosine`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def _warmup(t: float, t_warmup: float, eta_max: float) -> float | None:
 
 class _Schedule(Strict):
     def __call__(self, iteration: float, total: float) -> float:
-        """Learning rate of the update after `iteration` of `total` iterations; past the end it stays at the end."""
+        """Learning rate of the update after `iteration` of `total` iterations; past the end it stays at the
+        end."""
         return self._at(min(max(float(iteration), 0.0), float(total)), float(total))
 
     def _at(self, t: float, total: float) -> float:
@@ -44,8 +46,8 @@ class Cosine(_Schedule):
     """Linear warm-up, then cosine decay from `eta_max` to `eta_min` at the end of the phase.
 
     Version 2 (Ibrahim Eq. 2): eta_min + (eta_max - eta_min)/2 * (1 + cos(pi (t - T_w)/(T - T_w))).
-    Version 1 (Gupta's runs): max(eta_min, eta_max/2 * (1 + cos(pi (min(t, T - T_w) - T_w)/T))), a curve aimed at 0 and
-    floored, which meets eta_min = 0.1 eta_max after 79.5 % of T beyond the warm-up.
+    Version 1 (Gupta's runs): max(eta_min, eta_max/2 * (1 + cos(pi (min(t, T - T_w) - T_w)/T))), a curve aimed
+    at 0 and floored, which meets eta_min = 0.1 eta_max after 79.5 % of T beyond the warm-up.
     """
 
     kind: Literal["cosine"] = "cosine"
@@ -73,7 +75,8 @@ class Cosine(_Schedule):
 
 
 class Constant(_Schedule):
-    """`eta_const` throughout, after a linear warm-up where `warmup_frac` is above 0 (Ibrahim Fig. 4 and 8)."""
+    """`eta_const` throughout, after a linear warm-up where `warmup_frac` is above 0 (Ibrahim Fig. 4 and
+    8)."""
 
     kind: Literal["constant"] = "constant"
     version: Literal[1] = 1
@@ -86,10 +89,11 @@ class Constant(_Schedule):
 
 
 class Infinite(_Schedule):
-    """Warm-up, cool-down to `eta_const`, constant phase, exponential annealing to `eta_min` (Ibrahim section 7.2).
+    """Warm-up, cool-down to `eta_const`, constant phase, exponential annealing to `eta_min` (Ibrahim section
+    7.2).
 
-    Cool-down is cosine (Eq. 3) or inverse square root with timescale `alpha` (Eq. 4). The four fractions sum to 1; with
-    `anneal_frac` 0 it is the constant-rate trunk from which annealed branches start.
+    Cool-down is cosine (Eq. 3) or inverse square root with timescale `alpha` (Eq. 4). The four fractions sum
+    to 1; with `anneal_frac` 0 it is the constant-rate trunk from which annealed branches start.
     """
 
     kind: Literal["infinite"] = "infinite"
@@ -135,7 +139,8 @@ class Infinite(_Schedule):
 
 
 class Anneal(_Schedule):
-    """The closing branch of an infinite schedule alone: eta_const * (eta_min/eta_const)^(t/T) (Ibrahim section 7.2)."""
+    """The closing branch of an infinite schedule alone: eta_const * (eta_min/eta_const)^(t/T) (Ibrahim
+    section 7.2)."""
 
     kind: Literal["anneal"] = "anneal"
     version: Literal[1] = 1

@@ -1,4 +1,5 @@
-"""A study: all that one paper declares, each part read once, when it is asked for, and checked against the others."""
+"""A study: all that one paper declares, each part read once, when it is asked for, and checked against the
+others."""
 
 from __future__ import annotations
 
@@ -77,21 +78,21 @@ class Study:
         except KeyError:
             pass
         known = [*self.paper.runs, *(self.paper.merges if merges else ())]
-        known += [f"{other}/{run}" for other in self.studies.names if other != self.name and name.startswith(other)
-                  for run in self.studies[other].paper.runs]  # fmt: skip
-        what = f"the {'run or merge' if merges else 'run'} '{name}' is not declared."
-        do = (
-            nearest(name, known)
-            if len(known) < 30 or not nearest(name, known).startswith("Known")
-            else "Declare it."
+        other = name.partition("/")[0]
+        if other in self.studies.names and other != self.name:
+            known += [f"{other}/{run}" for run in self.studies[other].paper.runs]
+        what, do = (
+            f"the {'run or merge' if merges else 'run'} '{name}' is not declared.",
+            nearest(name, known),
         )
-        raise UserError(what, where=where, do=do)
+        raise UserError(what, where=where, do=do if len(do) < 200 else "Declare it, or use a declared one.")
 
 
 class Studies:
     """The studies of a project by the name of their paper, read when asked for.
 
-    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; an unknown one is a `UserError` at `where`.
+    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; an unknown one is a `UserError` at
+    `where`.
     """
 
     def __init__(self, project: Project, variants: tuple[str, ...] = (), where: str = "variants"):

@@ -33,7 +33,8 @@ def streams(mixture: Mixture) -> list[Stream]:
 
 
 def corpus_part(corpus: str, shares: dict[str, float], share: float, first_sequence: float) -> Part:
-    """All domains of a corpus by their shares, read from where `first_sequence` of the whole corpus would be."""
+    """All domains of a corpus by their shares, read from where `first_sequence` of the whole corpus would
+    be."""
     total = sum(shares.values())
     parts = [
         Part(
@@ -46,7 +47,8 @@ def corpus_part(corpus: str, shares: dict[str, float], share: float, first_seque
 
 
 def with_replay(new: Mixture, seen: list[tuple[int, Mixture]], replay_fraction: float) -> Mixture:
-    """The new data with a share `replay_fraction` of every batch from all that was seen, [(tokens, mixture)] in order.
+    """The new data with a share `replay_fraction` of every batch from all that was seen, [(tokens, mixture)]
+    in order.
 
     Replay comes first, so that its share of every batch is within one sample (`data.order`).
     """
@@ -67,8 +69,8 @@ def _renormalised(parts: Mixture) -> Mixture:
 def reservoir_shares(sizes: list[float], replay_fraction: float) -> list[float]:
     """Shares of D_0..D_{i-1} in the replay buffer R_i of discrete reservoir sampling (Ibrahim A.1, Eq. 5).
 
-    p_{i,j} = (s_j (1 - alpha)^{gamma_j} + sum_{k=j+1}^{i-1} p_{k,j} s_k alpha) / sum_{k<i} s_k, gamma_0 = 0 and 1
-    else: a later dataset gave up `replay_fraction` of its batches to what came before it.
+    p_{i,j} = (s_j (1 - alpha)^{gamma_j} + sum_{k=j+1}^{i-1} p_{k,j} s_k alpha) / sum_{k<i} s_k, gamma_0 = 0
+    and 1 else: a later dataset gave up `replay_fraction` of its batches to what came before it.
     """
     alpha, shares = replay_fraction, {}
     for i in range(1, len(sizes) + 1):

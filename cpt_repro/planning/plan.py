@@ -1,4 +1,5 @@
-"""Papers and a scale become planned runs: resolved, parents first, each training once, whatever it is called."""
+"""Papers and a scale become planned runs: resolved, parents first, each training once, whatever it is
+called."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model to be evaluated: a run's final weights, or a TIES merge of several runs' (the first is the base)."""
+    """A model to be evaluated: a run's final weights, or a TIES merge of several runs' (the first is the
+    base)."""
 
     id: str
     identity: str
@@ -162,7 +164,8 @@ class Plan:
         return f"{paper}/{name}/seed-{self.scale.seeds[0] if seed is None else seed}"
 
     def _planned(self, paper: str, name: str, seed: int, below: tuple[str, ...]) -> PlannedRun | None:
-        """The run of one seed, put into `runs` after what it starts from; None where it has no counterpart."""
+        """The run of one seed, put into `runs` after what it starts from; None where it has no
+        counterpart."""
         study, run_id = self.studies[paper], self.id_of(paper, name, seed)
         where = f"{study.path('runs.yaml')}, run '{name}'"
         if run_id in below:
@@ -241,7 +244,8 @@ class Plan:
         return paper, name, [self.studies[paper].resolve(one) for one in names]
 
     def ids(self, paper: str, name: str) -> list[str]:
-        """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no counterpart."""
+        """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no
+        counterpart."""
         paper, name, behind = self._behind(paper, name)
         there = [s for s in self.seeds if all(self.id_of(*run, s) in self.runs for run in behind)]
         return [self.id_of(paper, name, seed) for seed in there]
@@ -263,7 +267,8 @@ class Plan:
 
     @cached_property
     def trainings(self) -> dict[str, list[PlannedRun]]:
-        """Identity -> the runs that are this training; the first one's name is the one it is trained under."""
+        """Identity -> the runs that are this training; the first one's name is the one it is trained
+        under."""
         out: dict[str, list[PlannedRun]] = {}
         for run in self.runs.values():
             out.setdefault(run.identity, []).append(run)
@@ -290,7 +295,8 @@ class Plan:
         return out
 
     def kept(self, identity: str) -> dict[int, bool]:
-        """Iterations of a training whose weights are kept, and whether a child needs the optimizer's state too."""
+        """Iterations of a training whose weights are kept, and whether a child needs the optimizer's state
+        too."""
         return self._kept[identity]
 
 
@@ -328,7 +334,9 @@ class _Resolution:
         scale, batch = self.scale, self.batch
         published = scale.batch_sequences == "published"
         if published and scale.sequence_length != batch.sequence_length:
-            do = f"Set 'sequence_length' of the scale to {batch.sequence_length}, or give it a 'batch_sequences'."
+            do = (
+                f"Set the scale's 'sequence_length' to {batch.sequence_length}, or give it 'batch_sequences'."
+            )
             raise self._wrong(f"its batch is of sequences of {batch.sequence_length} tokens.", do)
         sequences = batch.sequences if published else scale.batch_sequences
         if sequences % (ranks := scale.run_as(self.run.model).ranks):
@@ -359,14 +367,14 @@ class _Resolution:
             paper, name = self.study.resolve(self.run.init_from.run)
             of = self.study.studies[paper].paper
             if asked > of.runs[name].iterations:
-                what = f"'init_from.iteration' asks for {asked} of '{name}', which ends at {of.runs[name].iterations}."
+                end = of.runs[name].iterations
+                what = f"'init_from.iteration' asks for {asked} of '{name}', which ends at {end}."
                 raise self._wrong(what, "Ask for an earlier iteration or lengthen the parent.")
             iteration = self.scale.iterations(of.billions(name, asked), before.batch_sequences)
             if iteration > before.iterations:
-                what = f"'init_from.iteration' asks for {iteration} iterations at this scale, but '{name}' stops at "
-                raise self._wrong(
-                    f"{what}{before.iterations} ('until').", "Ask for an earlier one, or raise 'until'."
-                )
+                what = f"'init_from.iteration' asks for {iteration} iterations at this scale, but '{name}' "
+                what += f"stops at {before.iterations} ('until')."
+                raise self._wrong(what, "Ask for an earlier one, or raise 'until'.")
         if "data" in self.run.keep:
             trunk = self.plan.studies[self.parent.paper].paper.runs[self.parent.name]
             if (self.run.data, self.run.replay_fraction) != (trunk.data, trunk.replay_fraction):

@@ -39,8 +39,8 @@ class External(Strict):
 class Training(Strict):
     """One training, resolved: iterations, sequences and learning rates as they are.
 
-    No name, no path, no measurement is in it. What has its default value does not count, so that a later field with a
-    default changes no identity.
+    No name, no path, no measurement is in it. What has its default value does not count, so that a later
+    field with a default changes no identity.
     """
 
     model: Size

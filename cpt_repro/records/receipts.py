@@ -1,4 +1,5 @@
-"""Receipts: the small JSON files that finished runs and evaluations leave; all that exhibits are drawn from."""
+"""Receipts: the small JSON files that finished runs and evaluations leave; all that exhibits are drawn
+from."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Receipt(Strict):
 
 
 class LaterLosses(Strict):
-    """Losses measured on the kept weights of a finished training, after it: `losses.json` beside the receipt."""
+    """Losses measured on the kept weights of a finished training, after it: `losses.json` beside the
+    receipt."""
 
     schema_version: Literal[2] = VERSION
     #: of the training
@@ -182,7 +184,8 @@ def read_fingerprint(path: Path) -> Fingerprint:
     fingerprint = parse(Fingerprint, value, str(path))
     right = digest({key: entry for key, entry in value.items() if key != "fingerprint"})
     if right != fingerprint.fingerprint:
-        fault = f"the fingerprint does not match its contents: {fingerprint.fingerprint} is written, {right} is right."
+        written = fingerprint.fingerprint
+        fault = f"the fingerprint does not match its contents: {written} is written, {right} is right."
         do = "Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
         raise UserError(fault, where=str(path), do=do)
     return fingerprint
