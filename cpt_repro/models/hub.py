@@ -1,4 +1,4 @@
-"""The one module that knows the Hugging Face hub: files of a repository at a pinned commit, checked by a lock.
+"""The one module that knows the Hugging Face hub: files of repositories at pinned commits, checked by a lock.
 
 The project's `hub.lock.json` records, at the first use of a repository, its commit and the SHA-256 of every
 file taken from it. Later uses must find the same, wherever they run: a changed file or revision is an error

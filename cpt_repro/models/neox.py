@@ -1,148 +1,134 @@
-"""The model: Hugging Face's GPT-NeoX with GPT-NeoX's own initialisation, saved as an ordinary model folder."""
+"""GPT-NeoX, the papers' architecture: Hugging Face's model with GPT-NeoX's own initialisation."""
 
 from __future__ import annotations
 
 import math
-import pickle
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
+from cpt_repro.declarations.scale import Size
+from cpt_repro.models.architecture import Architecture
 
-from cpt_repro.declarations.scale import ModelSize
-from cpt_repro.errors import UserError
-from cpt_repro.files import file_digest, read_json, whole_folder, write_json
-from cpt_repro.training.store import OPTIMIZER
+if TYPE_CHECKING:
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-WEIGHTS = "model.safetensors"
-
-
-def neox_config(size: ModelSize, vocabulary: int, sequence_length: int) -> GPTNeoXConfig:
-    """The papers' architecture: rotary on a quarter of each head, parallel residual, untied (Ibrahim Table 13)."""
-    return GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=4 * size.width,
-        max_position_embeddings=sequence_length,
-        rotary_pct=0.25,
-        use_parallel_residual=True,
-        tie_word_embeddings=False,
-        hidden_act="gelu",
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
+#: The causal mask and the rotary frequencies.
+_BUFFERS = re.compile(
+    r"gpt_neox\.((layers\.\d+\.attention\.)?rotary_emb\.inv_freq|layers\.\d+\.attention\.(masked_)?bias)"
+)
+#: The projections back into the residual stream.
+_RESIDUAL = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
 
 
-def new_model(config: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
-    """A model with GPT-NeoX's initialisation from a seed of its own (the global generator is left alone).
+class GPTNeoX(Architecture):
+    """Rotary on a quarter of each head, parallel residual, biases, untied embeddings (Ibrahim Table 13)."""
 
-    small_init (std sqrt(2 / (5 width))) everywhere, wang_init (std 2 / (layers sqrt(width))) for the two projections
-    back into the residual stream; biases 0, layer norms 1 (authors' configs/pythia/410M.yml).
-    """
-    with torch.random.fork_rng(devices=[]):
-        model = GPTNeoXForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
-    small = math.sqrt(2 / (5 * config.hidden_size))
-    wang = 2 / (config.num_hidden_layers * math.sqrt(config.hidden_size))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() < 2:
-                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            else:
-                residual = name.endswith(("attention.dense.weight", "mlp.dense_4h_to_h.weight"))
-                parameter.normal_(0.0, wang if residual else small, generator=generator)
-    return model
+    name, called = "gpt_neox", "GPT-NeoX"
 
+    def check(self, size: Size) -> None:
+        if size.width % size.heads:
+            raise ValueError(f"heads ({size.heads}) must divide width ({size.width})")
+        if size.width // size.heads % 8:  # a quarter of each head is rotated, in pairs
+            raise ValueError(f"width / heads ({size.width // size.heads}) must be a multiple of 8")
 
-def empty_model(config: GPTNeoXConfig) -> GPTNeoXForCausalLM:
-    """A model without memory, on torch's meta device: its weights come from another rank."""
-    with torch.device("meta"):
-        return GPTNeoXForCausalLM(config)
+    def parameters(self, size: Size, vocabulary: int) -> int:
+        """L (12 h^2 + 13 h) + 2 h + 2 V h."""
+        h = size.width
+        return size.layers * (12 * h * h + 13 * h) + 2 * h + 2 * vocabulary * h
 
+    def matmul_parameters(self, size: Size, vocabulary: int) -> int:
+        return size.layers * 12 * size.width**2 + vocabulary * size.width
 
-def save_model(
-    model: GPTNeoXForCausalLM,
-    folder: Path,
-    optimizer: dict[str, Any] | None = None,
-    weights: dict[str, torch.Tensor] | None = None,
-) -> str:
-    """Writes `config.json`, `model.safetensors` and, if given, the optimizer's state as `optimizer.pt`.
+    def _config(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXConfig:
+        from transformers import GPTNeoXConfig
 
-    `weights`: of a sharded model the whole tensors. The folder appears whole or not at all. Returns the weights'
-    SHA-256.
-    """
-    weights = model.state_dict() if weights is None else weights
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with whole_folder(folder) as aside:
-        model.config.save_pretrained(aside)
-        save_file(tensors, aside / WEIGHTS)
-        if optimizer is not None:
-            # Through Python's file, whose errors say what the storage refused.
-            with open(aside / OPTIMIZER, "wb") as stream:
-                torch.save(optimizer, stream)
-            write_json(_record(aside), {"sha256": file_digest(aside / OPTIMIZER)})
-        return file_digest(aside / WEIGHTS)
-
-
-def check_weights(folder: Path, expected: str | None = None) -> str:
-    """The SHA-256 of a saved folder's weights; missing ones, and another hash than `expected`, are a `UserError`."""
-    path = folder / WEIGHTS
-    if not path.exists():
-        raise UserError(
-            "the weights are missing.", where=str(path), do="Train the run that makes them again."
+        return GPTNeoXConfig(
+            vocab_size=vocabulary,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=4 * size.width,
+            max_position_embeddings=sequence_length,
+            rotary_pct=0.25,
+            use_parallel_residual=True,
+            tie_word_embeddings=False,
+            hidden_act="gelu",
+            attention_dropout=0.0,
+            hidden_dropout=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+            use_cache=False,
+            attn_implementation="sdpa",
         )
-    found = file_digest(path)
-    if expected is not None and found != expected:
-        fault = f"the weights are altered: SHA-256 {expected} was written, {found} is there."
-        raise UserError(fault, where=str(path), do="Remove the folder of this run and train it again.")
-    return found
+
+    def new(self, size: Size, vocabulary: int, sequence_length: int, seed: int) -> GPTNeoXForCausalLM:
+        """small_init (std sqrt(2 / (5 width))) everywhere, wang_init (std 2 / (layers sqrt(width))) for the
+        two projections back into the residual stream; biases 0, layer norms 1 (authors'
+        configs/pythia/410M.yml)."""
+        import torch
+        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
+
+        with torch.random.fork_rng(devices=[]):
+            model = GPTNeoXForCausalLM(self._config(size, vocabulary, sequence_length))
+        generator = torch.Generator().manual_seed(seed)
+        small, wang = math.sqrt(2 / (5 * size.width)), 2 / (size.layers * math.sqrt(size.width))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() < 2:
+                    parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+                else:
+                    parameter.normal_(0.0, wang if name.endswith(_RESIDUAL) else small, generator=generator)
+        return model
+
+    def empty(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXForCausalLM:
+        import torch
+        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
+
+        with torch.device("meta"):
+            return GPTNeoXForCausalLM(self._config(size, vocabulary, sequence_length))
+
+    def layers(self, model: GPTNeoXForCausalLM) -> Iterable[torch.nn.Module]:
+        return model.gpt_neox.layers
+
+    def is_layer(self, module: torch.nn.Module) -> bool:
+        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
+
+        return isinstance(module, GPTNeoXLayer)
+
+    def described(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A context length is not among it: there is no table of positions."""
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        rope = rope if isinstance(rope, dict) else {"rope_type": rope}
+        base = config.get("rotary_emb_base", config.get("rope_theta", 10000))
+        share = config.get("rotary_pct", config.get("partial_rotary_factor", 0.25))
+        return {
+            "model_type": config.get("model_type"),
+            "layers": config.get("num_hidden_layers"),
+            "width": config.get("hidden_size"),
+            "heads": config.get("num_attention_heads"),
+            "width of the feed-forward part": config.get("intermediate_size"),
+            "activation": config.get("hidden_act", "gelu"),
+            "parallel residual": config.get("use_parallel_residual", True),
+            "biases in the attention": config.get("attention_bias", True),
+            "tied embeddings": config.get("tie_word_embeddings", False),
+            "epsilon of the layer norms": config.get("layer_norm_eps", 1e-5),
+            "kind of rotary embedding": rope.get("rope_type", rope.get("type", "default")),
+            "rotated share of a head": rope.get("partial_rotary_factor", share),
+            "base of the rotary embedding": rope.get("rope_theta", base),
+        }
+
+    def expected(self, size: Size) -> dict[str, Any]:
+        """By hand and not from a configuration of transformers, whose import takes seconds that a plan has
+        not.
+        """
+        sizes = {"num_hidden_layers": size.layers, "hidden_size": size.width}
+        sizes |= {"num_attention_heads": size.heads, "intermediate_size": 4 * size.width}
+        return self.described({"model_type": self.name, **sizes})
+
+    def is_buffer(self, tensor: str) -> bool:
+        return _BUFFERS.fullmatch(tensor) is not None
 
 
-def load_weights(model: GPTNeoXForCausalLM, folder: Path, expected: str | None = None) -> str:
-    """Loads a saved folder's weights and returns their SHA-256.
-
-    Weights that are missing, of another architecture, or of another hash than `expected` are a `UserError`.
-    """
-    path, found = folder / WEIGHTS, check_weights(folder, expected)
-    try:
-        model.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"its weights do not fit this model ({first}).", where=str(path), do="Check model sizes."
-        ) from None
-    return found
-
-
-def _record(folder: Path) -> Path:
-    return (folder / OPTIMIZER).with_suffix(".json")
-
-
-def load_optimizer(folder: Path, mapped: bool = False) -> dict[str, Any]:
-    """The optimizer's state of a saved folder, as tensors and plain values only; missing or altered: `UserError`.
-
-    `mapped`: tensors are the file's pages, read when used and shared by the processes of a machine.
-    """
-    path, record, do = folder / OPTIMIZER, _record(folder), "Train the parent again."
-    if not path.exists():
-        raise UserError("the optimizer's state is missing.", where=str(path), do=do)
-    # torch.load takes a flipped bit without a word. Folders of earlier versions have no record.
-    expected, found = read_json(record) if record.exists() else None, {"sha256": file_digest(path)}
-    if expected not in (None, found):
-        fault = f"the optimizer's state is altered: {expected} was written, {found} is there."
-        raise UserError(fault, where=str(path), do=do)
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).partition("\n")[0]
-        raise UserError(f"not an optimizer's state ({first}).", where=str(path), do=do) from None
+ARCHITECTURE = GPTNeoX()
