@@ -233,9 +233,7 @@ def load_outside(outside: Outside, model: PreTrainedModel, size: Size, identity:
         tensors = {n: t for n, t in _tensors(outside.fetch(file)).items() if not ours.is_buffer(n)}
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-                raise outside.fault(
-                    f"the tensor {name}, {tensor.dtype}, has values that are not finite numbers."
-                )
+                raise outside.fault(f"the tensor {name} ({tensor.dtype}) has values that are not finite.")
         try:
             unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
         except RuntimeError as error:  # another shape
