@@ -1,4 +1,4 @@
-"""Shared by the tests: one thread, no network, and the smoke corpora built once."""
+"""Shared by the tests: one thread, no network, one hypothesis profile, projects to try things in."""
 
 import os
 from pathlib import Path
@@ -6,33 +6,58 @@ from pathlib import Path
 os.environ.update(
     OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
 )
+for _name in ("CPT_REPRO_STORE", "CPT_REPRO_CORPORA", "CPT_REPRO_HUB", "CPT_REPRO_SHARDS_REMOTE"):
+    os.environ.pop(_name, None)
 
 import pytest
+from hypothesis import HealthCheck, settings
+from third_study import REPOSITORY, put_third_study
 
 from cpt_repro.declarations.scale import load_scale
+from cpt_repro.planning.plan import Plan
+from cpt_repro.project import Project
+
+# Same examples every time, and no clock: a busy machine is no fault.
+settings.register_profile("calm", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.load_profile("calm")
 
 
 @pytest.fixture(scope="session")
-def smoke_data(tmp_path_factory):
-    """Folder of the built smoke corpora."""
+def repository() -> Project:
+    """The project as it is committed: its declarations, and pocket's receipts and figures. Not to be written to."""
+    return Project.at(REPOSITORY)
+
+
+@pytest.fixture(scope="session")
+def plan_of(repository):
+    """`plan_of("pocket")`: the committed plan of a scale."""
+    plans = {}
+
+    def plan(scale: str) -> Plan:
+        if scale not in plans:
+            plans[scale] = Plan(repository, load_scale(repository, scale))
+        return plans[scale]
+
+    return plan
+
+
+@pytest.fixture
+def third_project(tmp_path) -> Project:
+    """A project of its own with the two real papers and a small third one, and no results."""
+    return put_third_study(tmp_path / "third")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Project:
+    """A project with the smoke corpora and tokenizer built; tests write neither to its data nor to its declarations."""
     from cpt_repro.data.build import build_corpus, build_tokenizer
 
-    scale, root = load_scale("smoke"), tmp_path_factory.mktemp("data") / "smoke"
-    build_tokenizer(scale, root)
+    project = put_third_study(tmp_path_factory.mktemp("built") / "project")
+    scale = load_scale(project, "smoke")
+    build_tokenizer(project, scale)
     for corpus in scale.corpora:
-        build_corpus(scale, corpus, root, progress=False)
-    return root
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory):
-    """A tiny project of which everything is made; tests leave it complete."""
-    from tiny_project import Project
-
-    built = Project(tmp_path_factory.mktemp("project"))
-    result = built.snakemake()
-    assert result.returncode == 0, result.stderr[-3000:]
-    return built
+        build_corpus(project, scale, corpus, progress=False)
+    return project
 
 
 #: fault -> [times injected, outcome]; written as a table where CPT_REPRO_FAULT_TABLE names a file
@@ -52,7 +77,7 @@ def faults():
 def pytest_sessionfinish(session, exitstatus):
     """Writes the table of faults."""
     path = os.environ.get("CPT_REPRO_FAULT_TABLE")
-    if path and _FAULTS:
+    if path and _FAULTS and exitstatus == 0:
         lines = [
             "# Faults injected by the tests",
             "",
@@ -61,6 +86,4 @@ def pytest_sessionfinish(session, exitstatus):
         ]
         lines += ["| fault | injected | outcome |", "| --- | --- | --- |"]
         lines += [f"| {fault} | {times} | {outcome} |" for fault, (times, outcome) in sorted(_FAULTS.items())]
-        text = "\n".join(lines) + "\n"
-        if exitstatus == 0:
-            Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -16,6 +16,10 @@ from cpt_repro.errors import UserError
 from cpt_repro.project import Project
 
 
+#: A corpus, or corpus/k for its k-th largest domain, k from 1.
+DataKey = Annotated[str, Field(pattern=r"^[^/]+(/[1-9][0-9]*)?$")]
+
+
 class CorpusOf(Strict):
     """A corpus of the paper: its role in the study, and how it is called."""
 
@@ -64,7 +68,7 @@ class InitFrom(Strict):
     #: `<owner>/<name>@<revision>` of the hub, or the path of a folder with an HF GPT-NeoX model.
     model: str | None = Field(default=None, pattern=r"^(/|\./)\S+$|^[\w.-]+/[\w.-]+@[\w./-]+$")
     #: What that model was trained on (shares that sum to 1) and for how many billions of tokens, for replay.
-    data: dict[str, Share] = {}
+    data: dict[DataKey, Share] = {}
     billions: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     size: OutsideSize | None = None
 
@@ -103,8 +107,8 @@ class Run(Strict):
     model: str
     init_from: InitFrom | None = None
     keep: tuple[Literal["optimizer", "data"], ...] = ()
-    #: corpus, or corpus/k for its k-th largest domain -> share of the new data; the shares sum to 1.
-    data: dict[str, Share] = Field(min_length=1)
+    #: -> share of the new data; the shares sum to 1.
+    data: dict[DataKey, Share] = Field(min_length=1)
     #: share of every batch that is replayed from all that the lineage saw before (Ibrahim section 4.2, A.1).
     replay_fraction: Share = 0
     iterations: Count

@@ -11,10 +11,6 @@ from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.declarations.schedules import Anneal, Constant, Cosine, Infinite, Schedule
 
-# Same examples every time, and no clock: a busy machine is no fault.
-settings.register_profile("calm", deadline=None, derandomize=True)
-settings.load_profile("calm")
-
 MAX, CONST, MIN = 3e-4, 1.65e-4, 3e-5
 N = 132366  # Ibrahim et al.: iterations of 300B tokens
 GUPTA_N, GUPTA_TOKENS = 131296, 2260992  # Gupta et al.: iterations, tokens in one
