@@ -1,23 +1,32 @@
-"""How training is spread over hardware, as far as torch and transformers go: attention, compiling, sharding, memory."""
+"""How training is spread over hardware: kernels, threads, attention, compiling, sharding, memory.
+
+Knows torch, and of models what `models.architecture` says.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+import transformers
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM, GPTNeoXLayer
 
 from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
+from cpt_repro.models.architecture import Architecture
+from cpt_repro.planning.training import Training
+from cpt_repro.training.loss import AT_ONCE, CausalLM
 
-#: Our attention's name among those of transformers.
-CAUSAL = "causal_without_mask"
 #: Part of a GPU's memory that an estimated micro-batch may fill; the rest is for fragmentation.
 USABLE = 0.9
 
@@ -25,8 +34,8 @@ USABLE = 0.9
 def choose_kernels(deterministic: bool, device: str) -> None:
     """Deterministic kernels only, or the fastest. To be called before the GPU is first used.
 
-    TF32 is off in either case (the trainer sees to it): matrix products are bf16 by autocast anyway, and the few in
-    float32 are those of the rotary angles, which its 11 bits would falsify.
+    TF32 is off in either case: matrix products are bf16 by autocast anyway, and the few in float32 are those
+    of the rotary angles, which its 11 bits would falsify.
     """
     if device == "gpu" and deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -34,50 +43,80 @@ def choose_kernels(deterministic: bool, device: str) -> None:
     # Filling fresh memory would only find reads of uninitialised memory, at a cost in every step.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = device == "gpu" and not deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
-def _causal_attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **_):
-    """Attention of whole sequences, which need no mask, so that torch may take its flash kernel."""
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling, is_causal=True)
-    return out.transpose(1, 2).contiguous(), None
+def prepare_process(training: Training, deterministic: bool, device: str) -> None:
+    """Threads, memory, kernels and the global generator of a process that trains or measures."""
+    try:
+        # Returning freed memory and faulting it in again took 7 % of a small model's step.
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass  # another C library: slower, with the same bits
+    torch.set_num_threads(training.threads)
+    torch.manual_seed(training.seed)
+    choose_kernels(deterministic, device)
 
 
-def is_layer(module: torch.nn.Module) -> bool:
-    """Whether `module` is what FSDP gathers at a time: one layer. Embeddings and head are the root's."""
-    return isinstance(module, GPTNeoXLayer)
+def precision_context(precision: str, device: torch.device) -> AbstractContextManager:
+    """Mixed precision of that name on a GPU; on a CPU everything is float32."""
+    half = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=half, enabled=half is not None and device.type == "cuda")
 
 
-def prepare(model: GPTNeoXForCausalLM, execution: Execution, device: str) -> None:
-    """Attention, activation checkpointing and the sharding policy, before the model is given to Composer."""
-    if device == "gpu":
-        # A mask of ones would be looked at in every forward pass, for which the GPU must be waited for; without
-        # one transformers builds one of its own. Under a name that has no mask function it does neither.
-        from transformers import AttentionInterface
+def validation_sequences(device: str, execution: Execution, microbatch: int) -> int:
+    """Sequences in a forward pass of validation, where training takes `microbatch` of them."""
+    return microbatch if device == "gpu" or execution.microbatch_sequences is not None else AT_ONCE
 
-        AttentionInterface.register(CAUSAL, _causal_attention)
-        model.set_attn_implementation(CAUSAL)
+
+def prepare_model(
+    model: transformers.PreTrainedModel, architecture: Architecture, execution: Execution, device: str
+) -> None:
+    """Attention, activation checkpointing and the sharding policy, before the model is given to a trainer."""
+    architecture.prepare_attention(model, device)
     if execution.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.fsdp_wrap_fn = is_layer
+    model.fsdp_wrap_fn = architecture.is_layer
 
 
-def compile_parts(wrapped: torch.nn.Module) -> None:
+def compile_parts(wrapped: CausalLM, architecture: Architecture) -> None:
     """Compiles the layers' forward and the loss, in place.
 
-    All layers share one compilation, names of parameters stay as they are, and what FSDP and checkpointing put around
-    a layer stays outside. The compiled loss needs no float32 copy of the logits.
+    All layers share one compilation, names of parameters stay as they are, and what FSDP and checkpointing
+    put around a layer stays outside. The compiled loss needs no float32 copy of the logits.
     """
-    for layer in wrapped.model.gpt_neox.layers:
+    for layer in architecture.layers(wrapped.model):
         layer.forward = torch.compile(layer.forward, dynamic=False)
     wrapped.mean_loss = torch.compile(wrapped.mean_loss, dynamic=False)
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that numbers may depend on."""
+    hardware = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        hardware = lines[0].partition(":")[2].strip() if lines else hardware
+    return {
+        "python": platform.python_version(),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else hardware,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "transformers": transformers.__version__,
+        "composer": version("mosaicml"),
+        "streaming": version("mosaicml-streaming"),
+    }
 
 
 # -- sharded tensors, and whole ones
 
 
 def gradient_excess(device: torch.device) -> float:
-    """What sharded gradients are multiplied by beside their mean over the ranks, as a module of one weight a rank
-    shows: 1 with NCCL; with gloo, which sums where torch asks for the mean (seen in torch 2.7), the number of ranks.
+    """What sharded gradients are multiplied by beside their mean over the ranks, as a module of one weight
+    a rank shows: 1 with NCCL; with gloo, which sums where torch asks for the mean (seen in torch 2.7), the
+    number of ranks.
     """
     ranks = torch.distributed.get_world_size()
     probe = torch.nn.Linear(ranks, 1, bias=False, device=device)
@@ -102,17 +141,21 @@ def whole_weights(model: torch.nn.Module, wanted: bool) -> dict[str, torch.Tenso
 
 
 def whole_optimizer(optimizer: torch.optim.Optimizer, wanted: bool) -> dict[str, Any]:
-    """The optimizer's state as `optimizer.state_dict()` has it where nothing is sharded; every rank must call this."""
-    told = optimizer.state_dict()
+    """The optimizer's state as `optimizer.state_dict()` has it where nothing is sharded; every rank must
+    call this.
+    """
+    own = optimizer.state_dict()
     state = {
         number: {key: whole(value, wanted) for key, value in values.items()}
-        for number, values in sorted(told["state"].items())
+        for number, values in sorted(own["state"].items())
     }
-    return {"state": state, "param_groups": told["param_groups"]}
+    return {"state": state, "param_groups": own["param_groups"]}
 
 
-def spread_optimizer(optimizer: torch.optim.Optimizer, told: dict[str, Any]) -> None:
-    """Loads a whole state into the optimizer of a sharded model; every rank takes its part of what it has read."""
+def spread_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Loads a whole state into the optimizer of a sharded model; every rank takes its part of what it has
+    read.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def part(parameter: DTensor, value: torch.Tensor) -> torch.Tensor:
@@ -123,15 +166,15 @@ def spread_optimizer(optimizer: torch.optim.Optimizer, told: dict[str, Any]) -> 
 
     state = {
         number: {key: part(parameters[number], value) for key, value in values.items()}
-        for number, values in told["state"].items()
+        for number, values in state_dict["state"].items()
     }
-    optimizer.load_state_dict({"state": state, "param_groups": told["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": state_dict["param_groups"]})
 
 
 # -- how many sequences fit
 
 
-def trial(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+def trial(wrapped: CausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
     """One forward and backward pass beside all that a later one finds in memory; nothing of it stays."""
     # AdamW makes its two moments at its first update.
     moments = [
@@ -162,7 +205,8 @@ def fits_by_measure(
 ) -> Callable[[int], bool]:
     """Whether the memory would do, as extrapolated from the peaks (bytes) of one sequence and of two.
 
-    For sharded models, of whose ranks none may run out of memory alone: the others would wait for it in a collective.
+    For sharded models, of whose ranks none may run out of memory alone: the others would wait for it in a
+    collective.
     """
     peaks = []
     for size in (1, 2):
@@ -174,7 +218,9 @@ def fits_by_measure(
 def largest_that_fits(
     share: int, fits: Callable[[int], bool], agree: Callable[[bool], bool], where: str
 ) -> int:
-    """`share`, or the first of its half, quarter, ... that fits on every rank; `agree` says whether all said yes."""
+    """`share`, or the first of its half, quarter, ... that fits on every rank; `agree` says whether all
+    said yes.
+    """
     size = share
     while not agree(fits(size)):
         if size == 1:
@@ -188,9 +234,9 @@ def cuda_memory() -> tuple[Callable[[], int], int]:
     """(a function that gives the peak since it was last called, what this process may have), in bytes."""
 
     def peak() -> int:
-        found = torch.cuda.max_memory_allocated()
+        most = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return found
+        return most
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -1,90 +1,133 @@
-"""Where trained weights lie: `store/<scale>/<segment id>/<identity>/`, outside every declared output.
+"""Where trained weights lie: `store/<scale>/<identity>/`, outside every declared output.
 
-The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder `iteration-<n>`
-holds a model (and the optimizer's state where a child asked for it); `resume.json` names the training states kept
-against interruption; `receipt.json` appears last, when all is there.
+The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder
+`iteration-<n>` holds a model (and the optimizer's state where a child asked for it); `resume.json` names
+the training states kept against interruption; `receipt.json` appears last, when all is there; `name.txt`
+says what the training is called.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, RootModel
+
+from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import StorageError, UserError
-from cpt_repro.files import file_digest, read_json, write_json, writing
-from cpt_repro.models.sizes import GB, MOMENTS, WEIGHTS, parameters
-from cpt_repro.planning.plan import Plan, Segment
-from cpt_repro.project import ROOT
-from cpt_repro.records.receipts import Receipt, is_current, read_receipt
-
-#: The optimizer's state beside a model's weights.
-OPTIMIZER = "optimizer.pt"
-
-
-def default_store() -> Path:
-    """`$CPT_REPRO_STORE`, or `store/` in the repository."""
-    return Path(os.environ.get("CPT_REPRO_STORE", ROOT / "store"))
+from cpt_repro.files import file_digest, locked, read_json, write_json, write_text, writing
+from cpt_repro.models.architecture import GB, MOMENTS, WEIGHTS, architecture
+from cpt_repro.models.weights import OPTIMIZER
+from cpt_repro.planning.plan import Plan, PlannedRun
+from cpt_repro.planning.training import Training
+from cpt_repro.project import STORE, Project
+from cpt_repro.records.receipts import Receipt, identity_in, read_record, write_record
 
 
 class Store:
-    """Checkpoints of one scale."""
+    """Checkpoints of one scale; trainings are named by their identity alone."""
 
-    def __init__(self, scale: str, root: Path | None = None):
-        self.root = (root or default_store()) / scale
+    def __init__(self, project: Project, scale: str):
+        self.root = project.store / scale
 
-    def folder(self, segment: Segment) -> Path:
-        """The folder of exactly this segment: another identity is another folder."""
-        return self.root / segment.id / segment.identity[:16]
+    def folder(self, identity: str) -> Path:
+        """The folder of a training."""
+        return self.root / identity[:16]
 
-    def weights(self, segment: Segment, iteration: int) -> Path:
+    def weights(self, identity: str, iteration: int) -> Path:
         """The model folder kept at `iteration`."""
-        return self.folder(segment) / f"iteration-{iteration}"
+        return self.folder(identity) / f"iteration-{iteration}"
 
-    def has(self, segment: Segment, iteration: int, optimizer: bool = False) -> bool:
+    def has(self, identity: str, iteration: int, optimizer: bool = False) -> bool:
         """Whether the model (and the optimizer's state) of `iteration` is there."""
-        folder = self.weights(segment, iteration)
+        folder = self.weights(identity, iteration)
         return folder.is_dir() and (not optimizer or (folder / OPTIMIZER).exists())
 
-    def recorded_hash(self, segment: Segment, iteration: int) -> str | None:
-        """SHA-256 that the finished segment's receipt gives for the weights of `iteration`."""
-        path = self.folder(segment) / "receipt.json"
-        return read_receipt(path).checkpoints.get(iteration) if is_current(path, segment.identity) else None
+    def iterations(self, identity: str) -> list[int]:
+        """Iterations whose model is there."""
+        names = (
+            re.fullmatch(r"iteration-(\d+)", path.name) for path in self.folder(identity).glob("iteration-*")
+        )
+        return sorted(int(name[1]) for name in names if name)
 
-    def finished(self, segment: Segment, kept: dict[int, bool]) -> Receipt | None:
-        """The receipt in the store, if the segment finished and every checkpoint in `kept` is there."""
-        path = self.folder(segment) / "receipt.json"
-        if not is_current(path, segment.identity):
+    def receipt(self, identity: str) -> Receipt | None:
+        """What the training left when it finished, whichever of its checkpoints are still there."""
+        path = self.folder(identity) / "receipt.json"
+        return read_record(Receipt, path) if identity_in(path) == identity else None
+
+    def recorded_hash(self, identity: str, iteration: int) -> str | None:
+        """SHA-256 that the finished training's receipt gives for the weights of `iteration`."""
+        receipt = self.receipt(identity)
+        return receipt.checkpoints.get(iteration) if receipt else None
+
+    def finished(self, identity: str, kept: dict[int, bool]) -> Receipt | None:
+        """The receipt in the store, if the training finished and every checkpoint in `kept` is there."""
+        if not all(self.has(identity, iteration, optimizer) for iteration, optimizer in kept.items()):
             return None
-        if not all(self.has(segment, iteration, optimizer) for iteration, optimizer in kept.items()):
-            return None
-        return read_receipt(path)
+        return self.receipt(identity)
+
+    def finish(self, receipt: Receipt) -> None:
+        """Writes the receipt of a training of which all is there."""
+        write_record(self.folder(receipt.identity) / "receipt.json", receipt)
+
+    def name(self, identity: str, names: Iterable[str]) -> None:
+        """Says in a file, for people, what a training is called."""
+        path, text = self.folder(identity) / "name.txt", "".join(f"{name}\n" for name in names)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+    def hold(self, identity: str, busy: Callable[[], None]) -> AbstractContextManager[None]:
+        """Holds the training, so that no other process trains it too; calls `busy` where one does, and
+        waits.
+        """
+        return locked(self.folder(identity).with_suffix(".lock"), busy)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by name; several at a time, for they are large."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+def _digests(path: Path) -> str | dict[str, str]:
+    """SHA-256 of a file, or of every file below a folder by name; several at a time, for they are large."""
+    if not path.is_dir():
+        return file_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
     with ThreadPoolExecutor() as pool:
-        return {
-            str(path.relative_to(folder)): found
-            for path, found in zip(paths, pool.map(file_digest, paths), strict=True)
-        }
+        digests = pool.map(file_digest, files)
+        return {str(file.relative_to(path)): digest for file, digest in zip(files, digests, strict=True)}
 
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-class SavedStates:
-    """Training states kept against interruption: `resume-<iteration>.pt`, and `resume.json`, which vouches for them.
+class SavedState(Strict):
+    """One entry of `resume.json`."""
 
-    A state counts once the JSON, written after it, names it with its hash; of the two newest the first whole one is
-    used. They are this program's own files, of one run and one machine, and hold more than weights. A sharded state is
-    a folder `resume-<iteration>` of files, hashed one by one.
+    iteration: int = Field(ge=0)
+    #: A plain name: what is loaded may run code, so no record leads to another file.
+    file: str = Field(pattern=r"^resume-[0-9]+(\.pt)?$")
+    #: Of the file, or of each file in the folder.
+    sha256: str | dict[str, str]
+    #: Corpus trained on -> fingerprint.
+    data: dict[str, str]
+    #: How the run that wrote it was spread over hardware.
+    execution: dict[str, Any] = {}
+
+
+class _Record(RootModel):
+    root: tuple[SavedState, ...]
+
+
+class SavedStates:
+    """Training states kept against interruption: `resume-<iteration>.pt`, and `resume.json`, which vouches
+    for them.
+
+    A state counts once the JSON, written after it, names it with its hash; of the two newest the first
+    whole one is used. They are this program's own files, of one training and one machine, and hold more
+    than weights. A sharded state is a folder `resume-<iteration>` of files, hashed one by one.
     """
 
     KEPT = 2
@@ -93,35 +136,32 @@ class SavedStates:
         self.folder, self.data = folder, data
         self.record = folder / "resume.json"
 
-    def _named(self) -> list[dict[str, Any]]:
-        return read_json(self.record) if self.record.exists() else []
+    def _named(self) -> tuple[SavedState, ...]:
+        return parse(_Record, read_json(self.record), str(self.record)).root if self.record.exists() else ()
 
-    def newest(self) -> tuple[int, Path | None]:
-        """(iteration, file or folder) of the newest whole state, (0, None) without one.
-
-        One of other data than now is a `UserError`.
+    def newest(self, sharded: bool = False) -> SavedState | None:
+        """The newest whole state; one of other data than now, or saved otherwise than `sharded`, is a
+        `UserError`.
         """
         for state in self._named():
-            path = self.folder / state["file"]
-            sharded = isinstance(state["sha256"], dict)
-            if not (path.is_dir() if sharded else path.is_file()):
-                continue
-            if (_digests(path) if sharded else file_digest(path)) != state["sha256"]:
+            path = self.folder / state.file
+            if not path.exists() or _digests(path) != state.sha256:
                 continue
             for corpus, fingerprint in self.data.items():
-                if state["data"].get(corpus) != fingerprint:
-                    then = state["data"].get(corpus)
-                    raise UserError(
-                        f"it was trained on '{corpus}' with fingerprint {then}, which is now {fingerprint}.",
-                        where=str(path),
-                        do="Restore the corpus, or remove this folder to train anew.",
+                if (before := state.data.get(corpus)) != fingerprint:
+                    what = (
+                        f"it was trained on '{corpus}' with fingerprint {before}, which is now {fingerprint}."
                     )
-            return state["iteration"], path
-        return 0, None
-
-    def execution(self, iteration: int) -> dict[str, Any]:
-        """How the run that wrote the state of `iteration` was spread over hardware, as far as it said so."""
-        return next((s.get("execution", {}) for s in self._named() if s["iteration"] == iteration), {})
+                    do = "Restore the corpus, or remove this folder to train anew."
+                    raise UserError(what, where=str(path), do=do)
+            if path.is_dir() != sharded:
+                was, now = ("sharded", "is not") if path.is_dir() else ("not sharded", "is")
+                do = "Set 'fsdp' back, or remove the saved states to train anew."
+                raise UserError(
+                    f"the state to go on from is {was}, and this run {now}.", where=str(path), do=do
+                )
+            return state
+        return None
 
     @contextmanager
     def adding(
@@ -131,10 +171,11 @@ class SavedStates:
         sharded: bool = False,
         execution: dict[str, Any] | None = None,
     ) -> Iterator[Path]:
-        """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest removed.
+        """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest
+        removed.
 
-        `write` False (other ranks than the first) only yields the path. `sharded`: the path is that of a folder, which
-        all ranks fill before the first one goes on. `execution`: kept with the state.
+        `write` False (other ranks than the first) only yields the path. `sharded`: the path is that of a
+        folder, which all ranks fill before the first one goes on. `execution`: kept with the state.
         """
         path = self.folder / (f"resume-{iteration}" if sharded else f"resume-{iteration}.pt")
         aside = path.with_name(f".{path.stem}.aside{path.suffix}")
@@ -146,10 +187,13 @@ class SavedStates:
             _remove(aside)  # of a killed writer
             try:
                 yield aside
-                found = _digests(aside) if sharded else file_digest(aside)
-                new = {"iteration": iteration, "file": path.name, "sha256": found, "data": self.data}
-                if execution:
-                    new["execution"] = execution
+                state = SavedState(
+                    iteration=iteration,
+                    file=path.name,
+                    sha256=_digests(aside),
+                    data=self.data,
+                    execution=execution or {},
+                )
                 if sharded:  # whose files torch has synced
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -158,12 +202,12 @@ class SavedStates:
                 os.replace(aside, path)
             finally:
                 _remove(aside)
-        named = [new, *(state for state in self._named() if state["iteration"] < iteration)][: self.KEPT]
-        write_json(self.record, named)
-        self._remove_but({state["file"] for state in named})
+        states = [state, *(older for older in self._named() if older.iteration < iteration)][: self.KEPT]
+        write_json(self.record, [state.model_dump(mode="json") for state in states])
+        self._remove_but({state.file for state in states})
 
     def clear(self) -> None:
-        """Removes all states, and what killed writers left: the segment is finished."""
+        """Removes all states, and what killed writers left: the training is finished."""
         self.record.unlink(missing_ok=True)
         self._remove_but(set())
         for left in self.folder.glob(".*.aside.*"):
@@ -175,34 +219,37 @@ class SavedStates:
                 _remove(path)
 
 
-def state_bytes(segment: Segment) -> int:
-    """Bytes of the states against interruption at their most: those that are kept, and the one being written."""
-    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * parameters(segment.model, segment.vocabulary)
+def _parameters(training: Training) -> int:
+    return architecture(training.model.architecture).parameters(training.model, training.vocabulary)
 
 
-def kept_bytes(segment: Segment, kept: dict[int, bool]) -> int:
-    """Bytes of a segment's checkpoints; `kept` as in `Plan.checkpoints`: True keeps the optimizer's state too."""
-    count = parameters(segment.model, segment.vocabulary)
-    return sum((WEIGHTS + (MOMENTS if optimizer else 0)) * count for optimizer in kept.values())
+def state_bytes(training: Training) -> int:
+    """Bytes of the states against interruption at their most: those that are kept, and the one being
+    written.
+    """
+    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * _parameters(training)
 
 
-def check_room(plan: Plan, segments: list[Segment], store: Store) -> None:
-    """Refuses to begin where the store's disk is too small for what `segments` will keep; looks at sizes only.
+def kept_bytes(training: Training, kept: dict[int, bool]) -> int:
+    """Bytes of a training's checkpoints; `kept` as in `Plan.kept`: True keeps the optimizer's state too."""
+    return sum(WEIGHTS + (MOMENTS if optimizer else 0) for optimizer in kept.values()) * _parameters(training)
 
-    Needed are a segment's checkpoints and its states against interruption, less what lies there already. Other
-    processes that write to the same disk meanwhile are not known here.
+
+def check_room(plan: Plan, runs: list[PlannedRun], store: Store) -> None:
+    """Refuses to begin where the store's disk is too small for what `runs` will keep; looks at sizes only.
+
+    Needed are a training's checkpoints and its states against interruption, less what lies there already.
+    Other processes that write to the same disk meanwhile are not known here.
     """
     needed = 0
-    for segment in segments:
-        whole = kept_bytes(segment, plan.checkpoints[segment.id])
-        whole += state_bytes(segment) if plan.scale.save_every else 0
-        there = sum(path.stat().st_size for path in store.folder(segment).rglob("*") if path.is_file())
+    for identity, training in {run.identity: run.training for run in runs}.items():
+        whole = kept_bytes(training, plan.kept(identity)) + (
+            state_bytes(training) if plan.scale.save_every else 0
+        )
+        there = sum(path.stat().st_size for path in store.folder(identity).rglob("*") if path.is_file())
         needed += max(whole - there, 0)
-    folder = store.root
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    folder = next(folder for folder in (store.root, *store.root.absolute().parents) if folder.exists())
+    if (free := shutil.disk_usage(folder).free) < needed:
         what = f"{needed / GB:.3g} GB are needed for checkpoints, and {free / GB:.3g} GB are free."
-        do = "Make room, or let $CPT_REPRO_STORE name a folder on a larger disk; then run the same command again."
+        do = f"Make room, or let ${STORE} name a folder on a larger disk; then run the same command again."
         raise StorageError(what, where=str(store.root), do=do)

@@ -1,0 +1,82 @@
+"""Batches of a training in their one global order, of which every rank reads its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from cpt_repro.data.order import Order
+from cpt_repro.planning.mixture import streams
+from cpt_repro.planning.training import Training
+from cpt_repro.training.corpora import Corpora
+
+
+class Batches(Dataset):
+    """A rank's rows of global batch k as (batch / ranks, L + 1) int64; only they are read.
+
+    The ranks must divide the batch.
+    """
+
+    def __init__(self, training: Training, corpora: Corpora, rank: int = 0, ranks: int = 1):
+        keys = {(stream.corpus, stream.domain) for stream in streams(training.mixture)}
+        self._sequences = {key: corpora.sequences(*key) for key in sorted(keys)}
+        sizes = {key: len(sequences) for key, sequences in self._sequences.items()}
+        batch, offset = training.batch_sequences, training.batch_offset
+        self.order = Order(training.mixture, sizes, batch, training.seed, offset)
+        self.length, self._rows = training.iterations, batch // ranks
+        self._first = rank * self._rows
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, iteration: int) -> torch.Tensor:
+        low, parts = self._first, []
+        for stream, indices in self.order.batch(iteration):
+            own = indices[max(low, 0) : max(low + self._rows, 0)]
+            low -= len(indices)
+            if len(own):
+                parts.append(self._sequences[stream.corpus, stream.domain].take(own))
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+    def described(self, iteration: int) -> str:
+        """The sequences of a global batch, for a message."""
+        streams_of_batch = self.order.batch(iteration)
+        return "; ".join(f"{s.corpus}/{s.domain} {', '.join(map(str, i))}" for s, i in streams_of_batch)
+
+
+class _Iterations(DistributedSampler):
+    """The numbers of the batches still to come.
+
+    Every rank takes its rows of each, for which trainers look at the sampler's type.
+    """
+
+    def __init__(self, first: int, end: int):
+        self._range = range(first, end)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._range)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: there is one pass."""
+
+
+def batch_loader(
+    batches: Batches, seed: int, first: int = 0, workers: int = 0, pinned: bool = False
+) -> DataLoader:
+    """Loader of a rank's rows of the batches from `first` on; `seed` is for a generator of its own, so that
+    the global one is left alone whatever the number of workers.
+    """
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=_Iterations(first, len(batches)),
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),
+        pin_memory=pinned,
+    )

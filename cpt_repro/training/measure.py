@@ -1,0 +1,165 @@
+"""What is measured of trainings: validation losses along one, and those of weights that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpt_repro.models.architecture import architecture
+from cpt_repro.models.weights import load_weights
+from cpt_repro.planning.plan import Plan, PlannedRun, ValidationPlan
+from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import FinalLoss, LaterLosses, Losses, identity_in, read_record, write_record
+from cpt_repro.training import execution as spread
+from cpt_repro.training.corpora import Corpora
+from cpt_repro.training.loss import AT_ONCE, CausalLM
+from cpt_repro.training.store import Store
+
+#: A validation sample (n, L + 1) -> the loss of each of its sequences (n,), in nats per token.
+OfSequences = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _losses(
+    corpora: Corpora,
+    corpus: str,
+    curve: list[tuple[int, float]],
+    closing: tuple[int, ...],
+    last: torch.Tensor,
+) -> Losses:
+    """The record of one corpus: `last` are its sequences' losses at the end of the curve."""
+    built = corpora.fingerprint(corpus)
+    values = np.array([loss for iteration, loss in curve if iteration in closing])
+    return Losses(
+        data=corpora.plan.data[corpus],
+        fingerprint=built.fingerprint,
+        sequences=len(last),
+        entropy_floor=built.entropy_floor,
+        curve=tuple(curve),
+        final=FinalLoss(
+            loss=float(values.mean()),
+            evaluations=len(values),
+            stderr=float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0,
+            noise=(last.std() / len(last) ** 0.5).item() if len(last) > 1 else 0.0,
+        ),
+        of_sequences=tuple(round(loss, 5) for loss in last.tolist()),
+    )
+
+
+class Curves:
+    """Validation losses along one training, rates and mean training losses at the same points.
+
+    What is measured decides nothing: between an interruption and the resumption it may change. Points of a
+    corpus that was measured otherwise are then left out, and those of a new one begin there.
+    """
+
+    def __init__(self, wanted: ValidationPlan, corpora: Corpora):
+        self.wanted, self._corpora = wanted, corpora
+        self._validation = {c: corpora.validation(c, wanted.sequences) for c in wanted.corpora}
+        #: corpus -> [(iteration, loss)]
+        self._curves: dict[str, list[tuple[int, float]]] = {corpus: [] for corpus in wanted.corpora}
+        #: corpus -> loss of each validation sequence at the latest evaluation
+        self._last: dict[str, torch.Tensor] = {}
+        self.train: list[tuple[int, float]] = []
+        self.rates: list[tuple[int, float]] = []
+        self._sum, self._count = 0.0, 0
+
+    def _measured_on(self, corpus: str) -> list[Any]:
+        return [self.wanted.sequences, self._corpora.fingerprint(corpus).fingerprint]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resumption needs."""
+        curves = {corpus: [self._measured_on(corpus), curve] for corpus, curve in self._curves.items()}
+        return {
+            "curves": curves,
+            "train": self.train,
+            "rates": self.rates,
+            "sum": self._sum,
+            "count": self._count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for corpus, (measured_on, curve) in state["curves"].items():
+            if corpus in self._curves and measured_on == self._measured_on(corpus):
+                self._curves[corpus] = curve
+        self.train, self.rates = state["train"], state["rates"]
+        self._sum, self._count = state["sum"], state["count"]
+
+    def add(self, loss: float) -> None:
+        """Notes the training loss of one update."""
+        self._sum, self._count = self._sum + loss, self._count + 1
+
+    def take(self, iteration: int, rate: float, of_sequences: OfSequences) -> None:
+        """Measures all corpora after `iteration` updates; `rate` is that of the next one."""
+        for corpus, tokens in self._validation.items():
+            self._last[corpus] = of_sequences(tokens)
+            self._curves[corpus].append((iteration, self._last[corpus].mean().item()))
+        self.rates.append((iteration, rate))
+        if self._count:
+            self.train.append((iteration, self._sum / self._count))
+        self._sum, self._count = 0.0, 0
+
+    def losses(self) -> dict[str, Losses]:
+        """Corpus -> what was measured, after the last evaluation."""
+        return {
+            corpus: _losses(self._corpora, corpus, curve, self.wanted.closing, self._last[corpus])
+            for corpus, curve in self._curves.items()
+        }
+
+
+class _KeptModel:
+    """A model on the scale's device, into which a run's kept weights are loaded one after the other."""
+
+    def __init__(self, plan: Plan, run: PlannedRun, microbatch: int):
+        training, device, execution = run.training, plan.scale.device, plan.scale.run_as(run.model_name)
+        spread.prepare_process(training, execution.deterministic, device)
+        self._where = torch.device("cuda" if device == "gpu" else "cpu")
+        self._precision = spread.precision_context(training.precision, self._where)
+        self._at_once = spread.validation_sequences(device, execution, microbatch)
+        shape = architecture(training.model.architecture)
+        model = shape.new(training.model, training.vocabulary, training.sequence_length, training.seed)
+        shape.prepare_attention(model, device)
+        self._model = CausalLM(model).to(self._where).eval()
+
+    def load(self, folder: Path, expected: str | None) -> None:
+        """Takes the weights of a folder; missing and altered ones are a `UserError`."""
+        load_weights(self._model.model, folder, expected)
+
+    def of_sequences(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Loss of each sequence."""
+        with self._precision:
+            return self._model.sequence_losses(tokens, self._at_once, self._where)
+
+
+def measure_kept(
+    plan: Plan, records: Records, run: PlannedRun, store: Store, corpora: Corpora, say: Callable[[str], None]
+) -> None:
+    """Measures the kept weights of a trained run on the corpora on which its final loss is not known.
+
+    They are those that `records.to_measure` names; the losses are put to those in `records.later_path`. Final
+    weights that are missing or altered are a `UserError`. `records` does not see what is written.
+    """
+    if not (left := records.to_measure(run)):
+        return
+    receipt, end, path = records.receipt(run), run.training.iterations, records.later_path(run)
+    sequences = plan.wanted(run.identity).sequences
+    validation = {corpus: corpora.validation(corpus, sequences) for corpus in left}
+    kept = {iteration for iteration in store.iterations(run.identity) if iteration in receipt.checkpoints}
+    model = _KeptModel(plan, run, receipt.measured.execution.get("microbatch_sequences", AT_ONCE))
+    curves: dict[str, list[tuple[int, float]]] = {corpus: [] for corpus in left}
+    last: dict[str, torch.Tensor] = {}
+    for iteration in sorted(kept | {end}):
+        model.load(store.weights(run.identity, iteration), receipt.checkpoints.get(iteration))
+        for corpus, tokens in validation.items():
+            last[corpus] = model.of_sequences(tokens)
+            curves[corpus].append((iteration, last[corpus].mean().item()))
+    new = {corpus: _losses(corpora, corpus, curves[corpus], (end,), last[corpus]) for corpus in left}
+    before = read_record(LaterLosses, path).losses if identity_in(path) == run.identity else {}
+    later = LaterLosses(identity=run.identity, losses=before | new, environment=spread.environment())
+    write_record(path, later)
+    finals = ", ".join(f"{corpus} {losses.final.loss:.3f}" for corpus, losses in new.items())
+    say(f"{run.id}: measured on kept weights: {finals}")
