@@ -1,0 +1,85 @@
+"""The engine knows no paper: no name of a corpus, model or paper stands in its code. Words of docstrings may."""
+
+import ast
+import re
+
+import pytest
+from third_study import REPOSITORY
+
+PACKAGE = REPOSITORY / "cpt_repro"
+#: As scales, manifests and papers name them, and as the papers call them.
+NAMES = r"pile|sp|german|slimpajama|smoke_\w+|english_\w+|german_\w+|405m|410m|10b|gupta2023|ibrahim2024|gupta|ibrahim"
+WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{NAMES})(?![A-Za-z0-9])", re.IGNORECASE)
+#: What a file says of its own kind: the command line names what it replicates.
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def words_in_code(text: str) -> list[str]:
+    """String constants (no docstrings) and identifiers of a module that name a corpus, model or paper."""
+    tree, found = ast.parse(text), []
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found += [
+                f"line {node.lineno}: {match[0]!r} in {node.value!r}"[:120]
+                for match in WORDS.finditer(node.value)
+            ]
+        for name in (getattr(node, key, None) for key in ("id", "attr", "arg", "name")):
+            if isinstance(name, str) and any(WORDS.fullmatch(part) for part in name.split("_")):
+                found.append(f"line {node.lineno}: identifier {name}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_name_of_a_paper_stands_in_the_code(file):
+    assert words_in_code((PACKAGE / file).read_text(encoding="utf-8")) == []
+
+
+def test_the_search_finds_names():
+    assert words_in_code('corpus = "pile"') and words_in_code("sp = 1") and words_in_code("f(german_text=2)")
+    assert words_in_code('x = f"{a}/405m/x"') and not words_in_code(
+        '"""of the Pile"""\npilot = "compile, split, sparse"'
+    )
+
+
+def test_one_file_knows_each_library():
+    """Composer, Streaming, lm-eval and the hub are each imported by one module, and one knows GPT-NeoX."""
+    importing = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                importing.setdefault(module.partition(".")[0], set()).add(file)
+    assert importing["composer"] == {"training/composer.py"}
+    assert importing["streaming"] == {"data/shards.py"}
+    assert importing["lm_eval"] == {"evaluation/harness.py"}
+    assert importing["huggingface_hub"] == {"models/hub.py"}
+    neox = [
+        f
+        for f in FILES
+        if re.search(r"(?i)gpt.?neox", re.sub(r'""".*?"""|#.*', "", (PACKAGE / f).read_text(), flags=re.S))
+    ]
+    assert neox == [
+        "declarations/scale.py",
+        "models/architecture.py",
+        "models/neox.py",
+    ]  # its name, registry, itself
+
+
+def test_paths_come_from_the_project():
+    """No module but the project's finds a folder by where it lies itself, or reads a variable that moves one."""
+    for file in FILES:
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        if file != "project.py":
+            assert "CPT_REPRO_STORE" not in re.sub(
+                r'""".*?"""|#.*|f?"[^"\n]*\$CPT[^"\n]*"', "", text, flags=re.S
+            ), file
+            assert not re.search(r"^[A-Z_]+ = .*__file__", text, flags=re.MULTILINE), file
+        assert "unittest" not in text, file
