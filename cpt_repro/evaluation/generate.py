@@ -7,29 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.harness import load_model, load_tokenizer
 from cpt_repro.evaluation.suites import held_out
+from cpt_repro.models.weights import load_model_folder
 
+#: Five prompts, continuations of one length.
+PROMPTS, PROMPT_WORDS, TOKENS, SEED = 5, 8, 48, 0
 #: The paper does not say how its text was drawn. Small models loop when greedy, and babble without a cut.
-TEMPERATURE = 0.8
-TOP_K = 40
+TEMPERATURE, TOP_K = 0.8, 40
 
 
-def held_out_prompts(root: Path, corpus: str, count: int, words: int) -> list[str]:
-    """The first `words` words of `count` held-out documents of a corpus, chosen by a hash of their ids.
+def held_out_prompts(corpus: Path, count: int = PROMPTS, words: int = PROMPT_WORDS) -> list[str]:
+    """The first `words` words of `count` held-out documents of a built corpus, chosen by a hash of their ids.
 
     Only documents longer than that count; fewer than `count` of them is a `UserError`.
     """
-    documents = [document for document in held_out(root, corpus) if len(document.words) > words]
+    documents = [document for document in held_out(corpus) if len(document.words) > words]
     if len(documents) < count:
-        raise UserError(
-            f"{count} prompts are needed, and the corpus '{corpus}' has {len(documents)} held-out documents "
-            f"of more than {words} words.",
-            where=str(Path(root) / corpus),
-            do="Ask for fewer or shorter prompts.",
-        )
+        what = f"{count} prompts are needed, and there are {len(documents)} held-out documents of more than {words} words."
+        raise UserError(what, where=str(corpus), do="Give the corpus more held-out text.")
     # Neighbours in the file are often parts of one book.
     documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())
     return [" ".join(document.words[:words]) for document in documents[:count]]
@@ -37,23 +35,23 @@ def held_out_prompts(root: Path, corpus: str, count: int, words: int) -> list[st
 
 @torch.inference_mode()
 def generate(
-    model_dir: Path, tokenizer_dir: Path, prompts: Sequence[str], tokens: int, seed: int
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    tokens: int = TOKENS,
+    seed: int = SEED,
 ) -> list[str]:
-    """Continues each prompt by exactly `tokens` tokens; returns the continuations without the prompts.
+    """Continues each prompt by exactly `tokens` tokens of a model folder; returns them without the prompts.
 
-    Sampled from the `TOP_K` likeliest tokens at `TEMPERATURE`, never the end of text. The draws depend on `seed` and
-    the prompt's place in the list only. Tokens beyond the model's context drop out at the left.
+    Sampled from the `TOP_K` likeliest tokens at `TEMPERATURE`, never the end of text. The draws depend on
+    `seed` and the prompt's place in the list only. Tokens beyond the model's context drop out at the left.
     """
-    model, tokenizer = load_model(model_dir), load_tokenizer(tokenizer_dir)
+    model, texts = load_model_folder(folder), []
     context, forbidden = model.config.max_position_embeddings, tokenizer.all_special_ids
-    texts = []
     for place, prompt in enumerate(prompts):
-        draw = torch.Generator().manual_seed(
-            int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:7])
-        )
+        key = hashlib.sha256(f"{seed}/{place}".encode()).digest()[:7]
+        draw = torch.Generator().manual_seed(int.from_bytes(key))
         ids = tokenizer(prompt).input_ids
-        if not ids:
-            raise UserError(f"the prompt {place + 1} is empty.", do="Give it a word.")
         start = len(ids)
         for _ in range(tokens):
             logits = model(torch.tensor([ids[-context:]])).logits[0, -1, : len(tokenizer)].float()

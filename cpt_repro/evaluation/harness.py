@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +15,96 @@ for _switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ.setdefault(_switch, "1")
 
 import datasets  # noqa: E402
-import lm_eval.api.task  # noqa: E402
+import lm_eval  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from lm_eval.api.task import ConfigurableTask  # noqa: E402
 from lm_eval.evaluator import evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
 
-from cpt_repro.data.tokenizer import verify_tokenizer  # noqa: E402
-from cpt_repro.declarations.scale import Scale, read_yaml  # noqa: E402
+from cpt_repro.data import tokenizer as trained_tokenizer  # noqa: E402
+from cpt_repro.declarations.scale import Scale  # noqa: E402
 from cpt_repro.errors import UserError  # noqa: E402
-from cpt_repro.evaluation.suites import metric, suites_folder, verify_suites  # noqa: E402
+from cpt_repro.evaluation.items import kind_of  # noqa: E402
+from cpt_repro.evaluation.suites import LoadedTask, read_suites, suites_record  # noqa: E402
+from cpt_repro.files import file_digest  # noqa: E402
+from cpt_repro.models.weights import load_model_folder  # noqa: E402
+from cpt_repro.project import Project  # noqa: E402
+from cpt_repro.records.receipts import Score, SuiteScores  # noqa: E402
 
-#: Requests in one forward pass, and tokens in it at most (logits of a vocabulary of 50,000 take 200 kB a token). Fixed
-#: for a scale, because padding and so the last bits of a likelihood depend on it.
+#: Requests in one forward pass, and tokens in it at most (logits of a vocabulary of 50,000 take 200 kB a
+#: token). Fixed for a scale, because padding and so the last bits of a likelihood depend on it.
 BATCH_SIZE, BATCH_TOKENS = 64, 32_768
-
 _MIXED_PRECISION = {"fp32": None, "amp_bf16": "bfloat16", "amp_fp16": "float16"}
 
 
-def environment() -> dict[str, Any]:
-    """Versions of what computes a score, and the intra-op threads: scores are bit-identical when these agree."""
-    return {
-        "lm_eval": lm_eval.__version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def mean_and_error(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """Plain mean of a suite's tasks and its standard error, the tasks' errors being independent: sqrt(sum e^2) / n."""
+    """Plain mean of a suite's tasks and its standard error, the tasks' being independent: sqrt(sum e^2) / n."""
     return math.fsum(values) / len(values), math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
 
 
-def load_model(folder: Path) -> transformers.PreTrainedModel:
-    """Reads a model folder (`config.json`, `model.safetensors`) in float32, for inference."""
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"not a model folder: {name} is missing.", where=str(folder), do="Train the model first."
-            )
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        fault = f"the model cannot be read ({' '.join(str(error).split())[:300]})."
-        raise UserError(fault, where=str(folder), do="Train the model again.") from None
-    return model.eval()
+def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
+    """Reads the `tokenizer.json` that training data was made with; an altered, missing or broken one is a
+    `UserError`.
+
+    What else lies in the folder is not read: it could name code.
+    """
+    trained_tokenizer.verify_tokenizer(folder)
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), trained_tokenizer.END_OF_TEXT)
+    read = trained_tokenizer.load_tokenizer(folder)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=read, clean_up_tokenization_spaces=False, **special
+    )
 
 
-def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
-    """Reads a folder with a fast tokenizer."""
-    if not (Path(folder) / "tokenizer.json").is_file():
-        do = "Prepare the data of this scale first."
-        raise UserError("not a tokenizer folder: tokenizer.json is missing.", where=str(folder), do=do)
-    verify_tokenizer(Path(folder))
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+class _Task(ConfigurableTask):
+    """lm-eval's task over items in memory: every key of its configuration names a field of them."""
+
+    def __init__(self, name: str, task: LoadedTask):
+        self._rows = [item.model_dump(mode="json", exclude_unset=True) for item in task.items]
+        scoring = task.scoring.model_dump(mode="json")
+        metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
+        config = {
+            "task": name,
+            "test_split": "test",
+            "output_type": scoring["output_type"],
+            "target_delimiter": scoring["target_delimiter"],
+            "num_fewshot": 0,  # the examples are in the items
+            "metric_list": [metric | scoring["metric_options"]],
+            **kind_of(task.scoring).KEYS,
+        }
+        if scoring["generation_kwargs"]:
+            filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
+            config["generation_kwargs"] = scoring["generation_kwargs"]
+            config["filter_list"] = [{"name": "none", "filter": filters}]
+        if scoring["metric"] == "mc2":
+            config["process_results"] = _true_share
+        super().__init__(config=config)
+
+    def download(self, *_: Any, **__: Any) -> None:
+        self.dataset = {"test": datasets.Dataset.from_list(self._rows)}
+
+    def build_all_requests(self, *, limit: int | None = None, **_: Any) -> None:
+        # lm-eval's own draws a progress bar that cannot be turned off.
+        self._instances = []
+        for number, row in self.doc_iterator(limit=limit):
+            context = self.fewshot_context(row, num_fewshot=0)
+            asked = self.construct_requests(row, context, metadata=(self.config.task, number, 1))
+            self._instances += asked if isinstance(asked, list) else [asked]
 
 
-def _rows(file: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """A task's items as lm-eval's test split, in memory: the json loader of `datasets` would cache by machine path."""
-    with open(file, encoding="utf-8") as stream:
-        return {"test": datasets.Dataset.from_list([json.loads(line) for line in stream])}
+def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """mc2 of one item: the share of the probability of all choices that its true ones have (Lin et al. 2022)."""
+    likelihoods = torch.tensor([likelihood for likelihood, _ in results], dtype=torch.float64)
+    share = float(torch.softmax(likelihoods, dim=0) @ torch.tensor(item["labels"], dtype=torch.float64))
+    return {"mc2": min(share, 1.0)}  # rounding may lift a sum of all above 1
 
 
 class _Model(HFLM):
     """lm-eval's model, silent, with tokenized pairs shared between models (they all use one tokenizer)."""
+
+    loglikelihood = functools.partialmethod(HFLM.loglikelihood, disable_tqdm=True)
+    generate_until = functools.partialmethod(HFLM.generate_until, disable_tqdm=True)
 
     def __init__(self, *, encoded: dict, **arguments: Any):
         super().__init__(**arguments)
@@ -97,115 +116,110 @@ class _Model(HFLM):
             self.encoded[pair] = super()._encode_pair(context, continuation)
         return self.encoded[pair]
 
-    def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=True)
-
-    def generate_until(self, requests: list, disable_tqdm: bool = True) -> list[str]:
-        return super().generate_until(requests, disable_tqdm=True)
-
-
-def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """mc2 of one item: the share of the probability of all choices that its true ones have (Lin et al. 2022)."""
-    likelihoods = torch.tensor([likelihood for likelihood, _ in results], dtype=torch.float64)
-    share = float(torch.softmax(likelihoods, dim=0) @ torch.tensor(item["labels"], dtype=torch.float64))
-    return {"mc2": min(share, 1.0)}  # rounding may lift a sum of all above 1
-
 
 class Harness:
-    """The suites of a scale, loaded once, to score any number of models in one process.
+    """The suites of a scale, loaded once, to score any number of models in one process."""
 
-    `root` is the scale's data folder, with `suites/` (made by `build_suites`) and `tokenizer/`.
-    """
-
-    def __init__(self, scale: Scale, root: Path):
+    def __init__(self, project: Project, scale: Scale):
         self.scale = scale
         self.batch_size = max(1, min(BATCH_SIZE, BATCH_TOKENS // scale.sequence_length))
         self.device = "cuda" if scale.device == "gpu" else "cpu"
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"the scale '{scale.name}' needs a GPU, and there is none.", do="Choose a scale for CPUs."
-            )
-        folder = suites_folder(root)
-        #: Hash of the task files; scores are comparable only where it agrees.
-        self.fingerprint: str = verify_suites(root)
-        self.tokenizer_dir = Path(root) / "tokenizer"
-        self.tokenizer = load_tokenizer(self.tokenizer_dir)
-        self._encoded: dict = {}
+            what = f"the scale '{scale.name}' needs a GPU, and there is none."
+            raise UserError(what, do="Choose a scale for CPUs.")
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        transformers.logging.set_verbosity_error()
+        loaded = read_suites(project, scale)
+        #: Hash of all items and what they were made from; of each task the digest of what it was made from.
+        self.fingerprint = file_digest(suites_record(project, scale))
+        self.declarations = {
+            suite: {name: task.declaration for name, task in tasks.items()} for suite, tasks in loaded.items()
+        }
+        self.tokenizer = load_tokenizer(project.data / scale.name / "tokenizer")
+        self._encoded: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
         self._prompts: dict[str, int] = {}
-        _silence()
-        configs = []
-        for suite_name, suite in scale.suites.items():
-            for task_name, task in suite.tasks.items():
-                config = read_yaml(folder / suite_name / f"{task_name}.yaml")
-                # The file names its items relative to itself, which lm-eval would take from the current folder.
-                config["custom_dataset"] = _rows
-                config["dataset_kwargs"] = {"file": str(folder / suite_name / f"{task_name}.jsonl")}
-                if metric(task) == "mc2":
-                    config["process_results"] = _true_share
-                configs.append(config)
-        # lm-eval's own index of some ten thousand tasks is not needed, and takes seconds to read.
-        self._tasks = TaskManager(include_defaults=False).load(configs) if configs else None
+        self._tasks = {
+            suite: {name: _Task(f"{suite}.{name}", task) for name, task in tasks.items()}
+            for suite, tasks in loaded.items()
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What computes a score: scores are bit-identical where this agrees."""
+        versions = {library.__name__: library.__version__ for library in (lm_eval, transformers, torch)}
+        settings = {"threads": str(torch.get_num_threads()), "batch_size": str(self.batch_size)}
+        return {**versions, **settings}
 
     def evaluate(
-        self, model: Path | str | transformers.PreTrainedModel, limit: int | None = None
-    ) -> dict[str, Any]:
-        """Scores a model (or the folder of one) on every task; with `limit`, on the first `limit` >= 2 items of each.
+        self,
+        model: Path | transformers.PreTrainedModel,
+        known: Mapping[str, SuiteScores] | None = None,
+        limit: int | None = None,
+    ) -> dict[str, SuiteScores]:
+        """Scores a model folder or a model (then moved to the scale's device) on all tasks, by suite.
 
-        Returns {suite: {"tasks": {task: score}, "average", "stderr"}}, where a score is {"metric", "value", "stderr",
-        "documents", "truncated"}. Values are shares of right answers in [0, 1], errors one standard error over items;
-        `average` is the plain mean of the tasks, as in the papers (Ibrahim 2024, Tables 5-7, 10, 11); `truncated`
-        counts the items longer than the model's context (with their longest choice, or the longest answer that may be
-        generated); they lose tokens at the left.
+        Scores in `known` are kept where their declaration is the task's. With `limit` >= 2, on the first
+        items of each task. Values are shares of right answers in [0, 1], errors one standard error over
+        items; a suite's average is the plain mean of its tasks, as in the papers (Ibrahim 2024, Tables 5-7,
+        10, 11); `truncated` counts the items longer than the model's context (with their longest choice, or
+        the longest answer that may be generated); they lose tokens at the left. Each task is scored by
+        itself, so that no score depends on which others there are.
         """
         if limit is not None and limit < 2:
-            raise UserError(f"'limit' is {limit}; a standard error needs 2 items or more.", do="Raise it.")
-        if self._tasks is None:
-            return {}
+            what = f"'limit' is {limit}; a standard error needs 2 items or more."
+            raise UserError(what, do="Raise it.")
+        lm, suites = None, {}
+        for suite, tasks in self._tasks.items():
+            scores = {}
+            for name, task in tasks.items():
+                score = known[suite].tasks.get(name) if known and suite in known else None
+                if score is None or score.declaration != self.declarations[suite][name]:
+                    lm = lm or self._model(model)
+                    score = self._score(lm, task, self.declarations[suite][name], limit)
+                scores[name] = score
+            values, errors = zip(*((score.value, score.stderr) for score in scores.values()), strict=True)
+            average, stderr = mean_and_error(values, errors)
+            suites[suite] = SuiteScores(tasks=scores, average=average, stderr=stderr)
+        return suites
+
+    def _model(self, model: Path | transformers.PreTrainedModel) -> _Model:
+        """A model as lm-eval takes it; one that does not fit the scale's data is a `UserError`."""
         if not isinstance(model, transformers.PreTrainedModel):
-            model = load_model(Path(model))
-        if len(self.tokenizer) > model.config.vocab_size:
-            what = f"the tokenizer has {len(self.tokenizer)} entries, the model {model.config.vocab_size}."
+            model = load_model_folder(Path(model))
+        context, entries = model.config.max_position_embeddings, model.config.vocab_size
+        if len(self.tokenizer) > entries:
+            what = f"the tokenizer has {len(self.tokenizer)} entries, the model {entries}."
             raise UserError(what, do="Evaluate the model with the data it was trained on.")
-        if model.config.max_position_embeddings < self.scale.sequence_length:
-            what = f"the model's context is {model.config.max_position_embeddings} tokens, the scale's sequences are "
-            raise UserError(
-                f"{what}{self.scale.sequence_length}.", do="Evaluate models trained at this scale."
-            )
-        was_training = model.training
-        lm = _Model(
+        if context < self.scale.sequence_length:
+            what = f"the model's context is {context} tokens, the scale's sequences are "
+            do = "Evaluate models trained at this scale."
+            raise UserError(f"{what}{self.scale.sequence_length}.", do=do)
+        return _Model(
             pretrained=model.to(self.device),
             tokenizer=self.tokenizer,
             backend="causal",
             batch_size=self.batch_size,
-            max_length=model.config.max_position_embeddings,
+            max_length=context,
             mixed_precision_dtype=_MIXED_PRECISION[self.scale.precision],
             softmax_dtype="float32",
             encoded=self._encoded,
         )
-        try:
-            output = evaluate(lm=lm, task_dict=self._tasks, limit=limit, bootstrap_iters=1, log_samples=False)
-        finally:
-            model.train(was_training)
-        results = {}
-        for suite_name, suite in self.scale.suites.items():
-            tasks = {}
-            for task_name, task in suite.tasks.items():
-                name, score = metric(task), output["results"][f"{suite_name}.{task_name}"]
-                instances = self._tasks["tasks"][f"{suite_name}.{task_name}"].instances
-                tasks[task_name] = {
-                    "metric": name,
-                    "value": float(score[f"{name},none"]),
-                    "stderr": float(score[f"{name}_stderr,none"]),
-                    "documents": len({instance.doc_id for instance in instances}),
-                    "truncated": len(
-                        {i.doc_id for i in instances if self._tokens(i.args) > lm.max_length + 1}
-                    ),
-                }
-            average, stderr = mean_and_error(
-                [task["value"] for task in tasks.values()], [task["stderr"] for task in tasks.values()]
-            )
-            results[suite_name] = {"tasks": tasks, "average": average, "stderr": stderr}
-        return results
+
+    def _score(self, lm: _Model, task: _Task, declaration: str, limit: int | None) -> Score:
+        name, metric = task.config.task, task.config.metric_list[0]["metric"]
+        output = evaluate(
+            lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=1, log_samples=False
+        )
+        result, asked = output["results"][name], task.instances
+        truncated = {one.doc_id for one in asked if self._tokens(one.args) > lm.max_length + 1}
+        return Score(
+            metric=metric,
+            value=float(result[f"{metric},none"]),
+            stderr=float(result[f"{metric}_stderr,none"]),
+            documents=len({one.doc_id for one in asked}),
+            truncated=len(truncated),
+            declaration=declaration,
+        )
 
     def _tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
         """Tokens of a prompt and a choice, or of a prompt and what is generated at most."""
@@ -217,12 +231,3 @@ class Harness:
             return self._prompts[prompt] + then["max_gen_toks"] + 1
         context, continuation = self._encoded[asked]
         return len(context) + len(continuation)
-
-
-def _silence() -> None:
-    """lm-eval, transformers and datasets report only errors, and draw no progress bars."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    # Building requests is the one step whose progress bar lm-eval offers no way to turn off.
-    if not isinstance(lm_eval.api.task.tqdm, functools.partial):
-        lm_eval.api.task.tqdm = functools.partial(lm_eval.api.task.tqdm, disable=True)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from cpt_repro.errors import UserError
 from cpt_repro.files import whole_folder
+from cpt_repro.models.weights import CONFIG, WEIGHTS
 
-Tensors = dict[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 
 def trim(delta: torch.Tensor, density: float) -> torch.Tensor:
@@ -30,27 +31,21 @@ def trim(delta: torch.Tensor, density: float) -> torch.Tensor:
     return trimmed.view_as(delta)
 
 
-def ties_merge(base: Mapping[str, torch.Tensor], task_models: Sequence[Mapping], density: float) -> Tensors:
-    """Merges `task_models` into `base`: dicts of the same names, shapes and kinds of tensors; `density` in (0, 1].
+def ties_merge(base: Tensors, task_models: Sequence[Tensors], density: float) -> dict[str, torch.Tensor]:
+    """Merges `task_models` into `base`: tensors of the same names and shapes; `density` in (0, 1].
 
-    Per tensor: trim each difference from the base, elect for each entry the sign of the sum of the differences, average
-    those that have it (and were not trimmed), add that to the base with weight 1. Tensors that are not of floats are
-    the base's. Computed in float32, returned in the base's type. `UserError` if names, shapes or density are unfit.
+    Per tensor: trim each difference from the base, elect for each entry the sign of the sum of the
+    differences, average those that have it (and were not trimmed), add that to the base with weight 1.
+    Tensors that are not of floats are the base's. Computed in float32, returned in the base's type. Others
+    are a `UserError`.
     """
-    if not 0 < density <= 1:
-        raise UserError(f"the density is {density}, and must lie in (0, 1].", do="Correct it.")
-    if not task_models:
-        raise UserError("no task model is given.", do="Name at least one.")
     for model in task_models:
-        odd = sorted(set(base) ^ set(model))
-        if odd:
-            do = "Merge models of one architecture."
-            raise UserError(f"the tensor '{odd[0]}' is in only one of the models.", do=do)
-        for name, tensor in base.items():
-            if tensor.shape != model[name].shape:
-                shapes = f"{list(tensor.shape)} in the base and {list(model[name].shape)} in a task model"
-                what = f"the tensor '{name}' is {shapes}."
-                raise UserError(what, do="Merge models of one size and vocabulary.")
+        shapes = [{name: tuple(tensor.shape) for name, tensor in one.items()} for one in (base, model)]
+        for name in sorted(set(base) | set(model)):
+            before, after = (shape.get(name) for shape in shapes)
+            if before != after:
+                what = f"the tensor '{name}' is {before} in the base and {after} in a task model."
+                raise UserError(what, do="Merge models of one architecture, size and vocabulary.")
     merged = {}
     for name, tensor in base.items():
         if not tensor.is_floating_point() or not tensor.numel():
@@ -65,30 +60,23 @@ def ties_merge(base: Mapping[str, torch.Tensor], task_models: Sequence[Mapping],
     return merged
 
 
-def merge_folders(base_dir: Path, task_dirs: Sequence[Path], density: float, out_dir: Path) -> Path:
-    """Merges model folders (`config.json`, `model.safetensors`) into a new one with the base's other files.
-
-    The folder appears whole or not at all; an existing one is replaced. Returns `out_dir`.
-    """
-    out_dir = Path(out_dir)
-    merged = ties_merge(_read(Path(base_dir)), [_read(Path(folder)) for folder in task_dirs], density)
-    with whole_folder(out_dir) as aside:
-        for name in ("config.json", "generation_config.json"):
-            if (Path(base_dir) / name).is_file():
-                shutil.copyfile(Path(base_dir) / name, aside / name)
+def merge_folders(base: Path, tasks: Sequence[Path], density: float, out: Path) -> Path:
+    """Merges model folders into a new one, `out`, with the base's configuration; it appears whole or not at all."""
+    merged = ties_merge(_read(base), [_read(folder) for folder in tasks], density)
+    with whole_folder(out) as aside:
+        shutil.copyfile(base / CONFIG, aside / CONFIG)
         # transformers refuses weights that do not say which library wrote them.
-        save_file(merged, aside / "model.safetensors", metadata={"format": "pt"})
-    return out_dir
+        save_file(merged, aside / WEIGHTS, metadata={"format": "pt"})
+    return out
 
 
 def _read(folder: Path) -> Tensors:
-    path = folder / "model.safetensors"
-    if not path.is_file() or not (folder / "config.json").is_file():
-        what = "not a model folder: config.json or model.safetensors is missing."
+    path = folder / WEIGHTS
+    if not path.is_file() or not (folder / CONFIG).is_file():
+        what = f"not a model folder: {CONFIG} or {WEIGHTS} is missing."
         raise UserError(what, where=str(folder), do="Train the model first.")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(
-            f"not valid safetensors ({error}).", where=str(path), do="Make the model again."
-        ) from None
+        fault = f"not valid safetensors ({error})."
+        raise UserError(fault, where=str(path), do="Make the model again.") from None

@@ -1,41 +1,46 @@
-"""A scale's suites as files: published benchmarks (`benchmarks.py`), or local tasks made from held-out text.
+"""A scale's suites as files: items of published benchmarks (`benchmarks.py`), or of tasks made from held-out
+text.
 
-Local tasks stand in for the papers' suites (Ibrahim 2024, section 5.4, A.6) where models are small. Both kinds are
-multiple choice with four choices, so that chance is 1/4 and a model of any size can be told from it:
+`data/<scale>/suites/<suite>/<task>.jsonl` has a task's items, and `suites/fingerprint.json` says what they
+were made from. Both are data: how items are asked and scored is read from the declarations alone.
 
-- `continuation` (after HellaSwag): the true next words against three passages of the same length from other documents
-  of the same corpus; metric `acc_norm`, by the likelihood per character of the choice.
-- `last_word` (after LAMBADA): the true next word against three words drawn with their frequency in the corpus, so that
-  knowing frequencies alone gives chance; metric `acc`. LAMBADA's own whole-word accuracy is near 0 for small models.
+Tasks made from text stand in for the papers' suites (Ibrahim 2024, section 5.4, A.6) where models are small.
+Both kinds have four choices, so that chance is 1/4 and a model of any size can be told from it:
 
-Words are what stands between white space; items join them by single spaces. Choices longer in tokens than half of the
-scale's sequence (tables, addresses, code) are left out, so that context remains beside them.
+- `continuation` (after HellaSwag): the true next words against three passages of the same length from other
+  documents of the corpus; metric `acc_norm`, by the likelihood per character of the choice.
+- `last_word` (after LAMBADA): the true next word against three words drawn with their frequency in the
+  corpus, so that knowing frequencies alone gives chance; metric `acc`. LAMBADA's whole-word accuracy is near
+  0 for small models.
+
+Words are what stands between white space; items join them by single spaces. Choices longer in tokens than
+half of the scale's sequence (tables, addresses, code) are left out, so that context remains beside them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-from tokenizers import Tokenizer
-
-from cpt_repro.data.shards import REBUILD
-from cpt_repro.data.tokenizer import verify_tokenizer
-from cpt_repro.declarations.scale import Published, Scale, Suite, Task
+from cpt_repro.data.tokenizer import load_tokenizer, verify_tokenizer
+from cpt_repro.declarations.benchmarks import Benchmark, Scoring, scoring_of, task_digests
+from cpt_repro.declarations.scale import Scale, Suite, Task
+from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.benchmarks import items_of, metric_of
-from cpt_repro.files import digest, file_digest, locked, read_json, write_json, write_text
-from cpt_repro.project import SCALES
+from cpt_repro.evaluation.benchmarks import PublishedTask
+from cpt_repro.evaluation.items import Choices, Item, kind_of
+from cpt_repro.files import file_digest, locked, read_json, write_json, write_text
+from cpt_repro.project import Project
 from cpt_repro.records.receipts import read_fingerprint
 
 CHOICES = 4
-_METRICS = {"continuation": "acc_norm", "last_word": "acc"}
+_REMAKE = "Make the tasks again: `cpt-repro suites --scale SCALE`."
 
 
 class Document(NamedTuple):
@@ -45,165 +50,169 @@ class Document(NamedTuple):
     words: list[str]
 
 
-def held_out(root: Path, corpus: str) -> list[Document]:
-    """Documents of `root/<corpus>/validation.jsonl` in file order; a missing or broken file is a `UserError`.
+class TaskFile(Strict):
+    """What the items of one task are."""
 
-    So is one that is not what the corpus' fingerprint says, where that is there.
+    #: digest of all that decided them (`task_digests`)
+    declaration: str
+    #: SHA-256 of their file
+    items: str
+    #: of a published task: data set, commit, and examples before each question
+    source: dict[str, str | int | None] = {}
+
+
+class SuitesRecord(Strict):
+    """`suites/fingerprint.json`: the tasks that there are, `<suite>/<task>`."""
+
+    tasks: dict[str, TaskFile]
+
+
+class LoadedTask(NamedTuple):
+    """A task as it is scored."""
+
+    declaration: str
+    scoring: Scoring
+    items: list[Item]
+
+
+def suites_record(project: Project, scale: Scale) -> Path:
+    """Where the record of a scale's task files lies, beside the folders of its suites."""
+    return project.data / scale.name / "suites" / "fingerprint.json"
+
+
+def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Path:
+    """Writes the items of all tasks, then their record, whose path it returns.
+
+    `data`: corpus -> digest of what decides its tokens (`Plan.data`). Items of a task made from text come in
+    equal numbers from the suite's corpora and as evenly as possible from their documents. The bytes depend
+    only on what `task_digests` names, and the pinned data of published tasks, which this fetches. `UserError`
+    if a corpus has too little held-out text, or data of the hub is not to be had or not what it was.
     """
-    path = Path(root) / corpus / "validation.jsonl"
+    record, tasks = suites_record(project, scale), {}
+    digests, folder = task_digests(project, scale, data), record.parent
+    with locked(folder.with_name(".suites.lock")):
+        # The record goes first and comes last: where it is, the suites are whole.
+        record.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        local = _LocalTasks(project, scale)
+        for suite_name, suite in scale.suites.items():
+            for name, task in suite.tasks.items():
+                source = {}
+                if isinstance(scoring := scoring_of(project, task), Benchmark):
+                    published = PublishedTask(project, scoring)
+                    items, source = published.items(), published.source
+                else:
+                    items = local.items(suite_name, suite, name, task)
+                rows = (item.model_dump(mode="json", exclude_unset=True) for item in items)
+                lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+                file = folder / suite_name / f"{name}.jsonl"
+                write_text(file, "".join(lines))
+                written = TaskFile(
+                    declaration=digests[suite_name][name], items=file_digest(file), source=source
+                )
+                tasks[f"{suite_name}/{name}"] = written
+        write_json(record, SuitesRecord(tasks=tasks).model_dump(mode="json", exclude_defaults=True))
+    return record
+
+
+def read_suites(project: Project, scale: Scale) -> dict[str, dict[str, LoadedTask]]:
+    """Suite -> task -> its items; a missing or altered file, or one that holds anything else, is a `UserError`."""
+    path = suites_record(project, scale)
+    record = parse(SuitesRecord, read_json(path), str(path))
+    suites: dict[str, dict[str, LoadedTask]] = {name: {} for name in scale.suites}
+    for suite_name, suite in scale.suites.items():
+        for name, task in suite.tasks.items():
+            if (file := record.tasks.get(f"{suite_name}/{name}")) is None:
+                raise UserError(f"the task {suite_name}/{name} is not there.", where=str(path), do=_REMAKE)
+            scoring = scoring_of(project, task)
+            items = _read_items(path.parent / suite_name / f"{name}.jsonl", file.items, kind_of(scoring))
+            suites[suite_name][name] = LoadedTask(file.declaration, scoring, items)
+    return suites
+
+
+def _read_items(path: Path, expected: str, kind: type[Item]) -> list[Item]:
+    content = path.read_bytes() if path.is_file() else b""
+    if (actual := hashlib.sha256(content).hexdigest()) != expected:
+        fault = f"the task is altered: SHA-256 {expected} expected, {actual} found."
+        raise UserError(fault, where=str(path), do=_REMAKE)
+    items = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"not a line of JSON ({error}).", where=where, do=_REMAKE) from None
+        items.append(parse(kind, row, where))
+    if len(items) < 2:
+        raise UserError("a task needs 2 items or more.", where=str(path), do=_REMAKE)
+    return items
+
+
+def held_out(folder: Path) -> list[Document]:
+    """Documents of a built corpus' `validation.jsonl`, in file order.
+
+    A missing or broken file is a `UserError`, and so is one that is not what the fingerprint beside it says.
+    """
+    path, record = folder / "validation.jsonl", folder / "fingerprint.json"
     if not path.is_file():
-        raise UserError(
-            "the held-out text does not exist.", where=str(path), do="Prepare the data of this scale first."
-        )
-    record = path.with_name("fingerprint.json")
-    found = file_digest(path)
-    expected = read_fingerprint(record)["validation_documents"] if record.is_file() else found
-    if found != expected:
-        fault = f"the held-out text is altered: SHA-256 {expected} expected, {found} found."
-        raise UserError(fault, where=str(path), do=REBUILD)
+        do = "Prepare the data of this scale first."
+        raise UserError("the held-out text does not exist.", where=str(path), do=do)
+    actual = file_digest(path)
+    expected = read_fingerprint(record).validation_documents if record.is_file() else actual
+    if actual != expected:
+        fault = f"the held-out text is altered: SHA-256 {expected} expected, {actual} found."
+        do = "Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
+        raise UserError(fault, where=str(path), do=do)
     documents = []
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 row = json.loads(line)
                 documents.append(Document(str(row["id"]), row["text"].split()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                where = f"{path}, line {number}"
-                raise UserError(
-                    "not an object with 'id' and 'text'.", where=where, do="Prepare the data again."
-                ) from None
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                what, where = "not an object with 'id' and 'text'.", f"{path}, line {number}"
+                raise UserError(what, where=where, do="Prepare the data again.") from None
     return documents
 
 
-def metric(task: Task | Published) -> str:
-    """Name of the metric that a task is scored by."""
-    return metric_of(task) if task.kind == "published" else _METRICS[task.kind]
-
-
-def suites_folder(root: Path) -> Path:
-    """The folder of the task files of a scale's data `root`."""
-    return Path(root) / "suites"
-
-
-def build_suites(scale: Scale, root: Path) -> Path:
-    """Writes `root/suites/<suite>/<task>.{jsonl,yaml}`, then `root/suites/fingerprint.json`, whose path it returns.
-
-    A local task's items come in equal numbers from the suite's corpora and as evenly as possible from their documents.
-    The bytes depend only on the text, the tokenizer (`root/tokenizer`) and the tasks' declarations; of a published one
-    on its declaration and its pinned data, which this fetches. `UserError` if a corpus has too little held-out text, or
-    data of the hub is not to be had or not what it was.
-
-    The YAML is lm-eval's and works with its command line from within the suite's folder (but for the metric mc2, which
-    `harness` adds).
-    """
-    with locked(Path(root) / ".suites.lock"):
-        return _build(scale, root)
-
-
-def _build(scale: Scale, root: Path) -> Path:
-    folder = suites_folder(root)
-    local = _LocalTasks(scale, root) if any(suite.corpora for suite in scale.suites.values()) else None
-    # The fingerprint goes first and comes last: where it is, the suites are whole.
-    (folder / "fingerprint.json").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    files, sources = {}, {}
-    for suite_name, suite in scale.suites.items():
-        for task_name, task in suite.tasks.items():
-            if task.kind == "published":
-                benchmark, items, sources[f"{suite_name}/{task_name}"] = items_of(task)
-                config = benchmark.lm_eval_task(f"{suite_name}.{task_name}", f"{task_name}.jsonl")
-            else:
-                items = local.items(suite_name, suite, task_name, task)
-                config = _lm_eval_task(suite_name, task_name, task)
-            lines = "".join(json.dumps(item, ensure_ascii=False, sort_keys=True) + "\n" for item in items)
-            for name, text in ((f"{task_name}.jsonl", lines), (f"{task_name}.yaml", yaml.safe_dump(config))):
-                write_text(folder / suite_name / name, text)
-                files[f"{suite_name}/{name}"] = file_digest(folder / suite_name / name)
-    told = {"fingerprint": digest(files), "files": files}
-    write_json(folder / "fingerprint.json", told | ({"sources": sources} if sources else {}))
-    return folder / "fingerprint.json"
-
-
-def _lm_eval_task(suite_name: str, task_name: str, task: Task) -> dict[str, Any]:
-    """lm-eval's declaration of a local task."""
-    return {
-        "task": f"{suite_name}.{task_name}",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": f"{task_name}.jsonl"}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "context",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "target_delimiter": " ",
-        "num_fewshot": 0,
-        "metric_list": [{"metric": metric(task), "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 1},
-    }
-
-
 class _LocalTasks:
-    """What local tasks are made of: held-out text and the tokenizer."""
+    """What tasks made from text are made of: held-out text and the tokenizer, if any are."""
 
-    def __init__(self, scale: Scale, root: Path):
-        tokenizer_file = Path(root) / "tokenizer" / "tokenizer.json"
-        if not tokenizer_file.is_file():
-            raise UserError(
-                "the tokenizer does not exist.",
-                where=str(tokenizer_file),
-                do="Prepare this scale's data first.",
-            )
-        verify_tokenizer(tokenizer_file.parent)
-        self.scale, self.tokenizer = scale, Tokenizer.from_file(str(tokenizer_file))
+    def __init__(self, project: Project, scale: Scale):
+        self.scale, self.path = scale, project.scales / f"{scale.name}.yaml"
         corpora = sorted({corpus for suite in scale.suites.values() for corpus in suite.corpora})
-        self.texts = {corpus: held_out(root, corpus) for corpus in corpora}
+        data = project.data / scale.name
+        if corpora:
+            verify_tokenizer(data / "tokenizer")
+            self.tokenizer = load_tokenizer(data / "tokenizer")
+        self.texts = {corpus: held_out(data / corpus) for corpus in corpora}
 
     def _fits(self, choice: str) -> bool:
-        return (
-            len(self.tokenizer.encode(f" {choice}", add_special_tokens=False))
-            <= self.scale.sequence_length // 2
-        )
+        tokens = self.tokenizer.encode(f" {choice}", add_special_tokens=False)
+        return len(tokens) <= self.scale.sequence_length // 2
 
-    def items(self, suite_name: str, suite: Suite, task_name: str, task: Task) -> list[dict]:
+    def items(self, suite_name: str, suite: Suite, name: str, task: Task) -> list[Choices]:
         """The items of one task."""
-        key = f"suites.{suite_name}.tasks.{task_name}"
-        shares = [len(range(i, task.documents, len(suite.corpora))) for i in range(len(suite.corpora))]
-        parts = []
-        for corpus, share in zip(suite.corpora, shares, strict=True):
+        where, parts = f"{self.path}, suites.{suite_name}.tasks.{name}", []
+        for place, corpus in enumerate(suite.corpora):
+            share = len(range(place, task.documents, len(suite.corpora)))
             # Seeding by a string does not depend on PYTHONHASHSEED.
-            rng = random.Random(f"{suite_name}/{task_name}/{corpus}")
-            where = f"{SCALES / self.scale.name}.yaml, {key}"
-            found = _items(task, share, corpus, self.texts[corpus], rng, self._fits, where)
-            if len(found) < share:
+            rng = random.Random(f"{suite_name}/{name}/{corpus}")
+            drawn = _items(task, corpus, self.texts[corpus], rng, self._fits, where)
+            part = list(itertools.islice(drawn, share))
+            if len(part) < share:
                 size = task.context_words + _length(task)
-                raise UserError(
-                    f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
-                    f"{len(found)} (stretches of {size} words in {len(self.texts[corpus])} documents).",
-                    where=where,
-                    do=f"Lower 'documents' to at most {len(found) * len(suite.corpora)}, or 'context_words'.",
-                )
-            parts.append(found)
-        # Corpora take turns, so that the first items of a task are a fair sample of it.
-        return [item for turn in itertools.zip_longest(*parts) for item in turn if item is not None]
+                what = f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
+                what += f"{len(part)} (stretches of {size} words in {len(self.texts[corpus])} documents)."
+                do = f"Lower 'documents' to at most {len(part) * len(suite.corpora)}, or 'context_words'."
+                raise UserError(what, where=where, do=do)
+            parts.append(part)
+        return list(_in_turns(parts))
 
 
-def verify_suites(root: Path) -> str:
-    """Compares the task files with the hashes in `fingerprint.json`, and returns the fingerprint."""
-    path, do = (
-        suites_folder(root) / "fingerprint.json",
-        "Remove it and make the tasks again: `cpt-repro suites`.",
-    )
-    told = read_json(path)
-    files = told.get("files") if isinstance(told, dict) else None
-    if not isinstance(files, dict) or digest(files) != told.get("fingerprint"):
-        raise UserError("the fingerprint does not match its contents.", where=str(path), do=do)
-    for name, expected in files.items():
-        file = path.parent / name
-        found = file_digest(file) if file.is_file() else "no file"
-        if found != expected:
-            fault = f"the task is altered: SHA-256 {expected} expected, {found} found."
-            raise UserError(fault, where=str(file), do=do)
-    return told["fingerprint"]
+def _in_turns(parts: Sequence[Sequence]) -> Iterator:
+    """One of each part, then the next of each, so that the first ones are a fair sample of all."""
+    return (one for turn in itertools.zip_longest(*parts) for one in turn if one is not None)
 
 
 def _length(task: Task) -> int:
@@ -213,20 +222,15 @@ def _length(task: Task) -> int:
 
 def _items(
     task: Task,
-    count: int,
     corpus: str,
     documents: list[Document],
     rng: random.Random,
     fits: Callable[[str], bool],
     where: str,
-) -> list[dict]:
-    """Items of one task from one corpus: `count`, or as many as there are."""
-    length = _length(task)
-    words = [word for document in documents for word in document.words]
-    items: list[dict] = []
+) -> Iterator[Choices]:
+    """Items of one task from one corpus, as many as there are."""
+    words, length = [word for document in documents for word in document.words], _length(task)
     for index, start in _windows(documents, task.context_words + length, rng):
-        if len(items) == count:
-            break
         window = documents[index].words[start : start + task.context_words + length]
         true = " ".join(window[task.context_words :])
         if not fits(true):
@@ -240,26 +244,16 @@ def _items(
                 break
         else:
             need = "other documents as long" if task.kind == "continuation" else "four different words"
-            raise UserError(
-                f"the held-out text of the corpus '{corpus}' gives no {CHOICES - 1} false choices; "
-                f"there must be {need}.",
-                where=where,
-                do="Lower 'continuation_words', or give the corpus more held-out text.",
-            )
+            what = f"the held-out text of the corpus '{corpus}' gives no {CHOICES - 1} false choices; "
+            do = "Lower 'continuation_words', or give the corpus more held-out text."
+            raise UserError(f"{what}there must be {need}.", where=where, do=do)
         rng.shuffle(choices)
-        items.append(
-            {
-                "id": f"{documents[index].id}#{start}",
-                "corpus": corpus,
-                "context": " ".join(window[: task.context_words]),
-                "choices": choices,
-                "answer": choices.index(true),
-            }
-        )
-    return items
+        place, context = f"{documents[index].id}#{start}", " ".join(window[: task.context_words])
+        answer = choices.index(true)
+        yield Choices(id=place, corpus=corpus, context=context, choices=tuple(choices), answer=answer)
 
 
-def _windows(documents: list[Document], size: int, rng: random.Random) -> list[tuple[int, int]]:
+def _windows(documents: list[Document], size: int, rng: random.Random) -> Iterator[tuple[int, int]]:
     """All (document, first word) of stretches of `size` words that do not overlap, documents taking turns."""
     starts = []
     for index, document in enumerate(documents):
@@ -267,7 +261,7 @@ def _windows(documents: list[Document], size: int, rng: random.Random) -> list[t
         rng.shuffle(places)
         starts.append(places)
     rng.shuffle(starts)
-    return [place for turn in itertools.zip_longest(*starts) for place in turn if place is not None]
+    return _in_turns(starts)
 
 
 def _passage(documents: list[Document], not_from: int, length: int, rng: random.Random) -> str | None:
