@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cpt_repro.declarations.runs import RunName
-from cpt_repro.declarations.strict import Strict, load
+from cpt_repro.declarations.strict import Strict, load, nearest
+from cpt_repro.errors import UserError
 
 if TYPE_CHECKING:
     from cpt_repro.declarations.study import Study
@@ -39,9 +40,10 @@ class _File(Strict):
 
 
 def load_released(study: Study) -> dict[str, Released]:
-    """A paper's published weights by run; {} where it has no file. A run that is not declared is a `UserError`."""
+    """A paper's published weights by run, {} where it has no file; an undeclared run is a `UserError`."""
     path = study.path("released.yaml")
     models = load(_File, path).models if path.exists() else {}
-    for run in models:
-        study.check_run(run, str(path))
+    for run in models.keys() - study.paper.runs.keys():
+        do = nearest(run, study.paper.runs)
+        raise UserError(f"the run '{run}' is not declared.", where=str(path), do=do)
     return models

@@ -40,7 +40,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
             "is no plain value" if not isinstance(key, Hashable) else "stands twice" if key in own else None
         )
         if fault:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {fault}", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {fault}", key_node.start_mark)
         own.add(key)
     loader.flatten_mapping(node)  # puts what `<<` brings first, so that own keys win
     return {

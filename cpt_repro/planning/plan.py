@@ -106,7 +106,10 @@ class Plan:
         #: names of the papers that are made, in order
         self.papers: tuple[str, ...] = tuple(papers or scale.papers or self.studies.names)
         for paper in self.papers:
-            _ = self.studies[paper]
+            study = self.studies[paper]
+            for name, merge in study.paper.merges.items():
+                for run in (merge.base, merge.task):
+                    study.check_run(run, f"{study.path('runs.yaml')}, merges.{name}")
         self.runs: dict[str, PlannedRun] = {}
         #: (paper, run) without counterpart at this scale -> why
         self.absent: dict[tuple[str, str], str] = {}
