@@ -5,27 +5,26 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 from cpt_repro.data.tokenizer import hashes, verify_tokenizer
-from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, whole_folder, write_text
-from cpt_repro.models.neox import WEIGHTS, check_weights
-from cpt_repro.planning.plan import Plan
-from cpt_repro.records.receipts import Receipt, is_current, read_receipt
+from cpt_repro.models.architecture import architecture
+from cpt_repro.models.outside import is_folder
+from cpt_repro.models.weights import CONFIG, WEIGHTS, check_weights
+from cpt_repro.planning.plan import Plan, PlannedRun
+from cpt_repro.records.receipts import Receipt
 from cpt_repro.training.store import Store
 
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 license: other
-{base}tags: [gpt_neox, continual-pre-training]
+{base}tags: [{architecture}, continual-pre-training]
 ---
 # {paper} {name}
 
-A GPT-NeoX language model of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads), trained by
-cpt_repro at the scale {scale}. It replicates a run of {reference}.
+A {called} language model of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads),
+trained by cpt_repro at the scale {scale}. It replicates a run of {reference}.
 
 - Run: `{id}`, iteration {iteration} of {iterations}, batches of {batch} x {length} tokens
 - Receipt: identity `{identity}` (`receipt.json`)
@@ -50,75 +49,86 @@ None is granted here. Whoever publishes these weights states one that agrees wit
 """
 
 
-def export_run(
-    plan: Plan, store: Store, data: Path, run: str, out: Path, iteration: int | None = None
-) -> Path:
+def export_run(plan: Plan, store: Store, run: str, out: Path, iteration: int | None = None) -> Path:
     """Writes a trained run's model as the folder `out` and returns it.
 
-    It holds `config.json`, `model.safetensors`, the tokenizer (from `data`, the scale's folder), the run's receipt and
-    a model card, `README.md`. `run`: a segment's id, or `<paper>/<run>` for its first seed. `iteration`: one whose
-    weights were kept, None for the last. An unknown run, one that is not trained, altered weights, a missing tokenizer
-    and an `out` that is there and not empty are a `UserError`.
+    It holds `config.json`, `model.safetensors`, the scale's tokenizer, the run's receipt and a model card,
+    `README.md`. `run`: a run's id, or `<paper>/<run>` for its first seed. `iteration`: one whose weights were
+    kept, None for the last. An unknown run, one that is not trained, altered weights, a missing tokenizer and
+    an `out` that is there and not empty are a `UserError`.
     """
-    segment = plan.segments.get(run) or plan.segments.get(f"{run}/seed-{plan.scale.seeds[0]}")
-    if segment is None:
-        raise UserError(f"the run '{run}' is unknown.", do=f"See `cpt-repro plan --scale {plan.scale.name}`.")
-    path = store.folder(segment) / "receipt.json"
-    if not is_current(path, segment.identity):
-        do = f"Train it: `cpt-repro train {segment.id} --scale {plan.scale.name}`."
-        raise UserError("the run is not trained.", where=str(path), do=do)
-    receipt = read_receipt(path)
-    iteration = segment.iterations if iteration is None else iteration
+    planned, scale = plan.runs.get(run) or plan.runs.get(f"{run}/seed-{plan.scale.seeds[0]}"), plan.scale.name
+    if planned is None:
+        raise UserError(f"the run '{run}' is unknown.", do=f"See `cpt-repro plan --scale {scale}`.")
+    receipt, folder = store.receipt(planned.identity), store.folder(planned.identity)
+    if receipt is None:
+        do = f"Train it: `cpt-repro train {planned.id} --scale {scale}`."
+        raise UserError("the run is not trained.", where=str(folder), do=do)
+    iteration = planned.training.iterations if iteration is None else iteration
     if iteration not in receipt.checkpoints:
-        kept = ", ".join(map(str, sorted(receipt.checkpoints)))
-        raise UserError(
-            f"no weights of iteration {iteration} were kept.", where=segment.id, do=f"Kept are: {kept}."
-        )
+        do = f"Kept are: {', '.join(map(str, sorted(receipt.checkpoints)))}."
+        raise UserError(f"no weights of iteration {iteration} were kept.", where=planned.id, do=do)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            "it exists and is not an empty folder.", where=str(out), do="Name another, or empty it."
-        )
-    tokenizer, folder = data / "tokenizer", store.weights(segment, iteration)
+        do = "Name another, or empty it."
+        raise UserError("it exists and is not an empty folder.", where=str(out), do=do)
+    tokenizer, weights = plan.project.data / scale / "tokenizer", store.weights(planned.identity, iteration)
     if "none" in hashes(tokenizer).values():
-        do = f"Make it: `cpt-repro corpus tokenizer --scale {plan.scale.name}`."
+        do = f"Make it: `cpt-repro corpus tokenizer --scale {scale}`."
         raise UserError("the tokenizer is missing.", where=str(tokenizer), do=do)
     verify_tokenizer(tokenizer)
-    check_weights(folder, receipt.checkpoints[iteration])
-    with whole_folder(out) as aside:
-        # Older programs refuse weights that do not say which library wrote them.
-        save_file(load_file(folder / WEIGHTS), aside / WEIGHTS, metadata={"format": "pt"})
-        for source in (folder / "config.json", *(tokenizer / name for name in hashes(tokenizer)), path):
-            shutil.copyfile(source, aside / source.name)
-        write_text(aside / "README.md", _card(plan, receipt, iteration, file_digest(aside / WEIGHTS)))
+    check_weights(weights, receipt.checkpoints[iteration])
+    _write(plan, planned, receipt, iteration, weights, out)
     return out
 
 
-def _card(plan: Plan, receipt: Receipt, iteration: int, sha256: str) -> str:
-    segment, lineage = receipt.segment, plan.lineage(receipt.segment.id)
-    roots = [one.external.model for one in lineage if one.external]
-    corpora = dict.fromkeys(corpus for one in lineage for corpus in one.data)
-    manifests = [load_manifest(plan.scale.corpora[corpus]) for corpus in corpora]
-    hub = [root.partition("@")[0] for root in roots if not root.startswith(("/", "./"))]
+def _write(
+    plan: Plan, planned: PlannedRun, receipt: Receipt, iteration: int, weights: Path, out: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tokenizer = plan.project.data / plan.scale.name / "tokenizer"
+    files = [
+        weights / CONFIG,
+        *(tokenizer / name for name in hashes(tokenizer)),
+        weights.parent / "receipt.json",
+    ]
+    with whole_folder(out) as aside:
+        # Older programs refuse weights that do not say which library wrote them.
+        save_file(load_file(weights / WEIGHTS), aside / WEIGHTS, metadata={"format": "pt"})
+        for source in files:
+            shutil.copyfile(source, aside / source.name)
+        card = _card(plan, planned, receipt, iteration, file_digest(aside / WEIGHTS))
+        write_text(aside / "README.md", card)
+
+
+def _card(plan: Plan, planned: PlannedRun, receipt: Receipt, iteration: int, sha256: str) -> str:
+    training, lineage = planned.training, plan.lineage(planned.id)
+    roots = [run.training.external.model for run in lineage if run.training.external]
+    corpora = dict.fromkeys(c for run in lineage for c in (*run.training.data, *run.validation.corpora))
+    manifests = [plan.manifest(corpus) for corpus in corpora]
+    hub = [root.partition("@")[0] for root in roots if not is_folder(root)]
     return CARD.format(
         base="".join(f"base_model: {name}\n" for name in hub),
-        paper=segment.paper,
-        name=segment.name,
+        architecture=training.model.architecture,
+        called=architecture(training.model.architecture).called,
+        paper=planned.paper,
+        name=planned.name,
         parameters=receipt.parameters,
-        layers=segment.model.layers,
-        width=segment.model.width,
-        heads=segment.model.heads,
+        layers=training.model.layers,
+        width=training.model.width,
+        heads=training.model.heads,
         scale=plan.scale.name,
-        reference=plan.papers[segment.paper].reference,
-        id=segment.id,
+        reference=plan.studies[planned.paper].paper.reference,
+        id=planned.id,
         iteration=iteration,
-        iterations=segment.iterations,
-        batch=segment.batch_sequences,
-        length=segment.sequence_length,
+        iterations=training.iterations,
+        batch=training.batch_sequences,
+        length=training.sequence_length,
         identity=receipt.identity,
         recorded=receipt.checkpoints[iteration],
         sha256=sha256,
-        lineage=", then ".join([*roots, *(f"`{one.id}`" for one in lineage)]),
-        losses="\n".join(f"- {corpus}: {final.loss:.4f}" for corpus, final in receipt.final.items()),
+        lineage=", then ".join([*roots, *(f"`{run.id}`" for run in lineage)]),
+        losses="\n".join(f"- {corpus}: {losses.final.loss:.4f}" for corpus, losses in receipt.losses.items()),
         data="\n".join(f"- {one.name}: {one.about} Licence: {one.licence}" for one in manifests),
         terms=" and ".join(["the corpora above", *roots]),
     )
