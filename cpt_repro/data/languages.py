@@ -1,7 +1,7 @@
 """Synthetic languages: made-up words, and for each topic a Markov chain over them whose entropy is known.
 
-Only `random.Random(...).random()` and exact arithmetic decide about the text: that stream is guaranteed to stay
-the same, numpy's generators are not.
+Only `random.Random(...).random()` and exact arithmetic decide about the text: that stream is guaranteed to
+stay the same, numpy's generators are not.
 """
 
 from __future__ import annotations
@@ -41,42 +41,51 @@ def _sample(rng: random.Random, items: list, n: int) -> list:
 
 
 def make_words(vocabulary: Vocabulary, avoid: frozenset[str] = frozenset()) -> list[str]:
-    """The vocabulary's pronounceable words, all different and none of `avoid`; too few possible: `UserError`."""
+    """The vocabulary's pronounceable words, all different and none of `avoid`; too few: `UserError`."""
     rng = _random("words", vocabulary.seed)
-    found: dict[str, None] = {}
+    words: dict[str, None] = {}
     for _ in range(1000 * vocabulary.words):
         shape = vocabulary.shapes[_below(rng, len(vocabulary.shapes))]
         letters = (CONSONANTS if kind == "c" else VOWELS for kind in shape)
         word = "".join(some[_below(rng, len(some))] for some in letters)
         if word not in avoid:
-            found[word] = None
-        if len(found) == vocabulary.words:
-            return list(found)
+            words[word] = None
+        if len(words) == vocabulary.words:
+            return list(words)
     fault = f"the shapes {', '.join(vocabulary.shapes)} do not give {vocabulary.words} words."
     raise UserError(fault, do="Give the vocabulary more or longer shapes.")
 
 
+def _weights(manifest: Generated) -> list[float]:
+    """Probabilities of a word's successors, by rank: the same for all words and topics."""
+    zipf = [1 / rank for rank in range(1, manifest.successors + 1)]
+    total = sum(zipf)
+    return [weight / total for weight in zipf]
+
+
+def entropy_rate(manifest: Generated) -> float:
+    """Nats per word that no model can go below: the entropy of a word's successors, the same for all words.
+
+    A lower bound of what can be reached: finding out the topic and the documents' ends costs a little more.
+    """
+    return -sum(weight * math.log(weight) for weight in _weights(manifest))
+
+
 @dataclass(frozen=True)
 class Topic:
-    """One Markov chain. Word k of `words` is followed by one of `following[k]`, with the Zipf weights below."""
+    """One Markov chain. Word k of `words` is followed by one of `following[k]`, with Zipf's weights."""
 
     words: list[str]
     following: list[list[int]]
-    #: Cumulative probabilities of a word's successors; equal for all words.
-    cumulative: list[float]
-    #: Probability of each word in the long run, and the same cumulated.
+    #: Probability of each word in the long run.
     stationary: list[float]
-    start: list[float]
-    #: Entropy rate in nats per word.
-    entropy: float
 
 
 def _stationary(following: list[list[int]], weights: list[float]) -> list[float]:
-    """Long-run word probabilities by power iteration (successors are few, so this is quick without matrices)."""
-    n = len(following)
-    now = [1 / n] * n
+    """Long-run word probabilities by power iteration, quick without matrices: successors are few."""
+    now = [1 / len(following)] * len(following)
     for _ in range(500):
-        new = [0.0] * n
+        new = [0.0] * len(following)
         for mass, successors in zip(now, following, strict=True):
             for word, weight in zip(successors, weights, strict=True):
                 new[word] += mass * weight
@@ -87,50 +96,18 @@ def _stationary(following: list[list[int]], weights: list[float]) -> list[float]
     return now
 
 
-def _vocabulary(manifest: Generated) -> list[str]:
-    if manifest.borrowed is None:
-        return make_words(manifest.vocabulary)
-    theirs = make_words(manifest.borrowed)
-    return theirs[: manifest.borrowed.take] + make_words(manifest.vocabulary, frozenset(theirs))
-
-
 def make_topics(manifest: Generated) -> list[Topic]:
     """The language's chains; the same for manifests that agree in vocabulary, topics and topic seed."""
-    words = _vocabulary(manifest)
-    zipf = [1 / rank for rank in range(1, manifest.successors + 1)]
-    total = sum(zipf)
-    weights = [weight / total for weight in zipf]
-    bigram_entropy = -sum(weight * math.log(weight) for weight in weights)
+    theirs = make_words(manifest.borrowed) if manifest.borrowed else []
+    words = theirs[: manifest.borrowed.take] if manifest.borrowed else []
+    words = words + make_words(manifest.vocabulary, frozenset(theirs))
     topics = []
     for number in range(manifest.topics):
         rng = _random("topic", manifest.topic_seed, number)
         own = _sample(rng, words, manifest.topic_words)
         following = [_sample(rng, range(len(own)), manifest.successors) for _ in own]
-        stationary = _stationary(following, weights)
-        # The entropy of every word's successors, weighted by the word's long-run probability. The successors' weights
-        # are the same for all words here, so the weighting changes nothing; it is written out because it is the rule.
-        entropy = math.fsum(probability * bigram_entropy for probability in stationary)
-        cumulative = list(accumulate(weights))
-        topics.append(Topic(own, following, cumulative, stationary, list(accumulate(stationary)), entropy))
+        topics.append(Topic(own, following, _stationary(following, _weights(manifest))))
     return topics
-
-
-def topic_shares(manifest: Generated) -> list[float]:
-    """Share of each topic in the corpus' words (documents of all topics are equally long on average)."""
-    shares = [0.0] * manifest.topics
-    for domain, share in manifest.domains.items():
-        for topic, weight in enumerate(manifest.mixes[domain]):
-            shares[topic] += share * weight
-    return shares
-
-
-def entropy_rate(manifest: Generated) -> float:
-    """Nats per word that no model can go below: the chains' entropy rates, weighted by the topics' shares.
-
-    A lower bound of what can be reached: finding out the topic and the documents' ends costs a little more.
-    """
-    rates = (topic.entropy for topic in make_topics(manifest))
-    return math.fsum(share * rate for share, rate in zip(topic_shares(manifest), rates, strict=True))
 
 
 def _draw(rng: random.Random, cumulative: list[float]) -> int:
@@ -138,27 +115,27 @@ def _draw(rng: random.Random, cumulative: list[float]) -> int:
     return min(bisect_right(cumulative, rng.random()), len(cumulative) - 1)
 
 
-def make_document(manifest: Generated, topics: list[Topic], split: Split, domain: str, number: int) -> str:
-    """Document `number` of a domain: words of one topic's chain, separated by spaces; depends on the arguments only."""
-    rng = _random("document", manifest.seed, split, domain, number)
-    topic = topics[_draw(rng, list(accumulate(manifest.mixes[domain])))]
-    shortest, longest = manifest.document_words
-    length = shortest + _below(rng, longest - shortest + 1)
-    word = _draw(rng, topic.start)
-    chosen = [topic.words[word]]
-    for _ in range(length - 1):
-        word = topic.following[word][_draw(rng, topic.cumulative)]
-        chosen.append(topic.words[word])
-    return " ".join(chosen)
-
-
 def make_documents(manifest: Generated, split: Split) -> Iterator[dict[str, str]]:
-    """All documents of a split, domain by domain, as `{id, domain, text}`."""
-    topics = make_topics(manifest)
+    """All documents of a split, domain by domain, as `{id, domain, text}`: words of one topic's chain each.
+
+    A document depends on its number, domain and split only.
+    """
+    topics = [(topic, list(accumulate(topic.stationary))) for topic in make_topics(manifest)]
+    successors = list(accumulate(_weights(manifest)))
+    shortest, longest = manifest.document_words
     for domain, share in manifest.domains.items():
-        words, number = 0, 0
-        while words < manifest.words[split] * share:
-            text = make_document(manifest, topics, split, domain, number)
-            yield {"id": f"{manifest.name}/{split}/{domain}/{number:06d}", "domain": domain, "text": text}
-            words += text.count(" ") + 1
+        mix = list(accumulate(manifest.mixes[domain]))
+        made, number = 0, 0
+        while made < manifest.words[split] * share:
+            rng = _random("document", manifest.seed, split, domain, number)
+            topic, start = topics[_draw(rng, mix)]
+            length = shortest + _below(rng, longest - shortest + 1)
+            word = _draw(rng, start)
+            words = [topic.words[word]]
+            for _ in range(length - 1):
+                word = topic.following[word][_draw(rng, successors)]
+                words.append(topic.words[word])
+            identifier = f"{manifest.name}/{split}/{domain}/{number:06d}"
+            yield {"id": identifier, "domain": domain, "text": " ".join(words)}
+            made += length
             number += 1

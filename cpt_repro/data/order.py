@@ -1,7 +1,8 @@
 """Which sample comes when: a pure function of mixture, sizes, seed and iteration.
 
-Nothing is drawn and nothing is stored, so a resumed run, any number of workers and any number of ranks see the same
-global order, and a replayed dataset comes back in the order in which it was first seen (Ibrahim et al. section 4.2).
+Nothing is drawn and nothing is stored, so a resumed run, any number of workers and any number of ranks see
+the same global order, and a replayed dataset comes back in the order in which it was first seen (Ibrahim et
+al. section 4.2).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 import numpy as np
 
-from cpt_repro.planning.plan import Part, Stream, streams
+from cpt_repro.planning.mixture import Mixture, Stream, streams
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -24,7 +25,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 class Permutation:
     """A keyed permutation of range(size) with random access: a four-round Feistel network with cycle walking.
 
-    Numpy's own permutations are not promised to stay the same across versions, and need the whole array in memory.
+    Numpy's own permutations are not promised to stay the same across versions, and need the whole array in
+    memory.
     """
 
     def __init__(self, size: int, key: str):
@@ -51,11 +53,12 @@ class Permutation:
         return (left << self._half) | right
 
 
-def cumulative_counts(parts: tuple[Part, ...], n: int) -> list[int]:
-    """How many of the first `n` samples each leaf stream gave, in the order of `plan.streams`.
+def cumulative_counts(parts: Mixture, n: int) -> list[int]:
+    """How many of the first `n` samples each leaf stream gave, in the order of `streams`.
 
-    The first part gets round(share * n), the rest is split on in the same way. Every count is monotone in `n`, they sum
-    to `n`, and the first part (the replayed one) is within one sample of its share in every batch.
+    The first part gets round(share * n), the rest is split on in the same way. Every count is monotone in
+    `n`, they sum to `n`, and the first part (the replayed one) is within one sample of its share in every
+    batch.
     """
     out: list[int] = []
     rest, rest_share = n, 1.0
@@ -70,14 +73,14 @@ def cumulative_counts(parts: tuple[Part, ...], n: int) -> list[int]:
 
 
 class Order:
-    """The global sample order of one segment.
+    """The global sample order of one training.
 
-    `sizes` maps (corpus, domain) to the number of its sequences. A domain shorter than what is asked of it starts
-    another epoch in another order.
+    `sizes` maps (corpus, domain) to the number of its sequences. A domain shorter than what is asked of it
+    starts another epoch in another order.
     """
 
     def __init__(
-        self, mixture: tuple[Part, ...], sizes: dict[tuple[str, str], int], batch: int, seed: int, offset: int
+        self, mixture: Mixture, sizes: dict[tuple[str, str], int], batch: int, seed: int, offset: int
     ):
         self.mixture, self.batch_size, self.seed, self.offset = mixture, batch, seed, offset
         self.streams: list[Stream] = streams(mixture)

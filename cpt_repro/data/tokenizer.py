@@ -1,4 +1,4 @@
-"""Byte-level BPE trained on upstream text, or a published one, saved as a folder that `transformers` loads."""
+"""Byte-level BPE trained on upstream text, or a published one, in a folder that `transformers` loads."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ END_OF_TEXT_ID = 0
 #: Tokens are stored in 16 bits.
 MOST_TOKENS = 1 << 16
 
+_FILES = ("tokenizer.json", "tokenizer_config.json")
+
 
 def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str]:
     """Whole documents spread evenly over `texts`, `wanted` characters in all (the last is cut).
@@ -33,9 +35,8 @@ def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str
     for text in texts:
         # Take a document whenever what was taken lags behind the even pace.
         if taken * total <= seen * wanted and taken < wanted:
-            text_taken = text[: wanted - taken]
-            yield text_taken
-            taken += len(text_taken)
+            yield text[: wanted - taken]
+            taken += len(text[: wanted - taken])
         seen += len(text)
 
 
@@ -44,12 +45,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # all bytes, so that any text can be encoded
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        # All bytes, so that any text can be encoded.
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
@@ -65,62 +63,58 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 def _save_config(folder: Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     # As GPT-NeoX has it: one token plays all three parts.
-    config |= {key: END_OF_TEXT for key in ("bos_token", "eos_token", "unk_token")}
+    config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     write_json(folder / "tokenizer_config.json", config)
 
 
-def fetch_tokenizer(name: str, revision: str | None, vocab_size: int, folder: Path) -> None:
-    """Puts the published tokenizer `<owner>/<name>` into an existing folder, as `save_tokenizer` does.
+def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
+    """Puts a published tokenizer into an existing folder, as `save_tokenizer` does.
 
-    The repository's `tokenizer_config.json` is taken too, if it has one. Raises `UserError` for a tokenizer that cannot
-    be had or read, has not exactly `vocab_size` entries (added ones included) or more than 65,536, or no end of text.
+    The repository's `tokenizer_config.json` is taken too, if it has one. Raises `UserError` for a tokenizer
+    that cannot be had or read, has not exactly `vocab_size` entries (added ones included) or more than
+    65,536, or no end of text.
     """
-    source = Repository("model", name, revision)
-    for file in source.files("tokenizer*.json"):
-        if file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(source.fetch(file), folder / file)
-    where = f"model {name}, revision {revision or 'default'}"
+    for file in {*source.files("tokenizer*.json")} & {*_FILES}:
+        shutil.copyfile(source.fetch(file), folder / file)
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            "it has no tokenizer.json.", where=where, do="Name a repository with a fast tokenizer."
-        )
+        do = "Name a repository with a fast tokenizer."
+        raise UserError("it has no tokenizer.json.", where=str(source), do=do)
     tokenizer = load_tokenizer(folder)
     entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
     if entries != vocab_size:
         what = (
             f"the tokenizer has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}."
         )
-        raise UserError(what, where=where, do="Correct the number, the name or the revision.")
+        raise UserError(what, where=str(source), do="Correct the number, the name or the revision.")
     if largest >= MOST_TOKENS:
         what = f"the tokenizer has tokens up to {largest}, and tokens are stored in 16 bits."
-        raise UserError(what, where=where, do=f"Use one of at most {MOST_TOKENS} entries.")
+        raise UserError(what, where=str(source), do=f"Use one of at most {MOST_TOKENS} entries.")
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         what = f"the tokenizer has no {END_OF_TEXT} to end documents with."
-        raise UserError(what, where=where, do="Use one that has it, as GPT-NeoX-20B's.")
+        raise UserError(what, where=str(source), do="Use one that has it, as GPT-NeoX-20B's.")
     if not (folder / "tokenizer_config.json").is_file():
         _save_config(folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that make a saved tokenizer; none of one that is missing."""
-    files = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
-    return {path.name: file_digest(path) if path.is_file() else "none" for path in files}
+    """SHA-256 of the files that make a saved tokenizer; "none" of one that is missing."""
+    return {file: file_digest(folder / file) if (folder / file).is_file() else "none" for file in _FILES}
 
 
 def verify_tokenizer(folder: Path) -> None:
-    """Compares the files with the hashes in `training.json`, where they are; an altered one is a `UserError`."""
-    record = Path(folder) / "training.json"
-    told = read_json(record) if record.is_file() else None
-    expected = told.get("sha256") if isinstance(told, dict) else None
-    for name, there in hashes(Path(folder)).items() if isinstance(expected, dict) else ():
-        if there != expected.get(name):
-            fault = f"the tokenizer is altered: SHA-256 {expected.get(name)} expected, {there} found."
+    """Compares the files with the hashes in `training.json`, where they are; an altered one: `UserError`."""
+    folder = Path(folder)
+    record = read_json(folder / "training.json") if (folder / "training.json").is_file() else None
+    expected = record.get("sha256") if isinstance(record, dict) else None
+    for file, actual in hashes(folder).items() if isinstance(expected, dict) else ():
+        if actual != expected.get(file):
+            what = f"the tokenizer is altered: SHA-256 {expected.get(file)} expected, {actual} found."
             do = "Make it again: `cpt-repro corpus tokenizer --scale SCALE --rebuild`."
-            raise UserError(fault, where=str(Path(folder) / name), do=do)
+            raise UserError(what, where=str(folder / file), do=do)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Opens a saved tokenizer; a missing or broken one is a `UserError`. Text never yields special tokens' ids."""
+    """Opens a saved tokenizer; a missing or broken one: `UserError`. Text never yields special tokens."""
     path = Path(folder) / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))

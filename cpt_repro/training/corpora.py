@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cpt_repro.data.build import load_fingerprint, open_domain, validation_sample
+from cpt_repro.data.corpus import load_fingerprint, open_domain, validation_sample
 from cpt_repro.data.shards import REBUILD, Sequences
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest

@@ -1,0 +1,70 @@
+"""Functions run in other processes, with a bounded queue; nothing outlives a failure."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cpt_repro.errors import UserError
+
+
+def _die_with_parent() -> None:
+    """Linux: a worker whose parent was killed outright would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def workers(processes: int, folder: Path, preload: Callable[[], None]) -> Iterator[Callable[..., None]]:
+    """Yields a function that runs another one, in this process or in one of several; all have run at the end.
+
+    On failure the processes are killed, and what they have begun below `folder` is removed. `preload` imports
+    what they need: they are forked.
+    """
+    if processes == 1:
+        yield lambda function, *arguments: function(*arguments)
+        return
+    preload()
+    others, pending = set(multiprocessing.active_children()), set()
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(processes, mp_context=fork, initializer=_die_with_parent)
+    pool.submit(int).result()  # forks now, before a progress bar starts its thread
+    children = set(multiprocessing.active_children()) - others
+
+    def drain(limit: int) -> None:
+        while len(pending) > limit:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                pending.remove(future)
+                future.result()
+
+    def run(function: Callable[..., None], *arguments: Any) -> None:
+        drain(2 * processes - 1)
+        pending.add(pool.submit(function, *arguments))
+
+    try:
+        yield run
+        drain(0)
+    except BaseException as error:
+        # What was begun may take many minutes more. A signal that can be caught will not do: a child has
+        # inherited whatever handlers its parent had.
+        for child in children:
+            child.kill()
+        pool.shutdown(cancel_futures=True)
+        for aside in list(folder.rglob(".*.aside")):
+            shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, BrokenProcessPool):
+            do = "Run again, with fewer processes; finished parts are kept."
+            what = "a building process was killed, perhaps for lack of memory."
+            raise UserError(what, where=str(folder), do=do) from None
+        raise
+    pool.shutdown()
