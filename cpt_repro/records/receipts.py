@@ -145,6 +145,14 @@ class Evaluation(Strict):
     suites_fingerprint: str
     environment: dict[str, str]
 
+    @property
+    def declarations(self) -> dict[str, dict[str, str]]:
+        """Suite -> task -> digest of all that decided it."""
+        return {
+            suite: {task: score.declaration for task, score in scores.tasks.items()}
+            for suite, scores in self.suites.items()
+        }
+
 
 class Domain(Strict):
     """What was built of one domain in one split."""
