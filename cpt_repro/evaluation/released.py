@@ -36,6 +36,8 @@ class ReleasedModel:
     declared: Released
     #: the paper's name for its size
     model: str
+    #: of the weights
+    identity: str
     #: where its evaluation lies
     path: Path
     evaluation: Evaluation | None
@@ -47,15 +49,6 @@ class ReleasedModel:
         """`<paper>/<run>`"""
         return f"{self.paper}/{self.run}"
 
-    @property
-    def identity(self) -> str:
-        """Of the weights."""
-        return _identity(self.declared)
-
-
-def _identity(declared: Released) -> str:
-    return digest(["released", declared.model])
-
 
 def released_models(plan: Plan) -> Iterator[ReleasedModel]:
     """Everything that the papers of a plan declare as published."""
@@ -63,14 +56,11 @@ def released_models(plan: Plan) -> Iterator[ReleasedModel]:
     for paper in plan.papers:
         for run, declared in plan.studies[paper].released.items():
             path = plan.project.results / plan.scale.name / "released" / paper / f"{run}.json"
-            there = identity_in(path) == _identity(declared) if path.is_file() else False
-            evaluation = read_record(Evaluation, path) if there else None
-            measured = {
-                suite: {name: score.declaration for name, score in scores.tasks.items()}
-                for suite, scores in (evaluation.suites.items() if evaluation else ())
-            }
-            model, stale = plan.studies[paper].paper.runs[run].model, there and measured != wanted
-            yield ReleasedModel(paper, run, declared, model, path, evaluation, stale)
+            identity = digest(["released", declared.model])
+            evaluation = read_record(Evaluation, path) if identity_in(path) == identity else None
+            model = plan.studies[paper].paper.runs[run].model
+            stale = evaluation is not None and evaluation.declarations != wanted
+            yield ReleasedModel(paper, run, declared, model, identity, path, evaluation, stale)
 
 
 def _opened(plan: Plan, one: ReleasedModel) -> Outside:
