@@ -9,14 +9,33 @@ repository is ever executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import RootModel
+
+from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, locked, read_json, write_json
 from cpt_repro.project import HUB, Project
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+class _Locked(Strict):
+    """What is known of a repository at a revision."""
+
+    commit: str | None = None
+    #: file -> SHA-256
+    files: dict[str, str] = {}
+
+
+class _Lock(RootModel[dict[str, _Locked]]):
+    """`<kind>:<owner>/<name>@<revision>` -> what is known."""
 
 
 class Repository:
@@ -49,55 +68,56 @@ class Repository:
     def __str__(self) -> str:
         return f"{self.kind} {self.name}, revision {self.revision or 'default'}"
 
-    def _locked_entry(self) -> dict[str, Any]:
-        return (read_json(self.lock) if self.lock.exists() else {}).get(self.key, {})
+    def _entries(self) -> dict[str, _Locked]:
+        return parse(_Lock, read_json(self.lock), str(self.lock)).root if self.lock.exists() else {}
+
+    @property
+    def _locked(self) -> _Locked:
+        return self._entries().get(self.key, _Locked())
 
     def _remember(self, commit: str | None = None, files: dict[str, str] | None = None) -> None:
         with locked(self.lock.with_name(f".{self.lock.name}.lock")):
-            everything = read_json(self.lock) if self.lock.exists() else {}
-            entry = everything.setdefault(self.key, {"commit": None, "files": {}})
-            entry["commit"] = commit or entry["commit"]
-            entry["files"] |= files or {}
-            write_json(self.lock, everything)
+            entries, before = self._entries(), self._locked
+            entry = _Locked(commit=commit or before.commit, files=before.files | (files or {}))
+            write_json(self.lock, _Lock(entries | {self.key: entry}).model_dump())
 
-    def _refusal(self, error: Exception, file: str = "") -> UserError:
-        """What the hub's client raised, as one sentence."""
-        from huggingface_hub import errors
+    @contextmanager
+    def _asking(self, file: str = "") -> Iterator[HfApi]:
+        """The hub's client; what it raises becomes one sentence."""
+        from huggingface_hub import HfApi, errors
 
         gating = f" ({self.gating})" if self.gating else ""
-        match error:  # some are kinds of others
-            case errors.GatedRepoError():
-                what = f"access to it is restricted{gating}."
-                do = "Accept its conditions on the hub and log in with `hf auth login`"
-            case errors.RevisionNotFoundError():
-                what, do = "this revision does not exist (any more).", "Pin another"
-            case errors.RepositoryNotFoundError():
-                what, do = f"the repository does not exist, or is private{gating}.", "Log in"
-            case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
-                what, do = "the file does not exist there.", "Correct the name in the declaration"
-            case _:
-                what = f"the hub cannot be reached ({' '.join(str(error).split())[:200]})."
-                do = "Try again with a network"
-        do += f", or put a copy below ${HUB}/{self.kind}s/{self.name}."
-        return UserError(what, where=f"{self}, {file}" if file else str(self), do=do)
+        try:
+            yield HfApi()
+        except Exception as error:  # its errors have no common base, and some are kinds of others
+            match error:
+                case errors.GatedRepoError():
+                    what = f"access to it is restricted{gating}."
+                    do = "Accept its conditions on the hub and log in with `hf auth login`"
+                case errors.RevisionNotFoundError():
+                    what, do = "this revision does not exist (any more).", "Pin another"
+                case errors.RepositoryNotFoundError():
+                    what, do = f"the repository does not exist, or is private{gating}.", "Log in"
+                case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+                    what, do = "the file does not exist there.", "Correct the name in the declaration"
+                case _:
+                    what = f"the hub cannot be reached ({' '.join(str(error).split())[:200]})."
+                    do = "Try again with a network"
+            do += f", or put a copy below ${HUB}/{self.kind}s/{self.name}."
+            raise UserError(what, where=f"{self}, {file}" if file else str(self), do=do) from error
 
     @property
     def known_files(self) -> list[str]:
         """Files taken before, by the lock: all that can be told of a repository without a network."""
-        return sorted(self._locked_entry().get("files", {}))
+        return sorted(self._locked.files)
 
     @property
     def commit(self) -> str | None:
         """The commit that is read; None of a local copy, whose files alone are compared."""
-        pinned = self._locked_entry().get("commit")
-        if self.copy or pinned:
-            return pinned
-        from huggingface_hub import HfApi
-
-        try:
-            commit = HfApi().repo_info(self.name, revision=self.revision, repo_type=self.kind).sha
-        except Exception as error:  # its errors have no common base
-            raise self._refusal(error) from error
+        if self.copy or self._locked.commit:
+            return self._locked.commit
+        with self._asking() as hub:
+            commit = hub.repo_info(self.name, revision=self.revision, repo_type=self.kind).sha
         self._remember(commit=commit)
         return commit
 
@@ -106,13 +126,9 @@ class Repository:
         if self.copy:
             listed = [str(path.relative_to(self.copy)) for path in self.copy.rglob("*") if path.is_file()]
         else:
-            from huggingface_hub import HfApi
-
             commit = self.commit
-            try:
-                listed = HfApi().list_repo_files(self.name, revision=commit, repo_type=self.kind)
-            except Exception as error:
-                raise self._refusal(error) from error
+            with self._asking() as hub:
+                listed = hub.list_repo_files(self.name, revision=commit, repo_type=self.kind)
         fitting = sorted(name for name in listed if fnmatchcase(name, pattern))
         where = f"{self.kind} {self.name}" + (f" in {self.copy}" if self.copy else "")
         if lost := {name for name in self.known_files if fnmatchcase(name, pattern)} - set(fitting):
@@ -130,7 +146,7 @@ class Repository:
     def fetch_all(self, files: Iterable[str]) -> list[Path]:
         """As `fetch`, for many files at once: the lock is read and written once."""
         commit = None if self.copy else self.commit
-        known, new, paths = self._locked_entry().get("files", {}), {}, []
+        known, new, paths = self._locked.files, {}, []
         for file in files:
             path = self._copied(file) if self.copy else self._downloaded(file, commit)
             actual = file_digest(path)
@@ -155,9 +171,5 @@ class Repository:
         return path
 
     def _downloaded(self, file: str, commit: str) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))
-        except Exception as error:
-            raise self._refusal(error, file) from error
+        with self._asking(file) as hub:
+            return Path(hub.hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))

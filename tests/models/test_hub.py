@@ -104,7 +104,7 @@ def test_refusals_of_the_hub_are_one_sentence(online, monkeypatch, kind, step):
     client = huggingface_hub.HfApi
     monkeypatch.setattr(client, "repo_info", refuse if step == "commit" else lambda *_, **__: info)
     monkeypatch.setattr(client, "list_repo_files", refuse)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(client, "hf_hub_download", refuse)
     source = Repository(online, "dataset", "someone/gone", gating="ask first")
     with pytest.raises(UserError, match=message) as caught:
         source.fetch("x.jsonl") if step == "download" else source.files("*")
@@ -115,14 +115,22 @@ def test_refusals_of_the_hub_are_one_sentence(online, monkeypatch, kind, step):
 def test_a_branch_is_pinned_to_the_commit_of_its_first_use(online, monkeypatch, tmp_path):
     commits, asked = iter(["a" * 40, "b" * 40]), []
 
-    def download(name, file, revision, repo_type):
+    def download(_, name, file, revision, repo_type):
         asked.append(revision)
         (tmp_path / file).write_text("text")
         return tmp_path / file
 
     info = lambda *_, **__: SimpleNamespace(sha=next(commits))  # noqa: E731
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", info)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", download)
     for _ in range(2):
         Repository(online, "dataset", "someone/texts", "main").fetch("x.jsonl")
     assert asked == ["a" * 40] * 2
+
+
+@pytest.mark.parametrize("content", ["[]", '{"x": 1}', '{"x": {"files": {"a": 1}}}', "{"])
+def test_a_broken_lock_is_told(project, source, content):
+    project.hub_lock.parent.mkdir(exist_ok=True)
+    project.hub_lock.write_text(content)
+    with pytest.raises(UserError, match="hub.lock.json: "):
+        source.fetch("val.jsonl")

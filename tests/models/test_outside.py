@@ -293,12 +293,12 @@ def test_without_a_network_what_was_taken_before_is_used(project, monkeypatch, f
     def unreachable(*_, **__):
         raise ConnectionError("no route")
 
-    def cached(name, file, **_):
+    def cached(_, name, file, **__):
         return str(formats / "bin" / file)
 
     monkeypatch.setattr(HfApi, "list_repo_files", unreachable)
     monkeypatch.setattr(HfApi, "repo_info", unreachable)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", cached)
+    monkeypatch.setattr(HfApi, "hf_hub_download", cached)
     online = replace(project, hub_copies=None)
     with pytest.raises(UserError, match="cannot be reached"):
         _ = Outside(online, "authors/tiny@step10").files
