@@ -91,7 +91,7 @@ def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
         raise UserError(what, where=str(source), do=f"Use one of at most {MOST_TOKENS} entries.")
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         what = f"the tokenizer has no {END_OF_TEXT} to end documents with."
-        raise UserError(what, where=str(source), do="Use one that has it, as GPT-NeoX-20B's.")
+        raise UserError(what, where=str(source), do="Use one that has it.")
     if not (folder / "tokenizer_config.json").is_file():
         _save_config(folder)
 
