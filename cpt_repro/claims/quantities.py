@@ -1,36 +1,57 @@
-"""Values of declared quantities with their noise: from the receipts of a scale, or as published."""
+"""Values of declared quantities with their noise: from the records of a scale, or as published."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Annotated
 
-from cpt_repro.declarations.claims import Quantity, Reading
-from cpt_repro.declarations.exhibits import absent
-from cpt_repro.declarations.published import load_published
-from cpt_repro.records.counterparts import Counterparts, counterparts
-from cpt_repro.records.lookup import Records
-from cpt_repro.records.receipts import Receipt
+import numpy as np
+from pydantic import PlainSerializer
+from scipy import stats
 
-#: Readings with weights: every effect is linear in what was measured.
-Linear = dict[Reading, float]
+from cpt_repro.claims.grammar import Quantity, Reading, corpora
+from cpt_repro.declarations.published import Points, Value
+from cpt_repro.declarations.strict import Strict
+from cpt_repro.records.lookup import Evidence, Trained
+
+if TYPE_CHECKING:
+    from cpt_repro.exhibits.catalogue import Catalogue
+
+#: A quantity with a weight; None stands for 1.
+Part = tuple[float, Quantity | None]
+#: Seeds from which on their scatter is taken for the noise.
+ENOUGH_SEEDS = 3
+#: Standard errors on either side of a 95 % interval, where they are known well.
+NORMAL = 1.96
 #: Half of the last digit that losses are printed with.
 PRINTED = 0.005
 #: Billions of tokens within which the first digitised point of a curve is its start.
 STARTING = 0.1
 
 
+def rounded(value: float) -> float:
+    """Six decimals, so that no digit that is written or printed depends on the order of a sum."""
+    return round(value, 6) + 0.0
+
+
+Number = Annotated[float, PlainSerializer(rounded)]
+
+
 class Missing(Exception):
     """A reading cannot be had; the message says why."""
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(Strict):
     """A value with the half-width of its 95 % interval, and what that was estimated from."""
 
-    value: float
-    noise: float
+    #: What it is, where it should be above zero.
+    says: str = ""
+    value: Number
+    noise: Number
     by: str
 
     @property
@@ -39,327 +60,314 @@ class Effect:
         return (self.value > self.noise) - (self.value < -self.noise)
 
 
-def linear(*parts: tuple[float, Quantity]) -> Linear:
-    """The sum of quantities with weights."""
-    out: Linear = {}
+def signed(effect: Effect) -> str:
+    """An effect as it is printed."""
+    return f"{rounded(effect.value):+.3f} ± {rounded(effect.noise):.3f}"
+
+
+def number(value: float | None, unit: str, published: bool = False) -> str:
+    """A value as it is printed: losses with three decimals (published ones with two, where so printed)."""
+    if value is None:
+        return "-"
+    text = f"{rounded(value):.{ {'%': 1, 'nats': 3}.get(unit, 2) }f}"
+    return text[:-1] if published and unit == "nats" and text.endswith("0") else text
+
+
+def linear(parts: Iterable[Part]) -> tuple[dict[Reading, float], float]:
+    """The sum of weighted quantities as (weights of readings, constant): every effect is linear in them."""
+    weights: dict[Reading | None, float] = defaultdict(float)
     for weight, quantity in parts:
-        for own, reading in quantity.terms:
-            out[reading] = out.get(reading, 0.0) + weight * own
-    return out
+        for own, reading in quantity.terms if quantity else [(1.0, None)]:
+            weights[reading] += weight * own
+    constant = weights.pop(None, 0.0)
+    return {reading: weight for reading, weight in weights.items() if weight}, constant
 
 
-def _picked(points: list[tuple[float, float]], reading: Reading) -> float:
+def _picked(points: Iterable[tuple[float, float]], reading: Reading) -> float:
     """What a reading says of a curve [(billions, y)]."""
-    import numpy as np
-
     first, last = reading.window or (0.0, math.inf)
     if reading.when == "at":
         return float(np.interp(first, *zip(*points, strict=True)))
     inside = [y for x, y in points if first <= x <= last * (1 + 1e-9) and x > 0]
     if not inside:
         raise Missing(f"no evaluation between {first:g}B and {last:g}B")
-    return {"peak": max, "trough": min, "mean": lambda values: sum(values) / len(values)}[reading.when](
-        inside
-    )
+    return float({"peak": max, "trough": min, "mean": np.mean}[reading.when](inside))
 
 
-def _at(reading: Reading, billions: float) -> Reading:
-    return reading.model_copy(update={"when": "at", "window": (billions, billions)})
+@dataclass(frozen=True)
+class Sample:
+    """A reading of one seed, and what its evaluation says of its noise."""
+
+    value: float
+    #: Standard error that it shares with no other reading.
+    error: float = 0.0
+    #: Corpus -> whose losses per validation sequence it resembles; the value is a mean over corpora.
+    losses: Mapping[str, Trained] = field(default_factory=dict)
 
 
 class Measured:
     """Quantities of one paper at one scale, seed by seed.
 
-    Differences are paired by seed: initialisation and order of samples are those of the seed in every arm. The
-    noise of an effect is, with three or more common seeds, the half-width of the two-sided 95 % t-interval of its
-    values per seed (of suites at least that of evaluation too). With fewer it is that of evaluation: 1.96 standard
-    errors over the validation sequences of the weighted difference (sequence by sequence on the same corpus;
-    without losses per sequence, of each loss by itself) and over the jitter of the closing evaluations; of suites,
-    their standard errors over documents. Sequence losses are those of the last evaluation and stand for other
-    points of a curve too.
+    Differences are paired by seed: initialisation and order of samples are the seed's in every arm. The
+    noise of an effect is, with three or more common seeds, the half-width of the two-sided 95 % t-interval of
+    its values per seed (of suites at least that of evaluation too). With fewer it is that of evaluation: 1.96
+    standard errors over the validation sequences of the weighted difference (sequence by sequence on the same
+    corpus; without losses per sequence, of each loss by itself) and over the jitter of the closing
+    evaluations; of suites, their standard errors over documents. Sequence losses are those of the last
+    evaluation and stand for other points of a curve too.
     """
 
-    name = "measured"
+    def __init__(self, evidence: Evidence):
+        self.evidence, self.study, self.scale = evidence, evidence.study, evidence.scale.name
+        self._trained: dict[str, dict[int, Trained]] = {}
+        self._samples: dict[Reading, dict[int, Sample]] = {}
 
-    def __init__(self, records: Records):
-        self.records, self.scale = records, records.scale.name
-        self._values: dict[Reading, dict[int, float]] = {}
-
-    def run(self, reading: Reading) -> str:
+    def run(self, reading: Reading) -> str | None:
         """The run or merge that the reading is of at this scale."""
-        whys = {name: absent(self.records.plan, self.records.paper, name) for name in reading.runs}
-        for name, why in whys.items():
-            if why is None:
-                return name
-        raise Missing(f"no counterpart: {whys[reading.runs[-1]]}")
+        plan, paper = self.evidence.plan, self.study.name
+        return next((name for name in reading.runs if not plan.why_absent(paper, name)), None)
 
-    def _receipts(self, reading: Reading) -> dict[int, Receipt]:
-        return {receipt.segment.seed: receipt for receipt in self.records.receipts(self.run(reading))}
+    def _seeds_of(self, run: str) -> dict[int, Trained]:
+        if run not in self._trained:
+            self._trained[run] = {trained.seed: trained for trained in self.evidence.runs(run)}
+        return self._trained[run]
 
-    def _scores(self, reading: Reading) -> dict[int, tuple[float, float]]:
-        """(score, standard error) in percent by seed."""
-        name, suite = self.run(reading), self.records.scale.suites.get(reading.of[0])
-        if suite is None:
-            raise Missing(f"no counterpart: the scale {self.scale} has no {reading.of[0]} suite")
-        task = None
-        if reading.what == "task":
-            task = next(
-                (t for n in reading.of[1:] if (t := n.lower().replace("-", "_")) in suite.tasks), None
-            )
-            if task is None:
-                raise Missing(
-                    f"no counterpart: the {reading.of[0]} suite of {self.scale} has no {reading.of[1]}"
-                )
-        out = {}
-        for evaluation in self.records.evaluations(name):
-            told = evaluation.suites[reading.of[0]]
-            value = (told["average"], told["stderr"]) if task is None else None
-            value = value or (told["tasks"][task]["value"], told["tasks"][task]["stderr"])
-            out[int(evaluation.id.rpartition("seed-")[2])] = (100 * value[0], 100 * value[1])
-        return out
-
-    def values(self, reading: Reading) -> dict[int, float]:
+    def samples(self, reading: Reading) -> dict[int, Sample]:
         """The reading by seed; `Missing` if there is none."""
-        if reading not in self._values:
-            self._values[reading] = self._read(reading)
-        if not self._values[reading]:
-            raise Missing(f"{self.run(reading)} was not {'run' if reading.what in _RUN else 'evaluated'}")
-        return self._values[reading]
+        run = self.run(reading)
+        if run is None:
+            why = self.evidence.plan.why_absent(self.study.name, reading.runs[-1])
+            raise Missing(f"no counterpart: {why}")
+        if reading not in self._samples:
+            read = {"suite": self._scores, "task": self._scores, "compute": self._compute}
+            self._samples[reading] = read.get(reading.what, self._losses)(run, reading)
+        if not self._samples[reading]:
+            raise Missing(f"{run} was not {'evaluated' if reading.what in ('suite', 'task') else 'run'}")
+        return self._samples[reading]
 
-    def _read(self, reading: Reading) -> dict[int, float]:
-        if reading.what == "compute":
-            run = self.run(reading)
-            return {s.seed: s.billions / 300 for s in self.records.plan.find(self.records.paper, run)}
-        if reading.what in ("suite", "task"):
-            return {seed: value for seed, (value, _) in self._scores(reading).items()}
+    def _scores(self, run: str, reading: Reading) -> dict[int, Sample]:
+        """Scores of a suite or a task, in percent."""
+        suite, *names = reading.of
+        declared = self.evidence.scale.suites.get(suite)
+        if declared is None:
+            raise Missing(f"no counterpart: the scale {self.scale} has no {suite} suite")
+        tasks = [task for name in names if (task := name.lower().replace("-", "_")) in declared.tasks]
+        if names and not tasks:
+            raise Missing(f"no counterpart: the {suite} suite of {self.scale} has no {names[0]}")
+        samples = {}
+        for evaluation in self.evidence.evaluations(run):
+            scores = evaluation.suites.get(suite)
+            if scores and (score := scores.tasks.get(tasks[0]) if tasks else scores):
+                value = score.value if tasks else score.average
+                seed = int(evaluation.id.rpartition("seed-")[2])
+                samples[seed] = Sample(100 * value, 100 * score.stderr)
+        return samples
+
+    def _compute(self, run: str, reading: Reading) -> dict[int, Sample]:
+        """Lengths in the paper's unit, known from the plan."""
+        planned, unit = self.evidence.plan.find(self.study.name, run), self.study.paper.unit.billions
+        return {one.seed: Sample(one.billions / unit) for one in planned}
+
+    def _losses(self, run: str, reading: Reading) -> dict[int, Sample]:
+        """Losses (of several corpora their mean), or R² of two of them."""
+        read = corpora(self.study, run, reading)
+        if lacking := [corpus for corpus in read if corpus not in self.evidence.scale.corpora]:
+            raise Missing(f"no counterpart: the scale {self.scale} has no corpus {lacking[0]}")
+        all_seeds = self._seeds_of(run)
+        there = {s: one for s, one in all_seeds.items() if all(one.curve(corpus) for corpus in read)}
+        if all_seeds and not there:
+            raise Missing(f"{run} was not measured on {' and '.join(read)}")
         if reading.what == "r_squared":
-            return {seed: _fit(receipt, reading)[0] for seed, receipt in self._receipts(reading).items()}
-        out = {}
-        for seed, receipt in self._receipts(reading).items():
-            each = []
-            for corpus in reading.of:
-                if reading.when == "final":
-                    each.append(receipt.final[corpus].loss)
-                elif reading.when == "start":
-                    each.append(receipt.curves[corpus][0][1])
-                else:
-                    each.append(_picked(receipt.curve(corpus), reading))
-            out[seed] = sum(each) / len(each)
-        return out
+            return {seed: _fit(trained, read, reading) for seed, trained in there.items()}
+        samples = {}
+        for seed, trained in there.items():
+            sources = {corpus: self._resembled(trained, corpus, reading) for corpus in read}
+            jitter = math.hypot(*(_jitter(source, corpus, reading) for corpus, source in sources.items()))
+            value = sum(_loss(trained, corpus, reading) for corpus in read) / len(read)
+            samples[seed] = Sample(value, jitter / len(read), sources)
+        return samples
 
-    def seeds(self, readings: list[Reading]) -> list[int]:
+    def _resembled(self, trained: Trained, corpus: str, reading: Reading) -> Trained:
+        """Whose last evaluation a reading resembles: at the start, the parent's, if there is one."""
+        if reading.when == "start" and (parent := trained.run.parent):
+            above = self.evidence.plan.runs[parent]
+            own = above.paper == self.study.name
+            one = self._seeds_of(above.name if own else f"{above.paper}/{above.name}").get(above.seed)
+            return one if one and corpus in one.final else trained
+        return trained
+
+    def seeds(self, readings: Iterable[Reading]) -> list[int]:
         """Seeds that all readings have; `Missing` if there are none."""
-        common = set.intersection(*(set(self.values(reading)) for reading in readings))
+        common = set.intersection(*(set(self.samples(reading)) for reading in readings))
         if not common:
             raise Missing("its runs have no seed in common")
         return sorted(common)
 
-    def effect(self, weights: Linear, pool: list[Reading], constant: float = 0.0) -> Effect:
-        """Value and noise of `constant + sum of weights * readings`, over the seeds common to `pool`."""
-        import numpy as np
-        from scipy import stats
-
+    def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
+        """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
+        weights, constant = linear(parts)
         seeds = self.seeds(pool)
-        each = [constant + sum(w * self.values(r)[seed] for r, w in weights.items()) for seed in seeds]
-        value, count = float(np.mean(each)), len(seeds)
-        if all(reading.what == "compute" for reading in weights):
-            return Effect(value, 0.0, "exact")
-        if count >= 3:
-            half = float(stats.t.ppf(0.975, count - 1) * np.std(each, ddof=1) / math.sqrt(count))
-            # The few documents of a suite are the same for every seed, so their noise does not show between seeds.
-            if any(reading.what in ("suite", "task") for reading in weights):
-                documents = 1.96 * self._evaluation_error(weights, seeds[:1])
-                return Effect(value, max(half, documents), f"{count} seeds and the suite's documents")
-            return Effect(value, half, f"{count} seeds")
-        noise = 1.96 * self._evaluation_error(weights, seeds)
-        return Effect(value, noise, f"evaluation noise, {count} seed{'s' if count > 1 else ''}")
+        each = [constant + sum(w * self.samples(r)[seed].value for r, w in weights.items()) for seed in seeds]
+        count, kinds = len(seeds), {reading.what for reading in weights}
+        if kinds <= {"compute"}:
+            noise, by = 0.0, "exact"
+        elif count < ENOUGH_SEEDS:
+            noise = NORMAL * self._evaluation_error(weights, seeds)
+            by = f"evaluation noise, {count} seed{'s' if count > 1 else ''}"
+        else:
+            noise, by = stats.t.ppf(0.975, count - 1) * stats.sem(each), f"{count} seeds"
+            if kinds & {"suite", "task"}:  # whose few documents are the same for every seed
+                noise = max(noise, NORMAL * self._evaluation_error(weights, seeds[:1]))
+                by = f"{count} seeds and the suite's documents"
+        return Effect(value=np.mean(each), noise=noise, by=by)
 
-    def _evaluation_error(self, weights: Linear, seeds: list[int]) -> float:
+    def _evaluation_error(self, weights: dict[Reading, float], seeds: list[int]) -> float:
         """Standard error of a weighted sum of readings, averaged over `seeds`, from single evaluations."""
-        import numpy as np
-
-        alone: list[float] = []
-        by_corpus: dict[str, list[tuple[float, Receipt, Reading, int]]] = {}
-        for reading, weight in weights.items():
-            for seed in seeds:
-                share = weight / len(seeds)
-                if reading.what in ("suite", "task"):
-                    alone.append(share * self._scores(reading)[seed][1])
-                elif reading.what == "r_squared":
-                    alone.append(share * _fit(self._receipts(reading)[seed], reading)[1])
-                elif reading.what == "loss":
-                    receipt = self._receipts(reading)[seed]
-                    for corpus in reading.of:
-                        source = self._evaluated(receipt, corpus, reading)
-                        own = share / len(reading.of)
-                        by_corpus.setdefault(corpus, []).append((own, source, reading, seed))
-                        alone.append(own * _jitter(source, corpus, reading))
-        for corpus, parts in by_corpus.items():
-            losses = [source.sequence_losses.get(corpus, ()) for _, source, _, _ in parts]
-            if all(losses) and len({len(each) for each in losses}) == 1:
-                total = sum(own * np.asarray(each) for (own, *_), each in zip(parts, losses, strict=True))
-                alone.append(float(np.std(total, ddof=1)) / math.sqrt(len(total)))
-            else:  # the sequences are the same for every seed: their noise does not average out
-                together: dict[Reading, float] = {}
-                for own, source, reading, _ in parts:
-                    together[reading] = together.get(reading, 0.0) + own * source.final[corpus].noise
-                alone.extend(together.values())
-        return math.hypot(*alone)
-
-    def _evaluated(self, receipt: Receipt, corpus: str, reading: Reading) -> Receipt:
-        """The receipt whose last evaluation a reading resembles: at the start, that of the parent, if it has one."""
-        if reading.when == "start" and (parent := receipt.segment.parent):
-            name = parent.partition("/")[2].rpartition("/")[0]
-            for other in self.records.receipts(name):
-                if other.segment.id == parent and corpus in other.final:
-                    return other
-        return receipt
+        errors: list[float] = []
+        losses: dict[str, list[tuple[float, Trained, Reading]]] = defaultdict(list)
+        for (reading, weight), seed in product(weights.items(), seeds):
+            sample, share = self.samples(reading)[seed], weight / len(seeds)
+            errors.append(share * sample.error)
+            for corpus, source in sample.losses.items():
+                losses[corpus].append((share / len(sample.losses), source, reading))
+        for corpus, summed in losses.items():
+            errors += _sequence_errors(corpus, summed)
+        return math.hypot(*errors)
 
 
-_RUN = ("loss", "compute", "r_squared")
+def _loss(trained: Trained, corpus: str, reading: Reading) -> float:
+    if reading.when == "final":
+        return trained.final[corpus].loss
+    curve = trained.curve(corpus)
+    begin = reading.window[0] if reading.when == "at" else 0.0
+    if reading.when in ("start", "at") and not curve[0][0] <= begin <= 1.01 * curve[-1][0]:
+        raise Missing(f"{trained.run.name} was not measured at {begin:g}B")
+    return curve[0][1] if reading.when == "start" else _picked(curve, reading)
 
 
-def _jitter(receipt: Receipt, corpus: str, reading: Reading) -> float:
-    """Standard error of a reading from the scatter of the closing evaluations."""
-    final = receipt.final[corpus]
+def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
+    """Standard error of a loss from the scatter of the closing evaluations."""
+    final = trained.final[corpus]
     if reading.when == "final":
         return final.stderr
-    single = final.stderr * math.sqrt(final.evaluations)
-    if reading.when != "mean":
-        return single
     first, last = reading.window or (0.0, math.inf)
-    inside = [x for x, _ in receipt.curve(corpus) if first <= x <= last and x > 0]
-    return single / math.sqrt(max(len(inside), 1))
-
-
-def _fit(receipt: Receipt, reading: Reading) -> tuple[float, float]:
-    """R² of the straight line through (PPL(sp), PPL(pile)) along a run, and its standard error by the delta method."""
-    import numpy as np
-
-    first, last = reading.window or (0.0, math.inf)
-    inside = [first <= x <= last * (1 + 1e-9) for x, _ in receipt.curve("pile")]
-    old, new = (
-        np.exp([y for (_, y), ok in zip(receipt.curve(c), inside, strict=True) if ok]) for c in ("pile", "sp")
+    inside = (
+        sum(first <= x <= last and x > 0 for x, _ in trained.curve(corpus)) if reading.when == "mean" else 1
     )
-    if len(old) < 3:
+    return final.stderr * math.sqrt(final.evaluations / max(inside, 1))
+
+
+def _sequence_errors(corpus: str, summed: list[tuple[float, Trained, Reading]]) -> list[float]:
+    """Standard errors, over validation sequences, of a weighted sum of losses on one corpus."""
+    each = [trained.sequence_losses(corpus) for _, trained, _ in summed]
+    if all(each) and len({len(losses) for losses in each}) == 1:
+        weights = np.array([weight for weight, _, _ in summed])
+        return [float(stats.sem(weights @ np.array(each)))]
+    # The sequences are the same for every seed: their noise does not average out.
+    together: dict[Reading, float] = defaultdict(float)
+    for weight, trained, reading in summed:
+        together[reading] += weight * trained.final[corpus].noise
+    return list(together.values())
+
+
+def _fit(trained: Trained, read: tuple[str, ...], reading: Reading) -> Sample:
+    """R² of the straight line through a run's perplexities on two corpora; its error by the delta method."""
+    first, last = reading.window or (0.0, math.inf)
+    one, other = (dict(trained.curve(corpus)) for corpus in read)
+    inside = [x for x in one if x in other and first <= x <= last * (1 + 1e-9)]
+    if len(inside) < 3:
         raise Missing("fewer than three evaluations in the window")
-    r = float(np.corrcoef(new, old)[0, 1])
-    return r * r, 2 * abs(r) * (1 - r * r) / math.sqrt(len(old) - 1)
+    r = float(np.corrcoef(*(np.exp([curve[x] for x in inside]) for curve in (one, other)))[0, 1])
+    return Sample(r * r, 2 * abs(r) * (1 - r * r) / math.sqrt(len(inside) - 1))
 
 
 class AsPublished:
-    """The same quantities as the paper published them, without noise; a gain of half a printed digit is allowed.
+    """The same quantities as published, without noise; a gain of half a printed digit is allowed.
 
-    Curves come from the figure that shows most of the runs `beside` them, because figures do not always agree.
+    Curves come from the figure that shows most of the runs `beside` them: figures do not always agree.
     """
 
-    name, scale = "published", "paper"
+    scale = "paper"
 
-    def __init__(self, paper: str, beside: tuple[str, ...] = (), slack: float = PRINTED):
-        self.paper, self.beside, self.slack = paper, beside, slack
-        self._found: dict[Reading, tuple[float, str, str]] = {}
+    def __init__(self, catalogue: Catalogue, paper: str, beside: Iterable[str] = (), slack: float = PRINTED):
+        self.catalogue, self.study, self.slack = catalogue, catalogue.plan.studies[paper], slack
+        self.beside = [self.study.resolve(name) for name in beside]
+        self._values: dict[Reading, Value | None] = {}
 
-    @cached_property
-    def _counterparts(self) -> Counterparts:
-        return counterparts(self.paper)
+    def value(self, reading: Reading) -> Value:
+        """The value with mark and place; `Missing` where nothing was published."""
+        if reading not in self._values:
+            values = (value for run in reading.runs if (value := self._find(run, reading)))
+            self._values[reading] = next(values, None)
+        if (value := self._values[reading]) is None:
+            raise Missing("not published")
+        return value
 
-    def find(self, reading: Reading) -> tuple[float, str, str]:
-        """(value, mark, place); `Missing` where nothing was published."""
-        if reading not in self._found:
-            found = next((f for run in reading.runs if (f := self._find(run, reading))), None)
-            if found is None:
-                raise Missing("not published")
-            self._found[reading] = found
-        return self._found[reading]
-
-    def _find(self, run: str, reading: Reading) -> tuple[float, str, str] | None:
-        told = self._counterparts
-        value = None
-        if reading.what == "suite":
-            value = told.score(run, reading.of[0])
-        elif reading.what == "task":
-            value = told.score(run, reading.of[0], reading.of[1])
-        elif reading.what == "compute":
-            return self._compute(run)
-        elif reading.what == "loss" and reading.when == "final":
-            value = told.loss(run, reading.of)
-        elif reading.what == "loss" and len(reading.of) == 1:
-            curve = told.curve(run, reading.of[0], self.beside)
-            if reading.when == "start":
-                parent = told.runs.runs[run].init_from
-                if curve and curve[0][0][0] <= STARTING:
-                    return curve[0][0][1], "digitised", f"{curve[1]}, start"
-                if parent is None or parent.run is None:
-                    pass
-                elif parent.iteration is None:
-                    value = told.loss(parent.run, reading.of)
-                elif above := told.curve(parent.run, reading.of[0]):
-                    at = parent.iteration * told.runs.batch.tokens / 1e9
-                    return _picked(list(above[0]), _at(reading, at)), "digitised", f"{above[1]} at {at:.0f}B"
-            elif curve:
-                points, place = curve
-                if reading.when == "at":  # digitised curves may end a little before their plot does
-                    first, last = points[0][0] - 0.5, points[-1][0] / 0.95
-                    if not first <= reading.window[0] <= last:
-                        return None
-                try:
-                    return _picked(list(points), reading), "digitised", place
-                except Missing:
-                    return None
-        return (float(value.value), value.mark, value.place) if value else None
-
-    def _compute(self, run: str) -> tuple[float, str, str] | None:
-        """From the published table of a figure that shows compute, whose rows are the bars, group by group."""
-        for key, exhibit in self._counterparts.declared.exhibits.items():
-            table = load_published(self.paper).tables.get(key)
-            panels = [
-                p
-                for p in getattr(exhibit, "panels", ())
-                if getattr(p, "show", None) == "compute" and p.published
-            ]
-            bars = [name for group in getattr(exhibit, "groups", ()) for name in group.runs]
-            if table and panels and run in bars:
-                value = table.cell(key, bars.index(run), panels[0].published)
-                return (float(value.value), value.mark, value.place) if value else None
-        return None
-
-    def values(self, reading: Reading) -> dict[int, float]:
-        """The published value under one number."""
-        return {0: self.find(reading)[0]}
-
-    def seeds(self, readings: list[Reading]) -> list[int]:
-        """One; `Missing` if a reading was not published."""
-        for reading in readings:
-            self.find(reading)
-        return [0]
-
-    def effect(self, weights: Linear, pool: list[Reading], constant: float = 0.0) -> Effect:
-        """The value with the slack added in favour of the claim, and no noise."""
-        self.seeds(list(weights))
-        value = constant + sum(w * self.find(r)[0] for r, w in weights.items())
-        return Effect(
-            value + self.slack * max((abs(w) for w in weights.values()), default=0.0), 0.0, "as published"
-        )
-
-    def about(self, quantity: Quantity) -> tuple[float, str, str] | None:
-        """A quantity's published value, its mark and place; None if a part of it was not published."""
+    def _find(self, run: str, reading: Reading) -> Value | None:
+        paper, name = self.study.resolve(run)
+        published = self.catalogue.counterparts(paper)
+        if reading.what in ("suite", "task"):
+            return published.score(name, *reading.of[:2])
+        if reading.what != "loss":
+            return published.compute(name) if reading.what == "compute" else None
+        read = corpora(self.study, run, reading)
+        if reading.when == "final":
+            return published.loss(name, read)
+        beside = tuple(other for of, other in self.beside if of == paper)
+        curve = published.curve(name, read[0], beside) if len(read) == 1 else None
+        if reading.when == "start":
+            return self._start(paper, name, read[0], curve)
+        if curve is None:
+            return None
+        points, place = curve
+        # Digitised curves may end a little before their plot does.
+        if reading.when == "at" and not points[0][0] - 0.5 <= reading.window[0] <= points[-1][0] / 0.95:
+            return None
         try:
-            found = [(weight, *self.find(reading)) for weight, reading in quantity.terms]
+            return Value(value=_picked(points, reading), mark="digitised", place=place)
         except Missing:
             return None
-        marks = {mark for _, _, mark, _ in found}
-        mark = found[0][2] if len(found) == 1 else "digitised" if "digitised" in marks else "derived"
-        places = dict.fromkeys(place for *_, place in found)
-        return sum(weight * value for weight, value, _, _ in found), mark, "; ".join(places)
 
-    def quotient(self, of: Quantity, over: Quantity) -> tuple[float, str, str] | None:
-        """Like `about`, of one quantity over another."""
-        above, below = self.about(of), self.about(over)
-        if not (above and below and below[0]):
+    def _start(self, paper: str, name: str, corpus: str, curve: tuple[Points, str] | None) -> Value | None:
+        """The start of a run's own curve, else its parent's loss there."""
+        if curve and curve[0][0][0] <= STARTING:
+            return Value(value=curve[0][0][1], mark="digitised", place=f"{curve[1]}, start")
+        study = self.catalogue.plan.studies[paper]
+        parent = study.paper.runs[name].init_from
+        if parent is None or parent.run is None:
             return None
-        mark = "digitised" if "digitised" in (above[1], below[1]) else "derived"
-        return (
-            above[0] / below[0],
-            mark,
-            "; ".join(dict.fromkeys([*above[2].split("; "), *below[2].split("; ")])),
-        )
+        paper, name = study.resolve(parent.run)
+        published = self.catalogue.counterparts(paper)
+        if parent.iteration is None:
+            return published.loss(name, (corpus,))
+        if not (curve := published.curve(name, corpus)):
+            return None
+        begin = study.studies[paper].paper.billions(name, parent.iteration)
+        value = float(np.interp(begin, *zip(*curve[0], strict=True)))
+        return Value(value=value, mark="digitised", place=f"{curve[1]} at {begin:.0f}B")
+
+    def seeds(self, readings: Iterable[Reading]) -> list[int]:
+        """One; `Missing` if a reading was not published."""
+        return [0 for reading in readings if self.value(reading)][:1]
+
+    def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
+        """The value with the slack added in favour of the claim, and no noise."""
+        weights, value = linear(parts)
+        value += sum(weight * float(self.value(reading).value) for reading, weight in weights.items())
+        slack = self.slack * max(map(abs, weights.values()), default=0.0)
+        return Effect(value=value + slack, noise=0, by="as published")
+
+    def about(self, of: Quantity, over: Quantity | None = None) -> Value | None:
+        """A published quantity, or its quotient over another; None if a part of it was not published."""
+        try:
+            sides = [[(w, self.value(r)) for w, r in side.terms] for side in (of, over) if side]
+        except Missing:
+            return None
+        above, *below = [sum(weight * float(value.value) for weight, value in side) for side in sides]
+        if 0 in below:
+            return None
+        values = [value for side in sides for _, value in side]
+        mark = "digitised" if any(value.mark == "digitised" for value in values) else "derived"
+        mark = values[0].mark if len(values) == 1 else mark
+        place = "; ".join(dict.fromkeys(value.place for value in values))
+        return Value(value=above / below[0] if below else above, mark=mark, place=place)

@@ -1,0 +1,422 @@
+"""What a paper claims, as predicates over its runs: `configs/papers/<paper>/claims.yaml`.
+
+A quantity is a text, `<run> <what> [<when>]`, or several joined by lone `+` and `-`; a run or merge of
+another paper is called `<paper>/<run>`.
+
+    big/old--new/replay-0 new - big/old new    what: a corpus (its validation loss), average (of the old and
+    big/old+new suite:common                   the new corpus that the run is validated on), suite:<suite>,
+    big/old--new/eta_max-3e-4 new @50          task:<suite>/<printed name>|<stand-in>, compute (in the paper's
+    big/old--new/replay-0 old peak[0,20]       unit), r_squared (PPL on the new corpus against PPL on the old)
+    big/old--new/replay-0 r_squared [0,50]     when: nothing (the end), @<billions>, start, peak, trough,
+                                               mean; the last three, r_squared: a window in billions
+
+`{a,b}` in a list of quantities stands for one quantity each. `names` gives runs short names; a name for
+several runs is the first that has a counterpart at the scale. A test with `each` is one per combination.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cpt_repro.declarations.runs import combinations, fill
+from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
+from cpt_repro.declarations.study import Study
+from cpt_repro.errors import UserError
+
+if TYPE_CHECKING:
+    from cpt_repro.claims.quantities import Effect
+    from cpt_repro.claims.verdicts import Bench
+    from cpt_repro.exhibits.catalogue import Catalogue
+
+Verdict = Literal["held", "failed", "inconclusive", "not run"]
+HELD, FAILED, INCONCLUSIVE, NOT_RUN = VERDICTS = ("held", "failed", "inconclusive", "not run")
+#: Billions of the paper's tokens since a run began.
+Window = tuple[float, float]
+AVERAGE = ("average",)
+_NUMBER = r"\d+(?:\.\d+)?"
+_WINDOW = rf"\[{_NUMBER},{_NUMBER}\]"
+#: How readings are written: (what, when).
+_WRITTEN = {
+    "suite": (r"suite:([^/]+)", ""),
+    "task": (r"task:([^/]+)/(.+)", ""),
+    "compute": ("compute", ""),
+    "r_squared": ("r_squared", rf"({_WINDOW})?"),
+    "loss": (r"([\w.-]+)", rf"(@{_NUMBER}|start|(peak|trough|mean)({_WINDOW})?)?"),
+}
+
+
+class Reading(Strict):
+    """One number to be read from a run's (or merge's) records, per seed."""
+
+    #: The first that has a counterpart.
+    runs: tuple[str, ...]
+    what: Literal["loss", "suite", "task", "compute", "r_squared"]
+    #: Corpus of a loss, or `average`; suite; suite and names of the task, the printed one first.
+    of: tuple[str, ...] = ()
+    when: Literal["final", "at", "start", "peak", "trough", "mean"] = "final"
+    #: Of one point twice the same.
+    window: Window | None = None
+
+    @classmethod
+    def of_text(cls, text: str) -> Reading:
+        """A reading from `<run> <what> [<when>]`."""
+        run, written, when, *more = [*text.split(), "", ""]
+        kinds = {
+            kind: match for kind, (what, _) in _WRITTEN.items() if (match := re.fullmatch(what, written))
+        }
+        kind = next(iter(kinds), "loss")
+        if not kinds or any(more) or not re.fullmatch(_WRITTEN[kind][1], when, re.ASCII):
+            times = "of a loss <when> is @50, start, peak, trough, mean, peak[0,20], of r_squared [0,50]"
+            raise ValueError(f"'{text}' is not '<run> <what> [<when>]'; {times}")
+        points = [float(number) for number in re.findall(_NUMBER, when)]
+        if len(points) == 2 and points[0] >= points[1]:
+            raise ValueError(f"the window of '{text}' is empty")
+        return cls(
+            runs=run.split("|"),
+            what=kind,
+            of=[name for group in kinds[kind].groups() for name in group.split("|")],
+            when="at" if when.startswith("@") else re.match("[a-z]*", when)[0] or "final",
+            window=(points[0], points[-1]) if points else None,
+        )
+
+
+def corpora(study: Study, run: str, reading: Reading) -> tuple[str, ...]:
+    """The corpora whose losses are read of a run, named as in `study`: of `average` and `r_squared` the old one
+    and the first new one that it is validated on."""
+    if reading.what == "loss" and reading.of != AVERAGE:
+        return reading.of
+    paper, name = study.resolve(run)
+    declared = study.studies[paper].paper
+    validated = declared.runs[name].validate_on
+    new = [corpus for corpus in validated if declared.corpora[corpus].role == "new"]
+    return (*(corpus for corpus in validated if corpus == declared.old), *new[:1])
+
+
+def _short(word: str) -> str:
+    """A choice of runs, a/7|a/6|a/5, as a/7..5."""
+    if "/" not in word or ":" in word or "|" not in word:
+        return word
+    runs = word.split("|")
+    return f"{runs[0]}..{runs[-1].removeprefix(os.path.commonprefix(runs))}"
+
+
+class Quantity(Strict):
+    """A sum of readings with weights (+1 and -1 as declared), from its text."""
+
+    text: str
+    terms: tuple[tuple[float, Reading], ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        first, *others = re.split(r"\s+([+-])\s+", value.strip())
+        signs = [1.0, *(-1.0 if sign == "-" else 1.0 for sign in others[::2])]
+        terms = zip(signs, map(Reading.of_text, [first, *others[1::2]]), strict=True)
+        return {"text": " ".join(map(_short, value.split())), "terms": tuple(terms)}
+
+    def unit(self, study: Study) -> str:
+        """What it is in: the unit of its readings."""
+        units = {"loss": "nats", "suite": "%", "task": "%", "compute": f"x {study.paper.unit.name}"}
+        return units.get(self.terms[0][1].what, "")
+
+    def read(self, when: str, window: Window | None = None) -> Quantity:
+        """A declared curve, `<run> <corpus>`, read at another time."""
+        text = f"{self.text} {when}" + (f"[{window[0]:g},{window[1]:g}]" if window else "")
+        changed = {"when": when, "window": window}
+        return Quantity(text=text, terms=tuple((w, r.model_copy(update=changed)) for w, r in self.terms))
+
+
+class Tolerance(Strict):
+    """How much counts as nothing: absolute at scale paper, elsewhere a share of a reference quantity."""
+
+    paper: float = Field(ge=0)
+    share: float = Field(gt=0)
+    of: Quantity
+
+
+class _Test(Strict):
+    """Effects that should be above zero; `at` gives their values.
+
+    Held: all are clearly above zero, that is by more than their noise. Failed: one is clearly below zero.
+    Else inconclusive.
+    """
+
+    #: What is tested, in words.
+    says: str
+    #: The scale that alone has what it needs; elsewhere it is named as missing and does not count.
+    only_at: str | None = None
+
+    def verdict(self, effects: list[Effect]) -> tuple[Verdict, str]:
+        """(verdict, why, where the effects alone do not say it)."""
+        signs = [effect.sign for effect in effects]
+        return FAILED if -1 in signs else HELD if min(signs) > 0 else INCONCLUSIVE, ""
+
+    def readings(self, references: bool = True) -> list[Reading]:
+        """Every reading, each once; last, unless left out, those that a tolerance is a share of."""
+        tolerance = getattr(self, "tolerance", None) if references else None
+        quantities = [*self.compared(), *([tolerance.of] if tolerance else [])]
+        return list(dict.fromkeys(reading for quantity in quantities for _, reading in quantity.terms))
+
+
+#: Items in order; the members of a group stand side by side.
+Chain = Annotated[tuple[Quantity | tuple[Quantity, ...], ...], Field(min_length=2)]
+
+
+class Ordering(_Test):
+    """Items in strict order, each member of a group before each member of the next.
+
+    Every step from one group to the next is an effect; it may go against the direction by as much as `weakly`
+    says.
+    """
+
+    kind: Literal["ordering"] = "ordering"
+    rising: Chain | None = None
+    falling: Chain | None = None
+    tolerance: Tolerance | None = Field(None, alias="weakly")
+
+    @model_validator(mode="after")
+    def _one(self):
+        if (self.rising is None) == (self.falling is None):
+            raise ValueError("give 'rising' or 'falling', and not both")
+        return self
+
+    def groups(self) -> list[tuple[Quantity, ...]]:
+        """The items in rising order, each as a group."""
+        groups = [item if isinstance(item, tuple) else (item,) for item in self.rising or self.falling]
+        return groups if self.rising else groups[::-1]
+
+    def compared(self) -> list[Quantity]:
+        return [quantity for group in self.groups()[:: 1 if self.rising else -1] for quantity in group]
+
+    def effects(self, at: Bench) -> list[Effect]:
+        steps = (pair for groups in itertools.pairwise(self.groups()) for pair in itertools.product(*groups))
+        return [at.step(high, low, *at.slack) for low, high in steps]
+
+
+class Monotone(Ordering):
+    """A tendency: the last item is beyond the first, and no step from one item to the next goes back.
+
+    Held: the ends are clearly apart, no step is clearly against (by more than `weakly`). Failed: the ends
+    clearly have the other order, or some step clearly goes back. Else inconclusive.
+    """
+
+    kind: Literal["monotone"] = "monotone"
+
+    def effects(self, at: Bench) -> list[Effect]:
+        chain = [quantity for group in self.groups() for quantity in group]
+        steps = [at.step(high, low, *at.slack) for low, high in itertools.pairwise(chain)]
+        back = [step for step in steps if step.sign < 0]
+        return [at.step(chain[-1], chain[0]), *(back or steps if len(steps) > 1 else [])]
+
+    def verdict(self, effects: list[Effect]) -> tuple[Verdict, str]:
+        against = any(effect.sign < 0 for effect in effects)
+        return (FAILED, "") if against else super().verdict(effects[:1])
+
+
+class Within(_Test):
+    """The spread of the items, highest minus lowest, is at most a tolerance."""
+
+    kind: Literal["within"] = "within"
+    items: Annotated[tuple[Quantity, ...], Field(min_length=2)]
+    tolerance: Tolerance
+
+    def compared(self) -> list[Quantity]:
+        return list(self.items)
+
+    def effects(self, at: Bench) -> list[Effect]:
+        # Ties go to the later item, so that two equal items still make a pair.
+        lowest, *_, highest = sorted(self.items, key=lambda item: at.effect(item.text, (1, item)).value)
+        return [at.step(lowest, highest, *at.slack, says="tolerance over spread")]
+
+
+class Crossing(_Test):
+    """Curve `a` is on average below curve `b` in the window `before`, and above it in the window `after`."""
+
+    kind: Literal["crossing"] = "crossing"
+    #: `<run> <corpus>`
+    a: Quantity
+    b: Quantity
+    before: Window
+    after: Window
+
+    def compared(self) -> list[Quantity]:
+        windows = (self.before, self.after)
+        return [curve.read("mean", window) for window in windows for curve in (self.a, self.b)]
+
+    def effects(self, at: Bench) -> list[Effect]:
+        a_before, b_before, a_after, b_after = self.compared()
+        return [at.step(b_before, a_before), at.step(a_after, b_after)]
+
+
+class PeakThenRecover(_Test):
+    """A curve rises clearly above its start, and falls; `recovers`: it is back there by the end, or not.
+
+    Failed also where it clearly rises, and its highest point is its last.
+    """
+
+    kind: Literal["peak_then_recover"] = "peak_then_recover"
+    #: `<run> <corpus>`
+    curve: Quantity
+    recovers: bool | None = None
+    #: Where the peak is looked for.
+    window: Window | None = None
+
+    def compared(self) -> list[Quantity]:
+        return [self.curve.read("start"), self.curve.read("peak", self.window), self.curve]
+
+    def effects(self, at: Bench) -> list[Effect]:
+        start, peak, end = self.compared()
+        steps = {"peak over start": (peak, start), "peak over end": (peak, end)}
+        if self.recovers is not None:
+            steps |= {"start over end": (start, end)} if self.recovers else {"end over start": (end, start)}
+        return [at.step(*pair, says=says) for says, pair in steps.items()]
+
+    def verdict(self, effects: list[Effect]) -> tuple[Verdict, str]:
+        rise, fall, *_ = effects
+        verdict = super().verdict(effects)
+        if verdict[0] == INCONCLUSIVE and rise.sign > 0 and self.window is None and fall.value <= 0:
+            return FAILED, "its highest point is its end"
+        return verdict
+
+
+class Ratio(_Test):
+    """A quantity, or a quantity over another, lies between bounds.
+
+    Inconclusive also where the denominator is not clearly above zero: there is nothing to take a share of.
+    """
+
+    kind: Literal["ratio"] = "ratio"
+    of: Quantity
+    over: Quantity | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self):
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give 'at_least' or 'at_most'")
+        return self
+
+    def compared(self) -> list[Quantity]:
+        return [self.of, self.over] if self.over else [self.of]
+
+    def effects(self, at: Bench) -> list[Effect]:
+        if self.over:
+            at.positive("what it is a share of", self.over)
+        # of / over >= bound  <=>  of - bound * over >= 0, which is linear
+        return [
+            at.effect(f"{word} {bound:g}", (sign, self.of), (-sign * bound, self.over))
+            for bound, sign, word in ((self.at_least, 1, "at least"), (self.at_most, -1, "at most"))
+            if bound is not None
+        ]
+
+
+Test = Ordering | Monotone | Within | Crossing | PeakThenRecover | Ratio
+
+
+class Claim(Strict):
+    """One statement of a paper; it holds when all its tests hold."""
+
+    id: str = Field(min_length=1, coerce_numbers_to_str=True)
+    statement: str
+    source: str
+    #: How it is read below the paper's scale, and where bounds and shares come from.
+    note: str = ""
+    tests: tuple[Annotated[Test, Field(discriminator="kind")], ...] = Field(min_length=1)
+
+
+class _File(Strict):
+    paper: str
+    names: dict[str, str | list[str]] = {}
+    #: Anchors only.
+    lists: Any = None
+    claims: list[Any]
+
+
+def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
+    """A test with braces in its lists written out, and short names replaced where a run stands."""
+    if isinstance(value, dict):
+        return {inner: _spelled(part, names, inner) for inner, part in value.items()}
+    if isinstance(value, list):
+        items = [_without_braces(item) if isinstance(item, str) else [item] for item in value]
+        return [_spelled(item, names) for item in itertools.chain(*items)]
+    if not isinstance(value, str) or key in ("kind", "says", "only_at"):
+        return value
+    return re.sub(
+        r"(^|\s[+-]\s+)(\S+)", lambda match: match[1] + names.get(match[2], match[2]), value.strip()
+    )
+
+
+def _without_braces(text: str) -> list[str]:
+    """`a{b,c}` as ab and ac."""
+    parts = re.split(r"\{([^{}]*,[^{}]*)\}", text)
+    choices = [re.split(r"\s*,\s*", part.strip()) if k % 2 else [part] for k, part in enumerate(parts)]
+    return ["".join(combination) for combination in itertools.product(*choices)]
+
+
+def _check(reading: Reading, study: Study, suites: list[str], where: str) -> None:
+    """Refuses a reading that no record of its runs can have."""
+    wrong = partial(UserError, where=where)
+    for run in reading.runs:
+        study.check_run(run, where, merges=True)
+        paper, name = study.resolve(run)
+        declared = study.studies[paper].paper
+        if reading.what in ("suite", "task"):
+            if (suite := reading.of[0]) not in suites:
+                raise wrong(f"the suite '{suite}' is unknown.", do=nearest(suite, suites))
+            continue
+        if name in declared.merges:
+            raise wrong(f"'{run}' is a merge: no curve, no length.", do="Ask it for a suite or a task.")
+        validated, read = declared.runs[name].validate_on, corpora(study, run, reading)
+        one_of_each = len(read) == 2 and (reading.what == "r_squared" or len(validated) == 2)
+        if not one_of_each and (reading.what == "r_squared" or reading.of == AVERAGE):
+            do = "Use a run that is validated on the old corpus and on one new corpus."
+            raise wrong(f"'{' '.join(reading.of) or reading.what}' of '{run}' is not clear.", do=do)
+        for corpus in read if reading.what == "loss" else ():
+            if corpus not in validated:
+                raise wrong(f"'{run}' is not validated on '{corpus}'.", do=nearest(corpus, validated))
+        length, begin = declared.billions(name), reading.window[0] if reading.window else 0
+        if begin > 1.01 * length:
+            what = f"'{run}' is {length:.0f}B tokens long; {begin:g}B is asked for."
+            raise wrong(what, do="Ask for an earlier point.")
+
+
+def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
+    """Reads one paper's `claims.yaml` and checks it against what is declared; () where it has none.
+
+    Every fault is a `UserError` naming file and claim. A suite is known if exhibits of the paper show it.
+    """
+    study = catalogue.plan.studies[paper]
+    path = study.path("claims.yaml")
+    if not path.exists():
+        return ()
+    file = parse(_File, read_yaml(path), str(path))
+    if file.paper != paper:
+        raise UserError(f"the key 'paper' says '{file.paper}'.", where=str(path), do=f"Make it '{paper}'.")
+    names = {name: runs if isinstance(runs, str) else "|".join(runs) for name, runs in file.names.items()}
+    suites = sorted(catalogue.counterparts(paper).suites)
+    scales = sorted({scale.stem for scale in study.project.scales.glob("*.yaml")} | {"paper"})
+    claims: dict[str, Claim] = {}
+    for position, entry in enumerate(file.claims, 1):
+        where = f"{path}, claim {entry.get('id', position) if isinstance(entry, dict) else position}"
+        if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
+            tests = [one for test in entry["tests"] for one in combinations(test, where)]
+            entry = entry | {"tests": [_spelled(fill(test, values), names) for test, values in tests]}
+        claim = parse(Claim, entry, where)
+        if claim.id in claims:
+            raise UserError("its id stands twice.", where=where, do="Give every claim its own.")
+        for test in claim.tests:
+            if (scale := test.only_at) and scale not in scales:
+                raise UserError(f"the scale '{scale}' is unknown.", where=where, do=nearest(scale, scales))
+            for reading in test.readings():
+                _check(reading, study, suites, where)
+        claims[claim.id] = claim
+    return tuple(claims.values())
