@@ -87,7 +87,7 @@ class Reading(Strict):
 
 
 def corpora(study: Study, run: str, reading: Reading) -> tuple[str, ...]:
-    """The corpora whose losses are read of a run, named as in `study`: of `average` and `r_squared` the old one
+    """The corpora whose losses are read of a run, named as in `study`: of `average`, `r_squared` the old one
     and the first new one that it is validated on."""
     if reading.what == "loss" and reading.of != AVERAGE:
         return reading.of
