@@ -1,0 +1,554 @@
+"""Training by Composer: the only file that knows it.
+
+What Composer is given: a model, a loader of whole global batches in our order, AdamW, and callbacks of one
+job each. What it is not given: the learning rate's schedule (set from `schedules`, so that every update's
+rate is the paper's to the last bit) and spinning loaders on resumption (our loader starts where the run
+stopped).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from composer import Callback, ComposerModel, Trainer
+    from composer.core import DataSpec
+    from composer.devices import Device, DeviceCPU, DeviceGPU
+    from composer.utils import FSDP2Config, dist
+
+from cpt_repro import __version__
+from cpt_repro.declarations.scale import Execution
+from cpt_repro.errors import UserError
+from cpt_repro.files import code_commit
+from cpt_repro.models.architecture import architecture
+from cpt_repro.models.outside import Outside, check_fits, check_tokenizer, load_outside
+from cpt_repro.models.weights import load_optimizer, load_weights, save_model
+from cpt_repro.planning.plan import Plan, PlannedRun, ValidationPlan
+from cpt_repro.records.receipts import Measured, Receipt, RunName
+from cpt_repro.training import execution as spread
+from cpt_repro.training.batches import Batches, batch_loader
+from cpt_repro.training.corpora import Corpora
+from cpt_repro.training.loss import AT_ONCE, CausalLM
+from cpt_repro.training.measure import Curves
+from cpt_repro.training.optimizer import NotFinite, adamw, clip, learning_rate, set_rate
+from cpt_repro.training.store import SavedState, SavedStates, Store
+
+for _name in ("composer", "streaming"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
+
+#: Seconds that ranks wait for each other at most: the first one hashes and writes what takes minutes at 10B.
+PATIENCE = 3600
+#: Of `Execution` what a receipt records, and a state against interruption.
+RECORDED = ("microbatch_sequences", "activation_checkpointing", "compile", "deterministic")
+#: Key, among the corpora that a saved state stands on, of the weights that the training started from.
+START = "the weights at the start"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be done: what is measured along it and kept of it, and how it is spread over hardware."""
+
+    run: PlannedRun
+    wanted: ValidationPlan
+    #: Iterations whose weights are saved, True where the optimizer's state is too.
+    kept: Mapping[int, bool]
+    #: cpu or gpu
+    device: str = "cpu"
+    execution: Execution = Execution()
+    #: Processes that read data, 0 for this one; the order of samples does not depend on it.
+    workers: int = 0
+    #: Iterations between states kept against interruption, 0 for none.
+    save_every: int = 0
+    #: Called with the iteration now and then.
+    progress: Callable[[int], None] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, run: PlannedRun, progress: Callable[[int], None] | None = None) -> Job:
+        """As the plan and its scale have it."""
+        scale, identity = plan.scale, run.identity
+        return cls(
+            run=run,
+            wanted=plan.wanted(identity),
+            kept=plan.kept(identity),
+            device=scale.device,
+            execution=scale.run_as(run.model_name),
+            workers=scale.loader_workers,
+            save_every=scale.iterations(scale.save_every, run.training.batch_sequences),
+            progress=progress,
+        )
+
+
+class _ComposedLM(CausalLM, ComposerModel):
+    """The loss module as Composer wants it."""
+
+
+def bare(model: torch.nn.Module) -> CausalLM:
+    """The model without what wraps it where there are several ranks."""
+    return getattr(model, "module", model)
+
+
+# -- ranks
+
+
+def join_ranks(device: str) -> Device:
+    """The device of this process; where there are several ranks, they wait for each other here first."""
+    machine = DeviceGPU(allow_tf32=False) if device == "gpu" else DeviceCPU()
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(machine, timeout=PATIENCE)
+    return machine
+
+
+def on_all_ranks(do: Callable[[], Any]) -> Any:
+    """What `do` gives on this rank; a `UserError` of any rank is raised on all, so that none waits for it
+    in vain.
+    """
+    result, fault = None, None
+    try:
+        result = do()
+    except UserError as error:
+        fault = error
+    faults = [error for error in dist.all_gather_object(fault) if error is not None]
+    if faults:
+        raise fault or faults[0]
+    return result
+
+
+def of_first_rank(do: Callable[[], Any]) -> Any:
+    """What `do` gives on the first rank, on every rank; its `UserError` is raised on all."""
+    result = [on_all_ranks(lambda: do() if dist.get_global_rank() == 0 else None)]
+    dist.broadcast_object_list(result)
+    return result[0]
+
+
+# -- callbacks
+
+
+class SetRate(Callback):
+    """Sets the rate of every update from the training's schedule."""
+
+    def __init__(self, rate: Callable[[int], float]):
+        self.rate = rate
+
+    def batch_start(self, state, logger) -> None:
+        set_rate(state.optimizers[0], self.rate(state.timestamp.batch.value))
+
+
+class Clip(Callback):
+    """Clips the global gradient norm before the update."""
+
+    def __init__(self, excess: float):
+        self.excess = excess
+
+    def after_train_batch(self, state, logger) -> None:
+        clip(state.model.parameters(), state.timestamp.batch.value, self.excess)
+
+
+class Measure(Callback):
+    """Takes training and validation losses at the planned iterations; survives resumption with the
+    checkpoint.
+    """
+
+    def __init__(self, curves: Curves, precision: str, rate: Callable[[int], float]):
+        self.curves, self.precision, self.rate = curves, precision, rate
+        self.due = set(curves.wanted.evaluations)
+        #: validation sequences in a forward pass
+        self.at_once = AT_ONCE
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.curves.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curves.load_state_dict(state)
+
+    def _take(self, state) -> None:
+        began, iteration = time.perf_counter(), state.timestamp.batch.value
+        model, device, ranks = bare(state.model), state.device._device, dist.get_world_size()
+
+        def of_sequences(tokens: torch.Tensor) -> torch.Tensor:
+            """Every rank takes its rows, in as many passes as the others, which FSDP needs."""
+            share = -(-len(tokens) // ranks)
+            own = tokens[dist.get_global_rank() * share :][:share]
+            own = torch.cat([own, tokens[: share - len(own)]])
+            with spread.precision_context(self.precision, device):
+                losses = model.sequence_losses(own, self.at_once, device)
+            return torch.cat(dist.all_gather_object(losses))[: len(tokens)] if ranks > 1 else losses
+
+        model.eval()
+        self.curves.take(iteration, self.rate(iteration), of_sequences)
+        model.train()
+        self.seconds += time.perf_counter() - began
+
+    def fit_start(self, state, logger) -> None:
+        if state.timestamp.batch.value == 0:
+            self._take(state)
+
+    def batch_end(self, state, logger) -> None:
+        loss = state.total_loss_dict["loss/train/total"]
+        if not np.isfinite(loss):
+            raise NotFinite("training loss", state.timestamp.batch.value - 1)
+        self.curves.add(loss)
+        if state.timestamp.batch.value in self.due:
+            self._take(state)
+
+
+class KeepWeights(Callback):
+    """Saves the model where children, evaluations or the end ask for it."""
+
+    def __init__(self, identity: str, store: Store, kept: Mapping[int, bool]):
+        self.identity, self.store, self.kept = identity, store, kept
+        #: iteration -> SHA-256 of the weights file
+        self.hashes: dict[int, str] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"hashes": self.hashes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.hashes = state["hashes"]
+
+    def _save(self, state) -> None:
+        iteration = state.timestamp.batch.value
+        if iteration not in self.kept:
+            return
+        first, model = dist.get_global_rank() == 0, bare(state.model).model
+        weights = spread.whole_weights(model, first)
+        optimizer = spread.whole_optimizer(state.optimizers[0], first) if self.kept[iteration] else None
+        folder = self.store.weights(self.identity, iteration)
+        self.hashes[iteration] = of_first_rank(lambda: save_model(model, folder, optimizer, weights))
+
+    def fit_start(self, state, logger) -> None:
+        if state.timestamp.batch.value == 0:
+            self._save(state)
+
+    def batch_end(self, state, logger) -> None:
+        self._save(state)
+
+
+class Resumable(Callback):
+    """Writes the whole training state every `every` iterations; the two newest are kept, with hashes."""
+
+    def __init__(self, saved: SavedStates, every: int, execution: dict[str, Any]):
+        self.saved, self.every, self.execution = saved, every, execution
+        self.trainer: Trainer | None = None
+
+    def batch_checkpoint(self, state, logger) -> None:
+        iteration = state.timestamp.batch.value
+        if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
+            first, sharded = dist.get_global_rank() == 0, self.execution["fsdp"]
+            with self.saved.adding(iteration, first, sharded, self.execution) as aside:
+                dist.barrier()
+                # Of a sharded state Composer makes a folder of its own naming, beside the name given.
+                self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
+            dist.barrier()
+
+
+class Pace(Callback):
+    """Times the latest steps, from batch to batch, and how long each waited for its batch."""
+
+    def __init__(self):
+        #: seconds; the first step, which compiles and warms up, is left out
+        self.steps: deque[float] = deque(maxlen=1000)
+        self.waits: deque[float] = deque(maxlen=1000)
+        self._asked: float | None = None
+
+    def before_dataloader(self, state, logger) -> None:
+        now = time.perf_counter()
+        if state.timestamp.batch.value > 1 and self._asked is not None:
+            self.steps.append(now - self._asked)
+        self._asked = now
+
+    def after_dataloader(self, state, logger) -> None:
+        self.waits.append(time.perf_counter() - self._asked)
+
+    def measured(self) -> dict[str, float]:
+        """Median seconds of a step (validation and saving are seldom enough), share of time spent waiting."""
+        if not self.steps:
+            return {}
+        waited = sum(list(self.waits)[-len(self.steps) :])
+        return {
+            "step_seconds": round(float(np.median(self.steps)), 6),
+            "loader_wait_share": round(waited / sum(self.steps), 5),
+        }
+
+
+class Report(Callback):
+    """Tells how far the training is."""
+
+    def __init__(self, progress: Callable[[int], None], every: int = 50):
+        self.progress, self.every = progress, every
+
+    def batch_end(self, state, logger) -> None:
+        if state.timestamp.batch.value % self.every == 0:
+            self.progress(state.timestamp.batch.value)
+
+
+# -- a training
+
+
+def train(job: Job, corpora: Corpora, store: Store) -> Receipt:
+    """Trains, or goes on where it was interrupted; the receipt is in the store when this returns.
+
+    Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU,
+    and where the ranks do not divide the batch. Where there are several ranks, only what is raised before
+    the first step is raised on all of them: after another error the process should end, which ends the
+    others' waiting.
+    """
+    fitting = _Fitting(job, corpora, store)
+    fitting.prepare_model()
+    fitting.prepare_data()
+    fitting.prepare_trainer()
+    fitting.choose_microbatch()
+    fitting.fit()
+    return fitting.finish()
+
+
+class _Fitting:
+    """One training, phase by phase."""
+
+    def __init__(self, job: Job, corpora: Corpora, store: Store):
+        self.job, self.corpora, self.store = job, corpora, store
+        self.training, self.execution = job.run.training, job.execution
+        self.ranks, self.rank = dist.get_world_size(), dist.get_global_rank()
+        self.sharded = self.execution.fsdp and self.ranks > 1
+        self.shape = architecture(self.training.model.architecture)
+        batch = self.training.batch_sequences
+        if batch % self.ranks:
+            raise self.fault(
+                f"{self.ranks} ranks do not divide the batch of {batch} sequences.", "Use others."
+            )
+        if job.device == "gpu" and not torch.cuda.is_available():
+            raise self.fault("the scale asks for a GPU, and there is none.", "Choose a scale for CPUs.")
+        self.share = batch // self.ranks
+        spread.prepare_process(self.training, self.execution.deterministic, job.device)
+        self.machine = join_ranks(job.device)
+
+    def fault(self, what: str, do: str) -> UserError:
+        """An error of this training."""
+        return UserError(what, where=self.job.run.id, do=do)
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of the update after `iteration` updates."""
+        return learning_rate(self.training, iteration)
+
+    # -- model
+
+    def _load_start(self, model: torch.nn.Module) -> str | None:
+        """Puts the weights of the parent, or of the model from outside, into `model`.
+
+        Returns the SHA-256 of the parent's file or of the outside model's tensors, None of a start from
+        scratch.
+        """
+        start, external, size = self.training.start, self.training.external, self.training.model
+        if external:
+            outside = Outside(self.corpora.plan.project, external.model, self.job.run.id)
+            setting = f"the model {self.job.run.model_name} in the scale file"
+            check_fits(outside, size, self.training.vocabulary, setting)
+            check_tokenizer(outside, self.corpora.tokenizer)
+            return load_outside(outside, model, external.weights)
+        if start is None:
+            return None
+        folder = self.store.weights(start.parent, start.iteration)
+        return load_weights(model, folder, self.store.recorded_hash(start.parent, start.iteration))
+
+    def prepare_model(self) -> None:
+        """The model with the weights it starts from, and its optimizer."""
+        training = self.training
+        size = (training.model, training.vocabulary, training.sequence_length)
+        if self.sharded:
+            # The first rank makes or reads the weights; Composer hands them out, a layer at a time.
+            model = self.shape.empty(*size) if self.rank else self.shape.new(*size, training.seed)
+            self.start_digest = of_first_rank(lambda: self._load_start(model))
+        else:
+            model = self.shape.new(*size, training.seed)
+            self.start_digest = on_all_ranks(lambda: self._load_start(model))
+        spread.prepare_model(model, self.shape, self.execution, self.job.device)
+        self.model = _ComposedLM(model)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.optimizer = adamw(self.model)
+
+    def _load_optimizer(self) -> None:
+        """Takes over the parent's optimizer; of a sharded model, when it is sharded."""
+        start = self.training.start
+        if start and "optimizer" in start.keep:
+            folder = self.store.weights(start.parent, start.iteration)
+            state = on_all_ranks(lambda: load_optimizer(folder, mapped=self.sharded))
+            if self.sharded:
+                spread.spread_optimizer(self.optimizer, state)
+            else:
+                self.optimizer.load_state_dict(state)
+
+    # -- data
+
+    def prepare_data(self) -> None:
+        """Batches, validation samples, and what the training goes on from."""
+        training, job = self.training, self.job
+        self.batches = on_all_ranks(lambda: Batches(training, self.corpora, self.rank, self.ranks))
+        self.curves = on_all_ranks(lambda: Curves(job.wanted, self.corpora))
+        self.fingerprints = {c: self.corpora.fingerprint(c).fingerprint for c in training.data}
+        basis = self.fingerprints | ({START: self.start_digest} if self.start_digest else {})
+        self.saved = SavedStates(self.store.folder(training.identity), basis)
+        self.state: SavedState | None = of_first_rank(lambda: self.saved.newest(self.sharded))
+        self.started_at = self.state.iteration if self.state else 0
+
+    def _data_spec(self) -> DataSpec:
+        gpu, length = self.job.device == "gpu", self.training.sequence_length
+        return DataSpec(
+            batch_loader(self.batches, self.training.seed, self.started_at, self.job.workers, pinned=gpu),
+            get_num_samples_in_batch=len,
+            get_num_tokens_in_batch=lambda batch: batch.shape[0] * length,
+            split_batch=lambda batch, size: list(batch.split(size)),
+        )
+
+    # -- trainer
+
+    def prepare_trainer(self) -> None:
+        """Composer's trainer with our callbacks, its state loaded."""
+        job, training = self.job, self.training
+        recorded = {name: getattr(self.execution, name) for name in RECORDED}
+        self.spread = recorded | {"ranks": self.ranks, "fsdp": self.sharded}
+        self.pace, self.measure = Pace(), Measure(self.curves, training.precision, self.rate)
+        self.keep = KeepWeights(training.identity, self.store, job.kept)
+        resumable = Resumable(self.saved, job.save_every, self.spread)
+        clipping = Clip(spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
+        callbacks = [self.pace, SetRate(self.rate), clipping, self.measure, self.keep, resumable]
+        load_path = self.saved.folder / self.state.file if self.state else None
+        if load_path and self.sharded:
+            load_path = next(load_path.iterdir())  # Composer loads the folder that it made within ours
+        if not self.sharded:
+            self._load_optimizer()
+        self.trainer = resumable.trainer = Trainer(
+            model=self.model,
+            train_dataloader=self._data_spec(),
+            max_duration=f"{training.iterations}ba",
+            optimizers=self.optimizer,
+            device=self.machine,
+            dist_timeout=PATIENCE,
+            precision=training.precision,
+            device_train_microbatch_size=self.share,
+            callbacks=[*callbacks, *([Report(job.progress)] if job.progress else [])],
+            progress_bar=False,
+            spin_dataloaders=False,
+            auto_log_hparams=False,
+            load_path=str(load_path) if load_path else None,
+            parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if self.sharded else None,
+        )
+        if self.sharded and not self.state:
+            self._load_optimizer()
+
+    def choose_microbatch(self) -> None:
+        """Sequences of a forward pass; compiling comes after, so that sizes tried are not compiled."""
+        size = self._microbatch()
+        self.spread["microbatch_sequences"] = self.trainer.state.device_train_microbatch_size = size
+        self.measure.at_once = spread.validation_sequences(self.job.device, self.execution, size)
+        if self.execution.compile:
+            spread.compile_parts(self.model, self.shape)
+
+    def _microbatch(self) -> int:
+        """`auto`: those of the run that is gone on with, else as many as fit."""
+        asked, before = self.execution.microbatch_sequences, self.state.execution if self.state else {}
+        if asked != "auto" or self.share == 1:
+            return self.share if asked in ("auto", None) else min(asked, self.share)
+        if before.get("ranks") == self.ranks and isinstance(before.get("microbatch_sequences"), int):
+            return before["microbatch_sequences"]  # another size would give other bits
+        device = self.machine._device
+
+        def attempt(size: int) -> None:
+            batch = torch.zeros((size, self.training.sequence_length + 1), dtype=torch.int64, device=device)
+            with spread.precision_context(self.training.precision, device):
+                spread.trial(bare(self.trainer.state.model), self.optimizer, batch)
+
+        def agree(fits: bool) -> bool:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            all_fit = torch.tensor([int(fits)], device=device)
+            dist.all_reduce(all_fit, reduce_operation="MIN")
+            return bool(all_fit.item())
+
+        if self.sharded and device.type == "cuda":
+            fits = spread.fits_by_measure(attempt, *spread.cuda_memory())
+        else:
+            fits = spread.fits_by_trial(attempt)
+        return spread.largest_that_fits(self.share, fits, agree, self.job.run.id)
+
+    # -- fitting
+
+    def fit(self) -> None:
+        """All steps that are left."""
+        began = time.perf_counter()
+        try:
+            self.trainer.fit()
+        except NotFinite as error:
+            quantity, iteration = error.args
+            what = f"the {quantity} of batch {iteration} is not finite; its sequences: "
+            do = "Look at these sequences or lower eta_max; the last good checkpoint is kept."
+            raise self.fault(f"{what}{self.batches.described(iteration)}.", do) from None
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            # A reader that dies while it hands over a batch breaks the pipe or socket between the two.
+            if not self.job.workers or (
+                isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
+            ):
+                raise
+            # Torch's handler would raise again for every other reader that ends, wherever this process then
+            # is.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            do = "Run again: it goes on from the last checkpoint."
+            raise self.fault("a process that reads data was killed or ran out of memory.", do) from None
+        finally:
+            # `trainer.close` would also wait for the other ranks, of which one may have failed alone.
+            self.trainer.engine.close()
+        self.seconds = time.perf_counter() - began
+        done, wanted = self.trainer.state.timestamp.batch.value, self.training.iterations
+        if done != wanted:
+            raise self.fault(f"training ended at {done} of {wanted} iterations.", "Report it.")
+
+    def finish(self) -> Receipt:
+        """The receipt, written by the first rank."""
+        run, training = self.job.run, self.training
+        steps = training.iterations - self.started_at
+        tokens, own_seconds = (
+            steps * training.batch_sequences * training.sequence_length,
+            self.measure.seconds,
+        )
+        receipt = Receipt(
+            identity=training.identity,
+            run=RunName(id=run.id, paper=run.paper, name=run.name, seed=run.seed, model=run.model_name),
+            training=training,
+            parent_weights=self.start_digest,
+            data=self.fingerprints,
+            losses=self.curves.losses(),
+            learning_rate=tuple(self.curves.rates),
+            train_loss=tuple(self.curves.train),
+            checkpoints=self.keep.hashes,
+            parameters=self.parameters,
+            code={"cpt_repro": __version__},
+            environment=spread.environment(),
+            measured=Measured(
+                seconds=round(self.seconds, 2),
+                tokens_per_second=round(tokens / max(self.seconds - own_seconds, 1e-9)),
+                validation_seconds=round(own_seconds, 2),
+                resumed_at=self.started_at,
+                execution=self.spread,
+                commit=code_commit(self.corpora.plan.project.root),
+                **self.pace.measured(),
+            ),
+        )
+        if self.rank == 0:
+            self.store.finish(receipt)
+            self.saved.clear()
+        dist.barrier()
+        return receipt
