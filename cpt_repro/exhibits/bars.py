@@ -1,16 +1,21 @@
-"""Bar figures, with the published bars below ours, at scale paper as markers on ours."""
+"""Grouped bars, with the published ones below ours, at scale paper as markers on ours."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cpt_repro.declarations.exhibits import BarPanel, Bars
 from cpt_repro.declarations.published import Value
+from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
-from cpt_repro.records.counterparts import counterparts
-from cpt_repro.records.lookup import Records
+from cpt_repro.exhibits.agreement import Pair
+from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, unique
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARK = {
     "marker": "D", "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.8,
@@ -18,123 +23,193 @@ MARK = {
 }  # fmt: skip
 
 
-def _bar(records: Records, panel: BarPanel, group: Any, name: str) -> tuple[float, float] | None:
-    """A bar's height and its standard error: over seeds where there are several, else of the value itself."""
-    if panel.show == "compute":
-        segment = records.segment(name)
-        return (segment.billions / 300, 0.0) if segment else None
-    if panel.show == "suite":
-        averages = [e.suites[panel.suite] for e in records.evaluations(name) if panel.suite in e.suites]
-        values = [100 * entry["average"] for entry in averages]
-        errors = [100 * entry["stderr"] for entry in averages]
-    else:
-        both = [[r.final[c] for c in (panel.corpus, group.new)] for r in records.receipts(name)
-                if {panel.corpus, group.new} <= set(r.final)]  # fmt: skip
-        values = [sum(final.loss for final in pair) / 2 for pair in both]
-        errors = [math.hypot(*(final.stderr for final in pair)) / 2 for pair in both]
-    if not values:
-        return None
-    return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else errors[0]
+class BarGroup(Strict):
+    """Bars side by side; `new` is the corpus averaged with that of the panel."""
+
+    label: str
+    new: str
+    runs: tuple[str, ...]
 
 
-def _published_bar(exhibit: Bars, records: Records, panel: BarPanel, group: int, place: int) -> Value | None:
-    """What the paper's figure says of a bar; the rows of its values are the bars, group by group."""
-    key = next(name for name, declared in records.declared.exhibits.items() if declared == exhibit)
-    table = counterparts(records.paper).published.tables.get(key)
-    row = sum(len(before.runs) for before in exhibit.groups[:group]) + place
-    return table.cell(key, row, panel.published) if table and panel.published else None
+class BarPanel(Strict):
+    """What the bars of a panel show."""
+
+    title: str
+    show: Literal["compute", "loss", "suite"]
+    corpus: str | None = None
+    suite: str | None = None
+    #: column of the published values of this figure; their rows are the bars, group by group
+    published: str | None = None
+
+    def label(self, view: View) -> str:
+        """Label of its y-axis."""
+        if self.show == "compute":
+            return f"units of {view.study.paper.unit.name}\nof the paper"
+        if self.show == "loss":
+            return style.LOSS.replace(" (", "\n(")
+        return f"average of the\n{str(self.suite).capitalize()} suite (%)"
+
+    def height(self, view: View, group: BarGroup, name: str) -> tuple[float, float] | None:
+        """A bar's height and its standard error: over seeds where there are several, else of the value itself."""
+        if self.show == "compute":
+            run = view.planned(name)
+            return (run.billions / view.study.paper.unit.billions, 0.0) if run else None
+        if self.show == "suite":
+            scores = [e.suites[self.suite] for e in view.evaluations(name) if self.suite in e.suites]
+            values, errors = [100 * one.average for one in scores], [100 * one.stderr for one in scores]
+        else:
+            corpora = (self.corpus, group.new)
+            finals = [[r.final[c] for c in corpora] for r in view.runs(name) if {*corpora} <= set(r.final)]
+            values = [sum(final.loss for final in both) / 2 for both in finals]
+            errors = [math.hypot(*(final.stderr for final in both)) / 2 for both in finals]
+        if not values:
+            return None
+        return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else errors[0]
 
 
-def bar_pairs(exhibit: Bars, records: Records) -> list[tuple[str, float, float]]:
-    """(panel and group, published, reproduced) of every bar that was measured."""
-    found = []
-    for panel in exhibit.panels:
-        for number, group in enumerate(exhibit.groups):
-            for place, name in enumerate(group.runs):
-                ours = _bar(records, panel, group, name)
-                published = _published_bar(exhibit, records, panel, number, place)
-                # What an update costs is declared and not found.
-                if panel.show != "compute" and ours and published:
-                    found.append((f"{panel.title}, {group.label}", float(published.value), ours[0]))
-    return found
+class Bar(NamedTuple):
+    """One bar of a panel: its group, its place there, its run and what was published."""
+
+    number: int
+    group: BarGroup
+    place: int
+    run: str
+    published: Value | None
 
 
-def _draw_bars(axes: Any, exhibit: Bars, panel: BarPanel, records: Records, published: bool) -> set[str]:
-    """The bars of one panel, ours or the published ones; returns the marks of the latter."""
-    marks, width = set(), 0.8 / len(exhibit.bars)
-    together = not published and records.scale.name == "paper"
-    for number, group in enumerate(exhibit.groups):
-        for place, name in enumerate(group.runs):
-            x = number + (place - (len(group.runs) - 1) / 2) * width
-            printed = (
-                _published_bar(exhibit, records, panel, number, place) if published or together else None
-            )
-            marks |= {printed.mark} if printed else set()
-            if published:
-                value, word = printed and (float(printed.value), 0.0), "–"
-            else:
-                value, word = _bar(records, panel, group, name), records.why(name)
-            if together and printed:
-                axes.plot(
-                    x, float(printed.value), **MARK, zorder=4, gid=f"published-{panel.published}-{x:.2f}"
-                )
-            if value is None:
-                axes.text(x, 0.02, word, rotation=90, ha="center", va="bottom", fontsize=7, color="#666666",
-                          transform=axes.get_xaxis_transform())  # fmt: skip
+class Bars(FigureKind):
+    """Grouped bars: colour by run, hatch by place in the group."""
+
+    kind: Literal["bars"] = "bars"
+    bars: tuple[str, ...]
+    groups: tuple[BarGroup, ...]
+    panels: tuple[BarPanel, ...]
+
+    @property
+    def runs(self) -> list[str]:
+        return unique(run for group in self.groups for run in group.runs)
+
+    @property
+    def evaluations(self) -> list[str]:
+        return self.runs if self.suites else []
+
+    @property
+    def suites(self) -> list[str]:
+        return unique(panel.suite for panel in self.panels if panel.show == "suite")
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        columns = [panel.published for panel in self.panels if panel.published]
+        checks.table(columns, sum(len(group.runs) for group in self.groups))
+        for corpus in (*(group.new for group in self.groups), *(panel.corpus for panel in self.panels)):
+            if corpus:
+                checks.known(corpus, checks.study.paper.corpora, "corpus")
+
+    def caption(self, view: View) -> list[str]:
+        over = "seeds where there are several, else over " if view.several_seeds else ""
+        error = f"Error bars: standard error over {over}closing evaluations (loss) or documents (suite)."
+        if not any(panel.published for panel in self.panels):
+            return [error, NOT_DIGITISED]
+        where = "the diamonds" if view.full_size else "the outlined bars below"
+        return [error, f"Published: {where}, as printed or digitised."]
+
+    def pairs(self, view: View) -> list[Pair]:
+        """Every bar that was measured, by panel and group; what an update costs is declared and not measured."""
+        out = []
+        for panel in self.panels:
+            for bar in self.of(view, panel) if panel.show != "compute" else ():
+                ours = panel.height(view, bar.group, bar.run)
+                if ours and bar.published:
+                    out.append(Pair(f"{panel.title}, {bar.group.label}", float(bar.published.value), ours[0]))
+        return out
+
+    def of(self, view: View, panel: BarPanel) -> Iterator[Bar]:
+        """The bars of a panel, group by group."""
+        published = iter(view.published(panel.published, sum(len(group.runs) for group in self.groups)))
+        for number, group in enumerate(self.groups):
+            for place, run in enumerate(group.runs):
+                yield Bar(number, group, place, run, next(published))
+
+    def draw(self, view: View) -> Figure:
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Patch
+
+        any_published = any(panel.published for panel in self.panels)
+        count, below = len(self.panels), any_published and not view.full_size
+        figure, axes = style.figure(style.DOUBLE, 4.4 if below else 2.6, 1 + below, count)
+        for index, panel in enumerate(self.panels):
+            self._draw_panel(axes[index], panel, view)
+            axes[index].set_title(style.letter(index, count, panel.title), loc="left")
+            if below:
+                self._draw_published(axes[count + index], panel, view)
+        hatches = style.HATCHES[: len(self.bars)]
+        looks = [Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in hatches]
+        labels = list(self.bars)
+        if any_published and view.full_size:
+            looks.append(Line2D([], [], **MARK))
+            labels.append("published")
+        figure.legend(looks, labels, loc="outside lower center", ncols=len(looks))
+        return figure
+
+    def _draw_panel(self, axes: Axes, panel: BarPanel, view: View) -> None:
+        """Our bars, at scale paper with the published values on them."""
+        for bar in self.of(view, panel):
+            ours, x, mark = panel.height(view, bar.group, bar.run), self._x(bar), None
+            if view.full_size and bar.published:
+                mark, gid = float(bar.published.value), f"published-{panel.published}-{x:.2f}"
+                axes.plot(x, mark, **MARK, zorder=4, gid=gid)
+            if ours is None:
+                self._draw_word(axes, x, view.why(bar.run))
                 continue
-            colour = style.COLOURS[records.declared.style(name).colour]
-            look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.4}
-            if published:
-                look = {"facecolor": "none", "edgecolor": colour, "linewidth": 0.7}
-            error = {"yerr": value[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
-            axes.bar(
-                x,
-                value[0],
-                width * (0.86 if published else 0.94),
-                hatch=style.HATCHES[place],
-                **look,
-                **error,
+            look = {"facecolor": self._colour(bar, view), "edgecolor": "white", "linewidth": 0.4}
+            error = {"yerr": ours[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
+            axes.bar(x, ours[0], self._width * 0.94, hatch=style.HATCHES[bar.place], **look, **error)
+            self._draw_value(axes, panel, x, ours[0], max(sum(ours), mark or 0), 4 if view.full_size else 2)
+        self._finish(axes, panel, view)
+
+    def _draw_published(self, axes: Axes, panel: BarPanel, view: View) -> None:
+        """The published bars by themselves."""
+        marks = set()
+        for bar in self.of(view, panel):
+            x = self._x(bar)
+            if bar.published is None:
+                self._draw_word(axes, x, "–")
+                continue
+            marks.add(bar.published.mark)
+            height, look = (
+                float(bar.published.value),
+                {"facecolor": "none", "edgecolor": self._colour(bar, view)},
             )
-            top = max(value[0] + value[1], float(printed.value) if printed else 0)
-            text = f"{value[0]:.1f}" if panel.show == "suite" else f"{value[0]:.2f}"
-            axes.annotate(text, (x, top), xytext=(0, 2 + 2 * together), textcoords="offset points", ha="center",
-                          va="bottom", fontsize=7, rotation=90)  # fmt: skip
-    axes.set_xticks(range(len(exhibit.groups)), [group.label for group in exhibit.groups])
-    axes.set_xlim(-0.55, len(exhibit.groups) - 0.45)
-    axes.margins(y=0.25)
-    axes.grid(axis="x", visible=False)
-    word = {
-        "compute": "units of 300B tokens\nof the paper",
-        "loss": style.LOSS.replace(" (", "\n("),
-        "suite": f"average of the\n{str(panel.suite).capitalize()} suite (%)",
-    }
-    axes.set_ylabel(word[panel.show])
-    return marks
+            axes.bar(x, height, self._width * 0.86, hatch=style.HATCHES[bar.place], **look, linewidth=0.7)
+            self._draw_value(axes, panel, x, height, height, 2)
+        self._finish(axes, panel, view)
+        axes.set(facecolor=style.TINT)
+        axes.set_title(f"published ({', '.join(sorted(marks)) or 'nothing'})", loc="left")
 
+    @property
+    def _width(self) -> float:
+        return 0.8 / len(self.bars)
 
-def bars(exhibit: Bars, records: Records) -> Any:
-    """Grouped bars: colour by run, hatch by place in the group; published ones below, at scale paper as markers."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
+    def _x(self, bar: Bar) -> float:
+        return bar.number + (bar.place - (len(bar.group.runs) - 1) / 2) * self._width
 
-    together = records.scale.name == "paper"
-    count, below = len(exhibit.panels), any(panel.published for panel in exhibit.panels) and not together
-    figure, axes = style.figure(style.DOUBLE, 4.4 if below else 2.6, 1 + below, count)
-    for index, panel in enumerate(exhibit.panels):
-        _draw_bars(axes[index], exhibit, panel, records, published=False)
-        axes[index].set_title(style.letter(index, count, panel.title), loc="left")
-        if below:
-            ax = axes[count + index]
-            marks = _draw_bars(ax, exhibit, panel, records, published=True)
-            ax.set(facecolor=style.TINT)
-            ax.set_title(f"published ({', '.join(sorted(marks)) or 'nothing'})", loc="left")
-    looks = [
-        Patch(facecolor="#777777", edgecolor="white", hatch=hatch)
-        for hatch in style.HATCHES[: len(exhibit.bars)]
-    ]
-    labels = list(exhibit.bars)
-    if together and any(panel.published for panel in exhibit.panels):
-        looks.append(Line2D([], [], **MARK))
-        labels.append("published")
-    figure.legend(looks, labels, loc="outside lower center", ncols=len(looks))
-    return figure
+    def _colour(self, bar: Bar, view: View) -> str:
+        return style.COLOURS[view.declared.style(bar.run).colour]
+
+    def _draw_word(self, axes: Axes, x: float, word: str) -> None:
+        place = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
+        axes.text(x, 0.02, word, rotation=90, **place, fontsize=7, color=style.DIM)
+
+    def _draw_value(
+        self, axes: Axes, panel: BarPanel, x: float, value: float, top: float, above: int
+    ) -> None:
+        text = f"{value:.1f}" if panel.show == "suite" else f"{value:.2f}"
+        place = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        axes.annotate(text, (x, top), **place, fontsize=7, rotation=90)
+
+    def _finish(self, axes: Axes, panel: BarPanel, view: View) -> None:
+        axes.set_xticks(range(len(self.groups)), [group.label for group in self.groups])
+        axes.set_xlim(-0.55, len(self.groups) - 0.45)
+        axes.margins(y=0.25)
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel(panel.label(view))

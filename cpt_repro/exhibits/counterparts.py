@@ -1,17 +1,24 @@
 """Published counterparts of runs: which printed cell or digitised curve says the same thing as a receipt.
 
 Rows of a declared table are the rows of the published one in order, and a declared curve names the labels of the
-digitised curves; so a run's published values are found by where the exhibits show it. Misprints are no counterparts.
+digitised curves; so a run's published values are found by where its paper's exhibits show it. Misprints are no
+counterparts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from cpt_repro.declarations.exhibits import Column, Curve, Curves, Exhibits, Row, Rows, load_declarations
-from cpt_repro.declarations.published import Points, Value, load_digitised, load_discrepancies, load_published
-from cpt_repro.declarations.runs import Paper, load_paper
+from cpt_repro.declarations.published import Points, PublishedTable, Value
+from cpt_repro.declarations.study import Study
+from cpt_repro.exhibits.bars import Bars
+from cpt_repro.exhibits.base import Row
+from cpt_repro.exhibits.curves import Curve, Curves
+from cpt_repro.exhibits.rows import Column, Rows, letters
+
+if TYPE_CHECKING:
+    from cpt_repro.exhibits.catalogue import Exhibits
 
 #: A curve's end counts as a final loss if it shows at least this share of the run.
 WHOLE = 0.9
@@ -19,53 +26,76 @@ WHOLE = 0.9
 JOINT = 0.1
 
 
-class Counterparts:
-    """What one paper published of its runs."""
+class Printed(NamedTuple):
+    """A printed cell with the row and column that show it here."""
 
-    def __init__(self, paper: str):
-        self.declared: Exhibits = load_declarations(paper)
-        self.runs: Paper = load_paper(paper)
-        self.published, self.digitised = load_published(paper), load_digitised(paper)
+    heading: str
+    column: Column
+    row: Row
+    value: Value
+
+
+class Counterparts:
+    """What one paper published of its own runs."""
+
+    def __init__(self, study: Study, declared: Exhibits):
+        self.study, self.declared = study, declared
+        #: (table, row from 0, column)
         self.misprints = {
             (wrong.table, wrong.row - 1, name)
-            for found in load_discrepancies(paper)
-            for wrong in found.misprints
+            for one in study.discrepancies
+            for wrong in one.misprints
             for name in wrong.columns
         }
 
-    def _cells(self, name: str, show: str) -> Iterator[tuple[str, Column, Row, Value]]:
-        """Every printed cell in a row of the run or merge `name`, most complete table first; the str is its heading."""
-        tables = [(key, e) for key, e in self.declared.exhibits.items() if isinstance(e, Rows)]
-        for key, exhibit in sorted(tables, key=lambda pair: -len(pair[1].rows)):
-            table = self.published.tables.get(key)
-            for number, row in enumerate(exhibit.rows if table else ()):
+    @property
+    def suites(self) -> set[str]:
+        """Suites whose scores the paper's exhibits show."""
+        return {suite for exhibit in self.declared.exhibits.values() for suite in exhibit.suites}
+
+    def _tables(self) -> list[tuple[str, Rows, PublishedTable]]:
+        """Tables of rows that were published, the most complete first."""
+        every, published = self.declared.exhibits.items(), self.study.published.tables
+        tables = [(k, e, published[k]) for k, e in every if isinstance(e, Rows) and k in published]
+        return sorted(tables, key=lambda table: -len(table[1].rows))
+
+    def cells(self, name: str, *shows: str) -> Iterator[Printed]:
+        """Every printed cell of columns that show this in a row of the run or merge `name`."""
+        for key, exhibit, table in self._tables():
+            for number, row in enumerate(exhibit.rows):
                 for column in exhibit.columns:
-                    for head in (
-                        column.published if name == (row.run or row.merge) and column.show == show else ()
-                    ):
+                    for head in column.published if name == row.model and column.show in shows else ():
                         value = table.cell(key, number, head)
                         if value is not None and (key, number, head) not in self.misprints:
-                            yield head, column, row, value
+                            yield Printed(head, column, row, value)
 
     def loss(self, run: str, corpora: tuple[str, ...]) -> Value | None:
         """Final loss printed for a run on one corpus, or on the average of two; else the end of its digitised curve."""
-        for _, column, row, value in self._cells(run, "average_loss" if len(corpora) == 2 else "loss"):
-            new = row.new or self.runs.runs[row.run].validate_on[1]
-            one = new if column.corpus == "new" else column.corpus
-            if tuple(corpora) == (("pile", new) if len(corpora) == 2 else (one,)):
+        for _, column, row, value in self.cells(run, "average_loss" if len(corpora) == 2 else "loss"):
+            new = row.new_corpus(self.study)
+            average, one = (self.study.paper.old, new), (new if column.corpus == "new" else column.corpus,)
+            if tuple(corpora) == (average if len(corpora) == 2 else one):
                 return value
         if len(corpora) == 1 and (curve := self.curve(run, corpora[0])):
             points, place = curve
-            if points[-1][0] >= WHOLE * self._length(run):
+            if points[-1][0] >= WHOLE * self.study.paper.billions(run):
                 return Value(value=points[-1][1], mark="digitised", place=f"{place}, end")
         return None
 
     def score(self, name: str, suite: str, task: str | None = None) -> Value | None:
-        """Percent printed for a run or merge: the average of a suite, or one of its published columns (`HellaSwag`)."""
-        for show in ("average",) if task is None else ("tasks", "task"):
-            for head, column, _, value in self._cells(name, show):
-                if column.suite == suite and task in (None, head):
-                    return value
+        """Percent printed for a run or merge: the average of a suite, or one task of it (`hellaswag` is HellaSwag)."""
+        for head, column, _, value in self.cells(name, *(("tasks", "task") if task else ("average",))):
+            if column.suite == suite and (task is None or letters(task) == letters(head)):
+                return value
+        return None
+
+    def compute(self, run: str) -> Value | None:
+        """What the update of a run cost, from a figure whose bars show it."""
+        for key, exhibit in self.declared.exhibits.items():
+            for panel in exhibit.panels if isinstance(exhibit, Bars) else ():
+                bars = [name for group in exhibit.groups for name in group.runs]
+                if panel.show == "compute" and panel.published and run in bars:
+                    return self.study.published.tables[key].cell(key, bars.index(run), panel.published)
         return None
 
     def curve(self, run: str, y: str, beside: tuple[str, ...] = ()) -> tuple[Points, str] | None:
@@ -76,21 +106,22 @@ class Counterparts:
         """
         best: tuple[Points, str] | None = None
         most = -1
+        for key, exhibit, panel, curve in self._curves(run, y):
+            own = self._own(exhibit, panel.published, curve, run)
+            shown = len({*beside} & {*panel.runs})
+            if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
+                most = shown
+                figure = f"{key.replace('_0', ' ').replace('_', ' ').capitalize()}{panel.published[-1]}"
+                label = curve.published[-1 if len(curve.published) == 1 else curve.runs.index(run)]
+                best = own, f"{figure}, {label}"
+        return best
+
+    def _curves(self, run: str, y: str):
         for key, exhibit in self.declared.exhibits.items():
             for panel in exhibit.panels if isinstance(exhibit, Curves) else ():
                 for curve in panel.curves if panel.published and panel.y == y else ():
-                    if run not in curve.runs or not curve.published:
-                        continue
-                    own = self._own(exhibit, panel.published, curve, run)
-                    shown = len({*beside} & {name for other in panel.curves for name in other.runs})
-                    if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
-                        most = shown
-                        figure = (
-                            f"{key.replace('_0', ' ').replace('_', ' ').capitalize()}{panel.published[-1]}"
-                        )
-                        label = curve.published[-1 if len(curve.published) == 1 else curve.runs.index(run)]
-                        best = own, f"{figure}, {label}"
-        return best
+                    if run in curve.runs and curve.published:
+                        yield key, exhibit, panel, curve
 
     def _own(self, exhibit: Curves, panel: str, curve: Curve, run: str) -> Points:
         """The part of a digitised curve that shows one of its runs, x from where the run begins."""
@@ -109,25 +140,17 @@ class Counterparts:
 
     def points(self, panel: str, labels: tuple[str, ...]) -> Points:
         """The points of one curve, its pieces joined in the order of x."""
-        found = self.digitised.panels[panel].curves
-        return tuple(sorted(point for label in labels for point in found[label].points))
-
-    def _length(self, run: str, iterations: int | None = None) -> float:
-        """Billions of the paper's tokens in a run, or in its first iterations."""
-        declared = self.runs.runs[run]
-        tokens = (iterations or declared.iterations) * (declared.batch or self.runs.batch).tokens / 1e9
-        return tokens if iterations else declared.until or tokens
+        curves = self.study.digitised.panels[panel].curves
+        return tuple(sorted(point for label in labels for point in curves[label].points))
 
     def span(self, exhibit: Curves, run: str) -> tuple[float, float]:
         """Where a run begins on the figure's axis and how long it is, in billions of the paper's tokens."""
-        begin, above = 0.0, self.runs.runs[run].init_from
-        while exhibit.lineage and above and above.run not in (None, exhibit.after):
-            begin += self._length(above.run, above.iteration)
-            above = self.runs.runs[above.run].init_from
-        return begin, self._length(run)
-
-
-@cache
-def counterparts(paper: str) -> Counterparts:
-    """A paper's counterparts, made once."""
-    return Counterparts(paper)
+        studies, stop = self.study.studies, exhibit.after and self.study.resolve(exhibit.after)
+        paper, name = self.study.resolve(run)
+        begin, length = 0.0, studies[paper].paper.billions(name)
+        while exhibit.lineage and (start := studies[paper].paper.runs[name].init_from) and start.run:
+            paper, name = studies[paper].resolve(start.run)
+            if (paper, name) == stop:
+                break
+            begin += studies[paper].paper.billions(name, start.iteration)
+        return begin, length

@@ -8,10 +8,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cpt_repro.declarations.exhibits import Style
+from cpt_repro.exhibits.base import Style, View
 from cpt_repro.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SINGLE, DOUBLE = 3.4, 6.9
 FONT_SIZE = 7.5
@@ -41,6 +45,7 @@ HATCHES = ("", "////", "xxxx", "....", "----")
 TOKENS_MAP = "viridis"
 #: Background of axes that show published values alone.
 TINT = "#F7F4EA"
+DIM = "#666666"
 START, WARMED_UP = "#E31A1C", "#00A000"
 
 RC = {
@@ -105,7 +110,7 @@ def line(style: Style) -> dict[str, Any]:
     return {"color": COLOURS[style.colour], "linestyle": DASHES[style.dash]}
 
 
-def figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, list[Any]]:
+def figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     """A figure of a width and height in inches, and its axes row by row."""
     # Without pyplot, which would keep every figure and costs time to import.
     from matplotlib.figure import Figure
@@ -114,6 +119,28 @@ def figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, l
     axes = made.subplots(rows, columns, squeeze=False)
     made.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
     return made, list(axes.flat)
+
+
+def tokens_label(view: View) -> str:
+    """Label of an axis of tokens."""
+    if view.full_size:
+        return "tokens (B)"
+    return f"tokens (B of the paper; 1 B = {view.scale.tokens_per_billion:,.0f} tokens here)"
+
+
+def empty(axes: Axes, words: str) -> None:
+    """Axes that have nothing to show say why."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=DIM)
+    axes.set_yticks([])
+
+
+def shared(seeded: list[dict[int, Any]]) -> list[list[Any]]:
+    """What each has of the seeds that all have (those that have any); everything where they share none.
+
+    Seeds differ by more than some runs do, so a mean over three seeds does not compare with a single one.
+    """
+    common = set.intersection(*(set(one) for one in seeded if one)) if any(seeded) else set()
+    return [[value for seed, value in one.items() if seed in common or not common] for one in seeded]
 
 
 def letter(index: int, count: int, title: str) -> str:
@@ -154,7 +181,7 @@ class Legend:
         if not reference:
             self._last = label
 
-    def draw(self, figure: Any) -> None:
+    def draw(self, figure: Figure) -> None:
         """Puts it below all axes and lengthens the figure by it."""
         for text, panels in self._notes.items():
             self.add(" ".join([*filter(None, panels), text]), reference=True, color="none")
@@ -173,7 +200,7 @@ class Legend:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
-def save(figure: Any, stem: Path, title: str, receipts: str) -> list[Path]:
+def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     """Writes PNG and SVG, whole; their metadata are the title and the digest of the receipts, no date, no version."""
     import matplotlib
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpt_repro.declarations.published import Value
+from cpt_repro.declarations.strict import Strict
 from cpt_repro.files import whole_file, write_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -35,6 +37,9 @@ MARKS = {"digitised": "ᵈ", "authors' code": "ᶜ", "derived": "ᵃ"}
 MISPRINT = "ᵐ"
 
 
+# -- the model
+
+
 class Measured(NamedTuple):
     """A value of this scale: mean over seeds, its standard error, the validation set's noise."""
 
@@ -52,19 +57,29 @@ class Cell:
 
     published: Value | None
     reproduced: Measured | None
+    #: what happened to the reproduced value
     state: str
+    misprint: bool = False
     #: published rank, rank here, of how many rows
     ranks: tuple[int, int, int] | None = None
     #: published and here, None where the anchors lie too close together
     effects: tuple[float | None, float | None] = (None, None)
     #: reproduced - published, or "equal" and "differs" for texts; at scale paper only
     difference: float | str | None = None
-    misprint: bool = False
 
     @property
     def comparable(self) -> bool:
         """Whether both values are there and say the same thing."""
         return bool(self.published and self.reproduced and not self.misprint)
+
+    def compared(self, digits: int) -> str:
+        """What compares, in print."""
+        if self.difference is not None:
+            return self.difference if isinstance(self.difference, str) else f"{self.difference:+.{digits}f}"
+        parts = ["{} → {} of {}".format(*self.ranks)] if self.ranks else []
+        if self.effects != (None, None):
+            parts.append(" → ".join("–" if e is None else f"{round(e, 2) + 0.0:.2f}" for e in self.effects))
+        return "; ".join(parts)
 
 
 class Texts(NamedTuple):
@@ -76,10 +91,10 @@ class Texts(NamedTuple):
 
 
 class Values(NamedTuple):
-    """A column of compared values; `said` and `here` tell what was measured in the paper and at this scale."""
+    """A column of compared values; `there` and `here` tell what was measured in the paper and at this scale."""
 
     heading: str
-    said: str
+    there: str
     here: str
     scale: str
     cells: list[Cell]
@@ -94,67 +109,73 @@ class Values(NamedTuple):
     @property
     def published_only(self) -> bool:
         """Whether the scale has nothing of the kind."""
-        return all(cell.reproduced is None and cell.state == NO_COUNTERPART for cell in self.cells)
+        return all(c.published and not c.reproduced and c.state == NO_COUNTERPART for c in self.cells)
 
-    def published(self, cell: Cell) -> str:
-        """The published value as it was printed, or that there is none."""
+    def published(self, cell: Cell) -> str | None:
+        """The published value as it was printed; None where there is none."""
         if cell.published is None:
-            return NOT_PUBLISHED
+            return None
         value = cell.published.value
         number = self.digits is not None and not isinstance(value, str)
         return f"{value:.{self.digits}f}" if number else str(value)
 
+    def _title(self, side: str, detail: str = "") -> str:
+        return f"{self.heading} ({side}{': ' * bool(detail)}{detail})"
+
     def printed(self) -> list[Texts]:
         """The columns in print: published, reproduced, compared; the first or last two fall away where all empty."""
-        out = []
-        title = lambda side, detail="": f"{self.heading} ({side}{': ' * bool(detail)}{detail})"  # noqa: E731
+        out, at = [], f"{self.at}; {NOT_PUBLISHED}"
         if any(cell.published for cell in self.cells):
-            signs = [
-                MARKS.get(c.published.mark, "") + MISPRINT * c.misprint if c.published else ""
-                for c in self.cells
-            ]
-            texts = [self.published(cell) + sign for cell, sign in zip(self.cells, signs, strict=True)]
-            out.append(Texts(title("published", self.said), texts))
+            at, texts = self.at, []
+            for cell in self.cells:
+                mark = MARKS.get(cell.published.mark, "") if cell.published else ""
+                texts.append((self.published(cell) or NOT_PUBLISHED) + mark + MISPRINT * cell.misprint)
+            out.append(Texts(self._title("published", self.there), texts))
         if self.published_only:
             return out
-        here = [c.reproduced.text if c.reproduced else c.state.partition(";")[0] for c in self.cells]
-        out.append(
-            Texts(title(self.at, self.here) if out else title(f"{self.at}; {NOT_PUBLISHED}", self.here), here)
-        )
-        compared = [_compared(cell, self.digits or 0) for cell in self.cells]
+        here = [cell.reproduced.text if cell.reproduced else cell.state for cell in self.cells]
+        out.append(Texts(self._title(at, self.here), here))
+        compared = [cell.compared(self.digits or 0) for cell in self.cells]
         if any(compared):
             effects = any(cell.effects != (None, None) for cell in self.cells)
-            what = "rank; effect" if effects else "rank"
-            side = "difference" if self.scale == "paper" else f"{what}: published → {self.at}"
-            out.append(Texts(title(side), [text or "–" for text in compared]))
+            what = f"{'rank; effect' if effects else 'rank'}: published → {self.at}"
+            title = self._title("difference" if self.scale == "paper" else what)
+            out.append(Texts(title, [text or "–" for text in compared]))
         return out
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of the CSV; those of numbers hold numbers and nothing else."""
-        at, measured = f"{self.scale} scale", [cell.reproduced or Measured(None, "") for cell in self.cells]
-        effects, ranks = [c.effects for c in self.cells], [c.ranks or (None, None, None) for c in self.cells]
+        at, cells = f"{self.scale} scale", self.cells
+        measured = [cell.reproduced or Measured(None, "") for cell in cells]
+        ranks = [cell.ranks or (None, None, None) for cell in cells]
         inside = f"{self.here}, {at}" if self.here else at
+        marks = [c.published.mark + "; misprint" * c.misprint if c.published else None for c in cells]
         every = {
-            "published": [self.published(c) if c.published else None for c in self.cells],
-            "mark": [
-                c.published.mark + "; misprint" * c.misprint if c.published else None for c in self.cells
-            ],
-            f"reproduced ({inside})": [m.value for m in measured],
-            f"standard error ({at})": [m.error for m in measured],
-            f"noise of the validation set ({at})": [m.noise for m in measured],
-            f"seeds ({at})": [m.seeds for m in measured],
-            "state": [c.state for c in self.cells],
+            "published": [self.published(cell) for cell in cells],
+            "mark": marks,
+            f"reproduced ({inside})": [one.value for one in measured],
+            f"standard error ({at})": [one.error for one in measured],
+            f"noise of the validation set ({at})": [one.noise for one in measured],
+            f"seeds ({at})": [one.seeds for one in measured],
+            "state": [c.state if c.published else f"{c.state}; {NOT_PUBLISHED}" for c in cells],
             "published rank": [rank[0] for rank in ranks],
             f"rank ({at})": [rank[1] for rank in ranks],
             "ranked rows": [rank[2] for rank in ranks],
-            "published effect": [effect[0] for effect in effects],
-            f"effect ({at})": [effect[1] for effect in effects],
-            f"difference ({at})": [c.difference for c in self.cells],
+            "published effect": [cell.effects[0] for cell in cells],
+            f"effect ({at})": [cell.effects[1] for cell in cells],
+            f"difference ({at})": [cell.difference for cell in cells],
         }
         kept = ("published", "reproduced", "state")
-        return {
-            f"{self.heading}, {k}": v for k, v in every.items() if k.split(" (")[0] in kept or {*v} - {None}
-        }
+        chosen = {name: v for name, v in every.items() if name.split(" (")[0] in kept or {*v} - {None}}
+        return {f"{self.heading}, {name}": values for name, values in chosen.items()}
+
+
+class Part(Strict):
+    """A table as it is printed: below each other stand as many as a page can take."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 class Table(NamedTuple):
@@ -163,46 +184,64 @@ class Table(NamedTuple):
     columns: list[Texts | Values]
     notes: list[str]
 
+    def caption(self, source: str) -> list[str]:
+        """Where published values are from, how they are marked, and what compares."""
+        cells = [
+            c for column in self.columns if isinstance(column, Values) for c in column.cells if c.published
+        ]
+        marks = {cell.published.mark for cell in cells}
+        out = [f"Published values: {source}."] if marks else []
+        out += [f"{sign}: {mark}." for mark, sign in MARKS.items() if mark in marks]
+        if any(cell.misprint for cell in cells):
+            out.append(f"{MISPRINT}: a misprint, not compared.")
+        return [*out, *self.notes]
 
-def _compared(cell: Cell, digits: int) -> str:
-    if cell.difference is not None:
-        return cell.difference if isinstance(cell.difference, str) else f"{cell.difference:+.{digits}f}"
-    told = [f"{cell.ranks[0]} → {cell.ranks[1]} of {cell.ranks[2]}"] if cell.ranks else []
-    if cell.effects != (None, None):
-        told.append(" → ".join("–" if e is None else f"{round(e, 2) + 0.0:.2f}" for e in cell.effects))
-    return "; ".join(told)
-
-
-def _parts(table: Table, scale: str) -> list[tuple[str, list[Texts]]]:
-    """(title, columns) of tables to print one below the other: what only the paper has comes last, by itself."""
-    values = [column for column in table.columns if isinstance(column, Values)]
-    texts = [column for column in table.columns if isinstance(column, Texts)]
-    apart = [column for column in values if column.published_only]
-    alone = f"Published columns that have no counterpart at scale {scale}:"
-    out = []
-    for title, chosen, lead in (
-        ("", [column for column in values if column not in apart], texts),
-        (alone, apart, [column for column in texts if column.names]),
-    ):
-        part = list(lead)
-        for block in (column.printed() for column in chosen):
-            if len(part) > len(lead) and _width([*part, *block]) > SIDEWAYS:
+    def parts(self, scale: str) -> list[Part]:
+        """Tables to print one below the other: what only the paper has comes last, by itself."""
+        values = [column for column in self.columns if isinstance(column, Values)]
+        texts = [column for column in self.columns if isinstance(column, Texts)]
+        apart = [column for column in values if column.published_only]
+        alone = f"Published columns that have no counterpart at scale {scale}:"
+        out: list[tuple[str, list[Texts]]] = []
+        for title, chosen, lead in (
+            ("", [column for column in values if column not in apart], texts),
+            (alone, apart, [column for column in texts if column.names]),
+        ):
+            part = list(lead)
+            for block in (column.printed() for column in chosen):
+                if len(part) > len(lead) and _width([*part, *block]) > SIDEWAYS:
+                    out.append((title, part))
+                    part = list(lead)
+                part += block
+            if chosen or not (title or values):
                 out.append((title, part))
-                part = list(lead)
-            part += block
-        if chosen or not (title or values):
-            out.append((title, part))
-    return out
+        heads = [[_plain(column.heading) for column in part] for _, part in out]
+        rows = [
+            zip(*([_plain(text) for text in column.cells] for column in part), strict=True) for _, part in out
+        ]
+        return [Part(title=o[0], heads=h, rows=tuple(r)) for o, h, r in zip(out, heads, rows, strict=True)]
 
 
-def _wrapped(column: Texts) -> list[str]:
-    """The heading in lines about as wide as the column."""
-    widest = max(len(text) for text in column.cells)
-    return textwrap.wrap(column.heading, max(min(widest, LINE), 10), break_long_words=False) or [""]
+def count(tokens: float) -> str:
+    """1.5k, 8.0M, 299.3B."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if tokens >= unit:
+            return f"{tokens / unit:.1f}{letter}"
+    return f"{tokens:.0f}"
 
 
-def _width(columns: list[Texts]) -> int:
-    return sum(3 + max(len(text) for text in [*_wrapped(column), *column.cells]) for column in columns)
+def decimals(values: list[Value | None]) -> int:
+    """Decimals that a published column was printed with: YAML drops closing zeros, but not those of all rows."""
+    floats = [repr(v.value) for v in values if v and isinstance(v.value, float)]
+    return max((len(text.partition(".")[2]) for text in floats), default=0)
+
+
+# -- files
+
+
+def _plain(text: str) -> str:
+    """Text without control characters, which a terminal would obey; ends of lines are kept."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def escape_tex(text: str) -> str:
@@ -213,7 +252,18 @@ def escape_tex(text: str) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>])", r"\\\1", " ".join(str(text).split()))
+    """Text for Markdown, in one line, without emphasis, tags or links of its own."""
+    return re.sub(r"([\\|*_`<>]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+
+
+def _csv_value(value: Any) -> Any:
+    """Ten digits of a number; a text that a spreadsheet would compute is marked as text."""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if not isinstance(value, str):
+        return value
+    formula = value[:1] in ("=", "+", "-", "@", "\t") and not re.fullmatch(r"[+-]?[\d.,]+(e[+-]?\d+)?", value)
+    return "'" * formula + _plain(value)
 
 
 def write_csv(table: Table, path: Path) -> None:
@@ -223,67 +273,79 @@ def write_csv(table: Table, path: Path) -> None:
     columns: dict[str, list[Any]] = {}
     for column in table.columns:
         columns |= {column.heading: column.cells} if isinstance(column, Texts) else column.columns()
-    frame = pd.DataFrame(columns, dtype=object)
-    frame = frame.map(lambda value: f"{value:.10g}" if isinstance(value, float) else value)
     with whole_file(path) as aside:
+        frame = pd.DataFrame(columns, dtype=object).map(_csv_value)
         frame.to_csv(aside, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def write_markdown(table: Table, path: Path, title: str, caption: str, scale: str) -> None:
+def write_markdown(parts: list[Part], path: Path, title: str, caption: str) -> None:
     """Pipe tables under their caption."""
     lines = [f"**{_escape_markdown(title)}.** {_escape_markdown(caption)}"]
-    for above, columns in _parts(table, scale):
-        lines += ["", *([f"*{_escape_markdown(above)}*", ""] if above else [])]
-        lines.append("| " + " | ".join(_escape_markdown(column.heading) or " " for column in columns) + " |")
-        lines.append("|" + " --- |" * len(columns))
-        body = zip(*(column.cells for column in columns), strict=True)
-        lines += ["| " + " | ".join(map(_escape_markdown, row)) + " |" for row in body]
+    for part in parts:
+        lines += ["", *([f"*{_escape_markdown(part.title)}*", ""] if part.title else [])]
+        lines.append("| " + " | ".join(_escape_markdown(head) or " " for head in part.heads) + " |")
+        lines.append("|" + " --- |" * len(part.heads))
+        lines += ["| " + " | ".join(map(_escape_markdown, row)) + " |" for row in part.rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _tabular(columns: list[Texts]) -> str:
+def _wrapped(heading: str, cells: tuple[str, ...]) -> list[str]:
+    """The heading in lines about as wide as its column."""
+    widest = max(len(text) for text in cells)
+    return textwrap.wrap(heading, max(min(widest, LINE), 10), break_long_words=False) or [""]
+
+
+def _longest(heading: str, cells: tuple[str, ...]) -> int:
+    return max(len(text) for text in [*_wrapped(heading, cells), *cells])
+
+
+def _width(columns: list[Texts]) -> int:
+    return sum(3 + _longest(column.heading, column.cells) for column in columns)
+
+
+def _tabular(part: Part) -> str:
     """Columns as wide as their texts, shrunk to the page; long texts break their lines at a share of its width."""
     import pandas as pd
 
-    longest = [max(len(text) for text in [*_wrapped(column), *column.cells]) for column in columns]
+    columns = list(zip(part.heads, zip(*part.rows, strict=True), strict=True))
+    longest = [_longest(*column) for column in columns]
     breaks = max(longest) > LINE
-    weights = [min(max(length, 4), 45) ** 0.7 for length in longest]
-    shares = [weight / sum(weights) * (1 - 0.014 * len(weights)) for weight in weights]
-    long = "".join(rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}" for share in shares)
-    stacked = [r"\\".join(map(escape_tex, _wrapped(column))) for column in columns]
-    heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
-    heads = [escape_tex(column.heading) for column in columns] if breaks else heads
-    body = [
-        [escape_tex(text) for text in row] for row in zip(*(column.cells for column in columns), strict=True)
-    ]
-    frame = pd.DataFrame(body, columns=heads)
-    text = frame.style.hide(axis="index").to_latex(
-        hrules=True, column_format=long if breaks else "l" * len(columns)
-    )
+    if breaks:
+        weights = [min(max(length, 4), 45) ** 0.7 for length in longest]
+        shares = [weight / sum(weights) * (1 - 0.014 * len(weights)) for weight in weights]
+        form = "".join(rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}" for share in shares)
+        heads = [escape_tex(heading) for heading in part.heads]
+    else:
+        form = "l" * len(columns)
+        stacked = [r"\\".join(map(escape_tex, _wrapped(*column))) for column in columns]
+        heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
+    frame = pd.DataFrame([[escape_tex(text) for text in row] for row in part.rows], columns=heads)
+    text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
     fitting = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
     return text if breaks else f"{fitting}{{%\n{text}}}\n"
 
 
-def write_tex(table: Table, path: Path, title: str, caption: str, label: str, scale: str) -> None:
+def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
     """Booktabs tables in one float, or in one float each where they are long; on their side where they are wide."""
-    parts, told = _parts(table, scale), escape_tex(title)
-    texts = [len(text) for _, columns in parts for column in columns for text in column.cells]
-    wide = max(texts) <= LINE and max(_width(columns) for _, columns in parts) > UPRIGHT
+    columns = [[Texts(h, c) for h, c in zip(p.heads, zip(*p.rows, strict=True), strict=True)] for p in parts]
+    longest = max(len(text) for part in parts for row in part.rows for text in row)
+    wide = longest <= LINE and max(map(_width, columns)) > UPRIGHT
     name, place, high = ("sidewaystable*", "", SIDEWAYS_ROWS) if wide else ("table*", "[t]", UPRIGHT_ROWS)
-    rows = len(parts[0][1][0].cells) * len(parts)
-    floats = [[part] for part in parts] if rows > high else [parts]
-    text = (
-        "% needs \\usepackage{booktabs,array,graphicx,rotating} and, before them, \\usepackage[T1]{fontenc}\n"
-    )
+    floats = [[part] for part in parts] if len(parts[0].rows) * len(parts) > high else [parts]
+    title = escape_tex(title)
+    packages = r"\usepackage{booktabs,array,graphicx,rotating} and, before them, \usepackage[T1]{fontenc}"
+    text = f"% needs {packages}\n"
     for number, inside in enumerate(floats):
         text += f"\\begin{{{name}}}{place}\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
         if number:
-            text += f"\\textbf{{{told}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip\n"
+            text += f"\\textbf{{{title}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip\n"
         else:
-            text += f"\\caption{{\\textbf{{{told}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\\smallskip\n"
+            text += (
+                f"\\caption{{\\textbf{{{title}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\\smallskip\n"
+            )
         text += "\\par\\medskip\n".join(
-            (f"{escape_tex(above)}\\par\\smallskip\n" if above else "") + _tabular(columns)
-            for above, columns in inside
+            (f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "") + _tabular(part)
+            for part in inside
         )
         text += f"\\end{{{name}}}\n"
     write_text(path, text)

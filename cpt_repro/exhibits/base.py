@@ -1,0 +1,265 @@
+"""What every kind of exhibit has: a declaration that is checked, what it needs, what it draws and says.
+
+A kind is one file of this room with one subclass of `FigureKind` or `TableKind`, and one line in `catalogue.KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from cpt_repro.declarations.published import Value
+from cpt_repro.declarations.runs import Paper, Run
+from cpt_repro.declarations.strict import Strict, nearest
+from cpt_repro.declarations.study import Study
+from cpt_repro.errors import UserError
+from cpt_repro.exhibits.agreement import Pair
+from cpt_repro.planning.plan import PlannedRun
+from cpt_repro.records.lookup import Evidence, Records, Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cpt_repro.exhibits.catalogue import Catalogue, Exhibits
+    from cpt_repro.exhibits.typeset import Table
+
+NOT_DIGITISED = "The paper's curves could not be digitised; no published values are drawn."
+
+
+def unique(names: Iterable[str | None]) -> list[str]:
+    """Names in order of appearance, each once."""
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def warmup_end(run: PlannedRun) -> float:
+    """Where the warm-up of a run ends, in billions of the paper's tokens since it began; 0 without one."""
+    training = run.training
+    return run.position(getattr(training.schedule, "warmup_frac", 0) * training.schedule_iterations)
+
+
+class Style(Strict):
+    """How a run looks in every figure."""
+
+    label: str
+    colour: Literal["black", "grey", "orange", "sky", "green", "blue", "vermillion", "purple", "brown"]
+    dash: Literal["solid", "dashed", "dotted", "dashdot", "longdash", "dashdotdot"]
+    marker: str
+
+
+class Row(Strict):
+    """A run or a merge, with the texts of its row."""
+
+    run: str | None = None
+    merge: str | None = None
+    #: how it is called, where `names` of the exhibits is not it
+    name: str | None = None
+    #: the new data; without it, the first new corpus that the run is validated on
+    new: str | None = None
+    cells: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Row:
+        if (self.run is None) == (self.merge is None):
+            raise ValueError("a row needs 'run' or 'merge', and not both")
+        return self
+
+    @property
+    def model(self) -> str:
+        """The run or merge."""
+        return self.run or self.merge
+
+    def new_corpus(self, study: Study) -> str | None:
+        """The new data that it is about."""
+        paper, run = declaration(study, self.model)
+        return self.new or next((c for c in run.validate_on if paper.corpora[c].role == "new"), None)
+
+
+def declaration(study: Study, name: str) -> tuple[Paper, Run]:
+    """The declaration of a run (of a merge, its task's) and the paper that it stands in."""
+    paper, name = study.resolve(name)
+    study = study.studies[paper]
+    if merge := study.paper.merges.get(name):
+        return declaration(study, merge.task)
+    return study.paper, study.paper.runs[name]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What one exhibit may name; every fault is a `UserError` that names the file and the key."""
+
+    study: Study
+    declared: Exhibits
+    key: str
+    where: str
+
+    def fault(self, what: str, do: str) -> UserError:
+        """Something wrong with the exhibit, `what` after its key."""
+        return UserError(f"'exhibits.{self.key}' {what}", where=self.where, do=do)
+
+    def known(self, name: str, known: Iterable[str], what: str, place: str = "") -> None:
+        """Refuses a name that is none of the known."""
+        if name not in (known := list(known)):
+            raise self.fault(
+                f"names the {what} '{name}'{place}, which is not declared.", nearest(name, known)
+            )
+
+    def run(self, name: str, merges: bool = False) -> None:
+        """Refuses what is no run (or merge) of this paper or, as `<paper>/<run>`, of another."""
+        self.study.check_run(name, f"{self.where}, exhibits.{self.key}", merges)
+
+    def table(self, columns: Iterable[str], rows: int) -> None:
+        """Refuses columns that the published table of the exhibit lacks, and another number of rows."""
+        if not (columns := list(columns)):
+            return
+        tables = self.study.published.tables
+        self.known(self.key, tables, "published table")
+        for column in columns:
+            self.known(column, tables[self.key].columns, "published column")
+        if rows != (there := len(tables[self.key].rows)):
+            do = "Give both the same rows in the same order."
+            raise self.fault(f"has {rows} rows or bars, and the published table {there}.", do)
+
+
+class View(Evidence):
+    """One exhibit with the records behind it, as its kind sees them."""
+
+    def __init__(self, catalogue: Catalogue, records: Records, paper: str, key: str):
+        super().__init__(records, paper)
+        self.key, self.exhibit = key, catalogue.find(paper, key)
+        self.declared, self.counterparts = catalogue.declared(paper), catalogue.counterparts(paper)
+        self._runs: dict[str, list[Trained]] = {}
+
+    def runs(self, name: str) -> list[Trained]:
+        """A run's receipts, one a seed."""
+        if name not in self._runs:
+            self._runs[name] = super().runs(name)
+        return self._runs[name]
+
+    @property
+    def full_size(self) -> bool:
+        """Whether values of this scale compare with the published ones as they are."""
+        return self.scale.name == "paper"
+
+    @cached_property
+    def seed_counts(self) -> list[int]:
+        """How many seeds the runs and models shown have, each number once."""
+        shown = [*self.exhibit.runs, *self.exhibit.evaluations]
+        return sorted({len(self.plan.ids(self.paper, name)) for name in shown} - {0})
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether anything shown has more than one seed."""
+        return bool(self.seed_counts) and self.seed_counts[-1] > 1
+
+    @property
+    def common_seeds(self) -> str:
+        """Over which seeds means are, in words."""
+        return "the seeds that all runs of a panel have" if len(self.seed_counts) > 1 else "seeds"
+
+    def declaration(self, name: str) -> tuple[Paper, Run]:
+        """The declaration of a run (of a merge, its task's) and the paper that it stands in."""
+        return declaration(self.study, name)
+
+    def size(self, name: str) -> str:
+        """How a run's paper calls its model."""
+        paper, run = self.declaration(name)
+        return paper.models[run.model]
+
+    def called(self, row: Row) -> str:
+        """What a row is called."""
+        return row.name or self.declared.names.get(row.run, row.model)
+
+    def corpus_here(self, corpus: str) -> str:
+        """The name of a corpus at this scale."""
+        return self.scale.corpora.get(corpus, corpus)
+
+    def published(self, column: str | None, rows: int) -> list[Value | None]:
+        """The values of a column of the exhibit's published table, one a row; None where there is none."""
+        table = self.study.published.tables.get(self.key)
+        if table is None or column is None:
+            return [None] * rows
+        return [table.cell(self.key, number, column) for number in range(rows)]
+
+
+class _Exhibit(Strict):
+    #: The first word of its key.
+    makes: ClassVar[str]
+    #: Whether it depends on a scale.
+    scaled: ClassVar[bool] = True
+    title: str
+    see: str
+
+    @property
+    def runs(self) -> list[str]:
+        """Runs whose receipts are shown, in order of appearance."""
+        return []
+
+    @property
+    def evaluations(self) -> list[str]:
+        """Runs and merges whose suites or generations are shown, in order of appearance."""
+        return []
+
+    @property
+    def corpora(self) -> list[str]:
+        """Corpora whose building is shown."""
+        return []
+
+    @property
+    def suites(self) -> list[str]:
+        """Suites whose scores are shown."""
+        return []
+
+    def check(self, checks: Checks) -> None:
+        """Refuses what it names and nobody declares."""
+        if not checks.key.startswith(f"{self.makes}_"):
+            raise checks.fault(f"is of a kind that makes a {self.makes}.", f"Call it {self.makes}_NN.")
+        for name in self.runs:
+            checks.run(name)
+        for name in self.evaluations:
+            checks.run(name, merges=True)
+        for corpus in self.corpora:
+            checks.known(corpus, checks.study.paper.corpora, "corpus")
+
+    def caption(self, view: View) -> list[str]:
+        """Sentences on what its values are."""
+        return []
+
+    def pairs(self, view: View) -> list[Pair]:
+        """Every result that has a published and a reproduced value, in groups of what compares; inputs are left out."""
+        return []
+
+
+class FigureKind(_Exhibit):
+    """Base of what gives a figure."""
+
+    makes: ClassVar[str] = "figure"
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        for name in self.runs:
+            if checks.declared.style(name) is None:
+                do = "Give it a label, colour, dash and marker."
+                raise checks.fault(f"shows the run '{name}', and no look in 'styles' fits it.", do)
+
+    def draw(self, view: View) -> Figure:
+        """The figure; what is missing is drawn as missing."""
+        raise NotImplementedError
+
+
+class TableKind(_Exhibit):
+    """Base of what gives a table."""
+
+    makes: ClassVar[str] = "table"
+
+    def table(self, view: View) -> Table:
+        """The table; what is missing is told in its cell."""
+        raise NotImplementedError

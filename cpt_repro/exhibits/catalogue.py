@@ -1,0 +1,158 @@
+"""Every exhibit of the papers of a plan: `configs/papers/<paper>/exhibits.yaml`, read, checked, and what each needs."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Annotated, NamedTuple, Union
+
+from pydantic import Field
+
+from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
+from cpt_repro.declarations.study import Study
+from cpt_repro.errors import UserError
+from cpt_repro.exhibits.bars import Bars
+from cpt_repro.exhibits.base import Checks, Style, View, unique
+from cpt_repro.exhibits.counterparts import Counterparts
+from cpt_repro.exhibits.curves import Curves
+from cpt_repro.exhibits.domains import Domains
+from cpt_repro.exhibits.generations import Generations
+from cpt_repro.exhibits.plane import Plane
+from cpt_repro.exhibits.rows import Rows
+from cpt_repro.exhibits.schedule import ScheduleDiagram
+from cpt_repro.exhibits.settings import Settings
+from cpt_repro.planning.plan import Plan
+from cpt_repro.records.lookup import Records
+
+#: Every kind of exhibit; the key `kind` of a declaration chooses one.
+KINDS = (Curves, Plane, Bars, ScheduleDiagram, Rows, Domains, Generations, Settings)
+Exhibit = Annotated[Union[KINDS], Field(discriminator="kind")]  # noqa: UP007
+
+
+class Exhibits(Strict):
+    """One paper's figures and tables."""
+
+    paper: str
+    #: run, or a pattern of runs -> its look
+    styles: dict[str, Style] = {}
+    #: how the tables call a run
+    names: dict[str, str] = {}
+    exhibits: dict[Annotated[str, Field(pattern=r"^(figure|table)_\d\d$")], Exhibit] = {}
+
+    def style(self, run: str) -> Style | None:
+        """The run's look: under its own name, else of the first pattern that fits."""
+        fits = (style for pattern, style in self.styles.items() if fnmatchcase(run, pattern))
+        return self.styles.get(run) or next(fits, None)
+
+
+class Needs(NamedTuple):
+    """What an exhibit is drawn from, over all seeds; what has no counterpart at the scale is left out."""
+
+    #: ids of runs whose receipts are read
+    runs: tuple[str, ...]
+    #: ids of runs and merges whose evaluations are read
+    models: tuple[str, ...]
+    #: corpora whose records are read
+    corpora: tuple[str, ...]
+
+
+class Catalogue:
+    """The exhibits of the papers of a plan, read paper by paper when they are asked for."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._declared: dict[str, Exhibits] = {}
+        self._counterparts: dict[str, Counterparts] = {}
+
+    def declared(self, paper: str) -> Exhibits:
+        """A paper's exhibits, checked; a fault is a `UserError` that names file and key."""
+        if paper not in self._declared:
+            self._declared[paper] = load_exhibits(self.plan.studies[paper])
+        return self._declared[paper]
+
+    def counterparts(self, paper: str) -> Counterparts:
+        """What a paper published of its runs."""
+        if paper not in self._counterparts:
+            self._counterparts[paper] = Counterparts(self.plan.studies[paper], self.declared(paper))
+        return self._counterparts[paper]
+
+    @cached_property
+    def exhibits(self) -> dict[tuple[str, str], Exhibit]:
+        """(paper, key) -> exhibit, of all papers of the plan in order."""
+        return {
+            (p, key): exhibit for p in self.plan.papers for key, exhibit in self.declared(p).exhibits.items()
+        }
+
+    def find(self, paper: str, key: str) -> Exhibit:
+        """One exhibit; an unknown paper or key is a `UserError`."""
+        exhibits = self.declared(paper).exhibits
+        if key not in exhibits:
+            where = str(self.plan.studies[paper].path("exhibits.yaml"))
+            raise UserError(f"the exhibit '{key}' is unknown.", where=where, do=nearest(key, exhibits))
+        return exhibits[key]
+
+    def view(self, records: Records, paper: str, key: str) -> View:
+        """An exhibit with the records behind it."""
+        return View(self, records, paper, key)
+
+    def needs(self, paper: str, key: str) -> Needs:
+        """What an exhibit is drawn from."""
+        exhibit, plan = self.find(paper, key), self.plan
+        runs, models = (
+            tuple(unique(one for name in names for one in plan.ids(paper, name)))
+            for names in (exhibit.runs, exhibit.evaluations)
+        )
+        return Needs(runs, models, tuple(c for c in exhibit.corpora if c in plan.scale.corpora))
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """Ids of all runs and merges that are to be evaluated."""
+        return tuple(unique(model for key in self.exhibits for model in self.needs(*key).models))
+
+    @cached_property
+    def generating(self) -> dict[str, str]:
+        """Those that are to continue prompts -> the corpus these are taken from."""
+        shown = {key: e.corpus for key, e in self.exhibits.items() if isinstance(e, Generations)}
+        return {model: corpus for key, corpus in shown.items() for model in self.needs(*key).models}
+
+
+def load_exhibits(study: Study) -> Exhibits:
+    """Reads and checks one paper's `exhibits.yaml`; none where it has no file."""
+    path = study.path("exhibits.yaml")
+    if not path.exists():
+        return Exhibits(paper=study.name)
+    where, raw = str(path), read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError("it must hold a mapping.", where=where, do="Give it 'paper', 'styles', 'exhibits'.")
+    declared = parse(
+        Exhibits, {key: value for key, value in raw.items() if key != "lists"}, where
+    )  # anchors only
+    if declared.paper != study.name:
+        raise UserError(
+            f"the key 'paper' says '{declared.paper}'.", where=where, do=f"Make it '{study.name}'."
+        )
+    for name in declared.names:
+        study.check_run(name, f"{where}, names")
+    for key, exhibit in declared.exhibits.items():
+        exhibit.check(Checks(study, declared, key, where))
+    _check_misprints(study)
+    return declared
+
+
+def _check_misprints(study: Study) -> None:
+    """Refuses misprints of cells that no published table has."""
+    where, tables = str(study.path("discrepancies.yaml")), study.published.tables
+    for one in study.discrepancies:
+        for wrong in one.misprints:
+            place = f"'{one.id}.misprints' names"
+            if wrong.table not in tables:
+                what = f"{place} the table '{wrong.table}', which is not published."
+                raise UserError(what, where=where, do=nearest(wrong.table, tables))
+            table = tables[wrong.table]
+            for name in wrong.columns:
+                if name not in table.columns:
+                    what = f"{place} the column '{name}', which is not published."
+                    raise UserError(what, where=where, do=nearest(name, table.columns))
+            if wrong.row > len(table.rows):
+                what = f"{place} row {wrong.row} of {wrong.table}, which has {len(table.rows)}."
+                raise UserError(what, where=where, do="Count rows from 1.")

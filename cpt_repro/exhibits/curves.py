@@ -1,0 +1,546 @@
+"""Losses or learning rates against tokens.
+
+Published curves are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so they get
+axes of their own beside ours, tinted, with the same x-limits and looks, so that shapes and orders compare.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from cpt_repro.declarations.strict import Strict
+from cpt_repro.exhibits import style
+from cpt_repro.exhibits.agreement import Pair
+from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, unique, warmup_end
+from cpt_repro.planning.plan import PlannedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Range = tuple[float, float]
+#: x and y; y is NaN where the pen is lifted.
+Line = tuple[list[float], list[float]]
+LEARNING_RATE = "learning_rate"
+PUBLISHED = "published (digitised)"
+
+
+class Curve(Strict):
+    """One curve: a run, or runs one after another on one axis."""
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    label: str | None = None
+    #: labels of the digitised curves of the panel that show these runs, in the order of their pieces
+    published: tuple[str, ...] = ()
+    #: whether the y-limits make room for it
+    fits: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"runs": [value]} if isinstance(value, str) else value
+
+
+class Reference(Strict):
+    """A horizontal line: a run's final loss on the panel's corpus."""
+
+    run: str
+    label: str
+    #: label of the printed line in the digitised panel
+    published: str | None = None
+
+
+class Panel(Strict):
+    """One pair of axes; x is tokens in billions of the paper."""
+
+    title: str = ""
+    #: the digitised panel, such as 4a
+    published: str | None = None
+    #: a corpus of the paper, or `learning_rate`
+    y: str
+    xlim: Range
+    #: the paper's limits, used at scale paper only
+    ylim: Range | None = None
+    #: first part of the x-range that the y-limits may cut off
+    settle: float = Field(default=0.05, ge=0, le=1)
+    #: the transient is the subject: nothing is cut off
+    spike: bool = False
+    warmup_ends: bool = False
+    boundaries: bool = False
+    reference: Reference | None = None
+    curves: tuple[Curve, ...] = Field(min_length=1)
+
+    @property
+    def rates(self) -> bool:
+        """Whether it shows learning rates."""
+        return self.y == LEARNING_RATE
+
+    @property
+    def runs(self) -> list[str]:
+        """Runs of its curves."""
+        return unique(run for curve in self.curves for run in curve.runs)
+
+    def check(self, checks: Checks) -> None:
+        """Refuses a corpus, a digitised panel, a curve or a line that is not there."""
+        checks.known(self.y, [*checks.study.paper.corpora, LEARNING_RATE], "corpus", " in 'panels.y'")
+        line = self.reference.published if self.reference else None
+        if self.published is None:
+            if line or any(curve.published for curve in self.curves):
+                do = "Name the digitised panel, such as 4a."
+                raise checks.fault(
+                    "has a panel with 'published' in a curve or line, and none of its own.", do
+                )
+            return
+        panels, place = checks.study.digitised.panels, f" in panel {self.published}"
+        checks.known(self.published, panels, "digitised panel")
+        for curve in self.curves:
+            for label in curve.published:
+                checks.known(label, panels[self.published].curves, "digitised curve", place)
+            if len(curve.published) not in (0, 1, len(curve.runs)):
+                what = f"has a curve of {len(curve.runs)} runs and {len(curve.published)} published pieces{place}."
+                raise checks.fault(what, "Name one piece for all runs, or one for each.")
+        if line:
+            checks.known(line, panels[self.published].lines, "published line", place)
+
+    def published_line(self, view: View, curve: Curve) -> Line | None:
+        """A curve's digitised points on the figure's axis."""
+        if not (self.published and curve.published):
+            return None
+        points = sorted(view.counterparts.points(self.published, (label,)) for label in curve.published)
+        xs, ys = _joined([(piece[0][0], piece) for piece in points], gap=0.5)
+        unit = 1e-4 if view.study.digitised.panels[self.published].y.endswith("x1e-4") else 1
+        return xs, [y * unit for y in ys]
+
+    def published_level(self, view: View) -> float | None:
+        """The published line of reference."""
+        label = self.reference.published if self.reference else None
+        return view.study.digitised.panels[self.published].lines[label] if label else None
+
+    def finals(self, view: View) -> dict[int, float]:
+        """Final losses of the run of reference by seed."""
+        runs = view.runs(self.reference.run) if self.reference else []
+        return {one.seed: one.final[self.y].loss for one in runs if self.y in one.final}
+
+
+class Stage(NamedTuple):
+    """Where a stage begins and how long it is (billions of the paper's tokens), and its name if it has one."""
+
+    start: float
+    billions: float
+    name: str
+
+
+class Curves(FigureKind):
+    """Losses or learning rates against tokens."""
+
+    kind: Literal["curves"] = "curves"
+    columns: int = 2
+    #: x counts the tokens of the ancestors too, those after the run `after` alone where it is given
+    lineage: bool = False
+    after: str | None = None
+    panels: tuple[Panel, ...] = Field(min_length=1)
+
+    @property
+    def runs(self) -> list[str]:
+        references = (panel.reference.run for panel in self.panels if panel.reference)
+        return unique([*(run for panel in self.panels for run in panel.runs), *references])
+
+    @property
+    def digitised(self) -> bool:
+        """Whether anything of it was."""
+        return any(panel.published for panel in self.panels)
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        if self.after:
+            checks.run(self.after)
+        for panel in self.panels:
+            panel.check(checks)
+
+    def caption(self, view: View) -> list[str]:
+        out = []
+        if view.several_seeds:
+            bands = "bands reach from a run's lowest to its highest seed"
+            out.append(f"Lines are means over {view.common_seeds}, {bands}.")
+        if not self.digitised:
+            return [*out, NOT_DIGITISED]
+        beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
+        where, tolerance = "thin lines" if view.full_size else beside, view.study.digitised.tolerance
+        source = f"digitised from the paper's plots, losses to about {tolerance:g}"
+        return [*out, f"Published curves ({where}): {source}."]
+
+    def pairs(self, view: View) -> list[Pair]:
+        """Ends of curves and the line of reference, by panel.
+
+        A curve ends where the published one or ours does, whichever is first; of several seeds the mean counts.
+        Learning rates are declared, so they are left out; so is what misses a receipt, and a panel whose published
+        ends lie closer together than they could be read off, since their order says nothing.
+        """
+        out = []
+        for panel in self.panels:
+            ends = self.ends(view, panel) if panel.published and not panel.rates else []
+            values = [pair.published for pair in ends]
+            if ends and max(values) - min(values) >= view.study.digitised.tolerance:
+                out += ends
+        return out
+
+    def ends(self, view: View, panel: Panel) -> list[Pair]:
+        """Where the curves of a panel end, published and here."""
+        *seeded, finals = self.comparable(view, panel)
+        out = []
+        for curve, lines in zip(panel.curves, seeded, strict=True):
+            published = panel.published_line(view, curve)
+            # Of a chain with a piece missing there is no end to compare.
+            if published and lines and all(view.runs(name) for name in curve.runs):
+                end = min(published[0][-1], *(xs[-1] for xs, _ in lines))
+                here = mean(_at(line, end) for line in lines)
+                out.append(Pair(panel.published, _at(published, end), here))
+        if finals and (level := panel.published_level(view)) is not None:
+            out.append(Pair(panel.published, level, mean(finals)))
+        return out
+
+    def comparable(self, view: View, panel: Panel) -> list[list[Any]]:
+        """The lines of each curve, then the final losses of reference, of the seeds that all have."""
+        return style.shared([*(self.lines(view, c, panel.y) for c in panel.curves), panel.finals(view)])
+
+    def lines(self, view: View, curve: Curve, y: str) -> dict[int, Line]:
+        """A line for each seed that has all its pieces, else what pieces there are."""
+        pieces: dict[int, list[tuple[float, Any]]] = {seed: [] for seed in view.plan.seeds}
+        for name in curve.runs:
+            for one in view.runs(name):
+                start = self.origin(view, one.run)
+                if points := one.learning_rate if y == LEARNING_RATE else one.curve(y):
+                    pieces[one.seed].append((start, [(start + x, value) for x, value in points]))
+        most = max(map(len, pieces.values()))
+        return {seed: _joined(p, gap=1e-6) for seed, p in pieces.items() if p and len(p) == most}
+
+    def origin(self, view: View, run: PlannedRun) -> float:
+        """Where a run begins on the x-axis: after the tokens of its ancestors, or at 0."""
+        x, stop = 0.0, self.after and view.study.resolve(self.after)
+        while self.lineage and run.parent:
+            parent = view.plan.runs[run.parent]
+            if (parent.paper, parent.name) == stop:
+                break
+            x += parent.position(run.parent_iteration)
+            run = parent
+        return x
+
+    def stages(self, view: View, panel: Panel) -> list[Stage]:
+        """The pieces of the first curve at this scale; one that reads a single domain has its name."""
+        planned = [view.planned(name) for name in panel.curves[0].runs if panel.boundaries]
+        return [
+            Stage(self.origin(view, run), run.billions, part.stream.domain if part.stream else "")
+            for run in planned
+            if run
+            for part in run.training.mixture[-1:]
+        ]
+
+    def published_stages(self, view: View, panel: Panel) -> list[Stage]:
+        """The pieces of the first curve in the paper; named by the labels of their curves where each has its own."""
+        first = panel.curves[0]
+        if not panel.boundaries:
+            return []
+        own = len(first.published) == len(first.runs)
+        names = [label.split()[0] for label in first.published] if own else [""] * len(first.runs)
+        spans = [view.counterparts.span(self, run) for run in first.runs]
+        return [Stage(*span, name) for span, name in zip(spans, names, strict=True)]
+
+    def draw(self, view: View) -> Figure:
+        """Below scale paper the published curves stand to the right of each panel."""
+        count = len(self.panels)
+        beside = self.digitised and not view.full_size
+        columns = 1 if beside else min(self.columns, count)
+        rows = math.ceil(count / columns)
+        of = (self.stages, self.published_stages) if beside else (self.stages,)
+        rooms = [_room_for_names(panel, stages(view, panel)) for panel in self.panels for stages in of]
+        pad, room = max(level for level, _ in rooms), max(max(both) for both in rooms)
+        width = style.DOUBLE if beside or columns > 1 else style.SINGLE
+        height = 2.2 if not beside else 1.7 if count > 2 else 2.1
+        figure, axes = style.figure(width, (height + room / 72) * rows, rows, 2 if beside else columns)
+        legend = style.Legend()
+        for index, panel in enumerate(self.panels):
+            last = index >= count - columns
+            legend.begin(style.letter(index, count, ""))
+            ours = axes[2 * index if beside else index]
+            _Ours(ours, panel, self, view, legend).draw()
+            _label(ours, panel, view, style.letter(index, count, panel.title), beside, last, pad)
+            if beside:
+                theirs = axes[2 * index + 1]
+                _Axes(theirs, panel, self, view).draw_alone()
+                corpus = "" if panel.rates else f": {view.study.paper.corpora[panel.y].stands_for}"
+                size = view.size(panel.curves[0].runs[0])
+                theirs.set_title(f"{PUBLISHED}, {size}{corpus}", loc="left", pad=pad)
+                theirs.set_xlabel("tokens (B)" if last else "")
+                _number_format(theirs, panel)
+        figure.align_ylabels(axes[:: 2 if beside else 1])
+        legend.draw(figure)
+        return figure
+
+
+def _joined(pieces: list[tuple[float, Any]], gap: float) -> Line:
+    """[(where it starts, points)] as one line; the pen is lifted where more than `gap` lies between two."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for start, points in pieces:
+        if xs and start > xs[-1] + gap:
+            xs.append(start)
+            ys.append(math.nan)
+        xs += [x for x, _ in points]
+        ys += [y for _, y in points]
+    return xs, ys
+
+
+def _at(line: Line, x: float) -> float:
+    """A line's value at x, straight between its points."""
+    import numpy as np
+
+    known = [(a, b) for a, b in zip(*line, strict=True) if b == b]
+    return float(np.interp(x, *zip(*known, strict=True)))
+
+
+def _is_narrow(billions: float, panel: Panel) -> bool:
+    return billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
+
+
+def _room_for_names(panel: Panel, stages: list[Stage]) -> tuple[float, float]:
+    """Points above a panel that names of stages take: level ones, below the title, and upright ones, beside it."""
+    names = [(stage.name, _is_narrow(stage.billions, panel)) for stage in stages if stage.name]
+    level = 13 if any(not narrow for _, narrow in names) else 4
+    return level, max((4.4 * len(name) for name, narrow in names if narrow), default=0)
+
+
+def _label(axes: Axes, panel: Panel, view: View, title: str, beside: bool, last: bool, pad: float) -> None:
+    """Title and labels of axes that show ours."""
+    if panel.rates:
+        axes.set_ylabel("learning rate")
+    elif beside:
+        axes.set_ylabel(style.LOSS.replace(" (", "\n("))
+        title = f"{title}: {view.corpus_here(panel.y)}"
+    else:
+        axes.set_ylabel(style.LOSS)
+        title = f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
+    axes.set_title(title, loc="left", pad=pad)
+    axes.set_xlabel(style.tokens_label(view) if last else "")
+    _number_format(axes, panel)
+
+
+def _number_format(axes: Axes, panel: Panel) -> None:
+    if panel.rates:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
+
+
+class _Axes:
+    """One pair of axes while it is drawn; here the published curves, and what the y-limits must have room for."""
+
+    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View):
+        self.axes, self.panel, self.exhibit, self.view = axes, panel, exhibit, view
+        #: (whether from scratch, line)
+        self.lines: list[tuple[bool, Line]] = []
+        self.levels: list[float] = []
+        axes.set_xlim(*panel.xlim)
+
+    def look(self, run: str) -> dict[str, Any]:
+        """A run's line."""
+        return style.line(self.view.declared.style(run))
+
+    def fit(self, curve: Curve, lines: list[Line]) -> None:
+        """Makes room for a curve's lines."""
+        scratch = self.view.declaration(curve.runs[0])[1].init_from is None
+        self.lines += [(scratch, line) for line in lines]
+
+    def draw_published(self) -> None:
+        """The published curves and line, thin."""
+        panel = self.panel
+        for index, curve in enumerate(panel.curves):
+            if line := panel.published_line(self.view, curve):
+                look, gid = self.look(curve.runs[0]), f"published-{panel.published}-{index}"
+                self.axes.plot(*line, **look, linewidth=0.7, zorder=1.8, gid=gid)
+                self.fit(curve, [line] if curve.fits else [])
+        if (level := panel.published_level(self.view)) is not None:
+            look, gid = self.look(panel.reference.run), f"published-{panel.published}-line"
+            self.axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=gid)
+            self.levels.append(level)
+
+    def draw_alone(self) -> None:
+        """The published curves by themselves, on the paper's y-axis."""
+        self.axes.set(facecolor=style.TINT)
+        if not self.panel.published:
+            style.empty(self.axes, "nothing published")
+            return
+        self.draw_published()
+        for curve in self.panel.curves if self.panel.warmup_ends else ():
+            self.draw_warmup_end(curve)
+        self.draw_boundaries(self.exhibit.published_stages(self.view, self.panel))
+        if limits := self.panel.ylim or self.limits():
+            self.axes.set_ylim(*((0, limits[1]) if self.panel.rates else limits))
+
+    def draw_warmup_end(self, curve: Curve) -> None:
+        if run := self.view.planned(curve.runs[0]):
+            look = self.look(curve.runs[0]) | {"linestyle": (0, (2, 2)), "linewidth": 0.7}
+            self.axes.axvline(warmup_end(run), **look, zorder=1.5)
+
+    def draw_boundaries(self, stages: list[Stage]) -> None:
+        """Vertical lines where stages begin, and their names."""
+        from matplotlib.transforms import blended_transform_factory
+
+        place = blended_transform_factory(self.axes.transData, self.axes.transAxes)
+        for start, length, name in stages:
+            if start > 0:
+                self.axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
+            turn = 90 if _is_narrow(length, self.panel) else 0
+            label = self.axes.text(start + length / 2, 1.015, name, transform=place, ha="center", va="bottom")
+            label.set(fontsize=6.5 if turn else 7, color="#444444", rotation=turn, in_layout=bool(turn))
+
+    def limits(self) -> Range | None:
+        """Limits of y that an early transient does not squash: what takes more than a third of the height is cut."""
+        panel, (left, right) = self.panel, self.panel.xlim
+        # Beside curves that go on from a trained model, those from scratch may come in from above the axes.
+        mixed = len({scratch for scratch, _ in self.lines}) > 1
+        shown, settled = [], list(self.levels)
+        for scratch, line in self.lines:
+            settle = 0 if panel.spike else max(panel.settle, 0.4) if mixed and scratch else panel.settle
+            points = [(x, y) for x, y in zip(*line, strict=True) if x <= right and y == y]
+            shown += [y for _, y in points]
+            settled += [y for x, y in points if x >= left + settle * (right - left)]
+        if not (settled := settled or shown):
+            return None
+        low, high = min(settled), max(settled)
+        span = max(high - low, 1e-3 * abs(high), 1e-12)
+        high = max(y for y in [*shown, high] if y <= low + 1.5 * span)
+        # Losses leap upwards only: what lies low, such as the loss before forgetting began, always counts.
+        low = min([low, *shown])
+        pad = 0.06 * (high - low or span)
+        return low - pad, high + pad
+
+
+class _Ours(_Axes):
+    """The axes of this scale's curves."""
+
+    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
+        super().__init__(axes, panel, exhibit, view)
+        self.legend = legend
+        #: (label, line) of curves that the limits leave no room for
+        self.apart: list[tuple[str, Line]] = []
+        self.nothing = not any(view.runs(name) for name in panel.runs)
+
+    def draw(self) -> None:
+        """What there is of each curve, the line of reference, and in the legend what is missing."""
+        panel, view, together = self.panel, self.view, self.panel.published and self.view.full_size
+        if together:
+            self.draw_published()
+            self.legend.add(PUBLISHED, reference=True, color="#555555", linewidth=0.7)
+        elif self.nothing:
+            style.empty(self.axes, " / ".join(dict.fromkeys(view.why(name) for name in panel.runs)))
+        *compared, finals = self.exhibit.comparable(view, panel)
+        for index, curve in enumerate(panel.curves):
+            self.draw_curve(index, curve, compared[index])
+        if self.nothing and not together:
+            return
+        if panel.reference:
+            self.draw_reference(finals)
+        self.draw_boundaries(self.exhibit.stages(view, panel))
+        if not self.lines:
+            self.lines = [(False, line) for _, line in self.apart]
+        limits = panel.ylim if panel.ylim and view.full_size else self.limits()
+        if limits is None:
+            return
+        if panel.rates:
+            limits = (0, limits[1])
+        elif (floor := self.entropy_floor()) is not None:
+            limits = self.draw_floor(floor, limits)
+        self.axes.set_ylim(*limits)
+        for label, (xs, ys) in self.apart:
+            late = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
+            if min(late) > limits[1]:
+                self.legend.note(f"{label}: above the axes, ends at {ys[-1]:.2f}")
+
+    def draw_curve(self, index: int, curve: Curve, compared: list[Line]) -> None:
+        """The mean over comparable seeds, a band over all, or a note on what is missing."""
+        import numpy as np
+
+        view, panel, look = self.view, self.panel, self.view.declared.style(curve.runs[0])
+        label, drawn = curve.label or look.label, style.line(look)
+        gone = [name for name in curve.runs if not view.runs(name)]
+        if len(gone) == len(curve.runs):
+            if panel.published and curve.published:  # its published curve is there to be named
+                self.legend.add(f"{label}: {view.why(gone[0])}", **drawn, linewidth=0.7)
+            elif not self.nothing:
+                self.legend.note(f"{label}: {view.why(gone[0])}")
+            return
+        lines = list(self.exhibit.lines(view, curve, panel.y).values())
+        if not lines:
+            self.legend.note(f"{label}: not measured on {panel.y}")
+            return
+        if curve.fits:
+            self.fit(curve, lines)
+        else:
+            self.apart.append((label, lines[0]))
+        xs = np.array(compared[0][0])
+        values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
+        middle = np.mean([ys for other, ys in compared if len(other) == len(xs)], axis=0)
+        if len(values) > 1:
+            low, high = np.min(values, axis=0), np.max(values, axis=0)
+            self.axes.fill_between(xs, low, high, color=drawn["color"], alpha=0.14, linewidth=0)
+        marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
+        self.axes.plot(xs, middle, **drawn, **({} if panel.rates else marks), zorder=2 + 0.01 * index)
+        partly = f" ({len(gone)} of {len(curve.runs)} {view.why(gone[0])})" if gone else ""
+        self.legend.add(label + partly, **drawn, marker=look.marker)
+        if panel.warmup_ends:
+            self.draw_warmup_end(curve)
+
+    def draw_reference(self, finals: list[float]) -> None:
+        """The final loss of the run of reference."""
+        reference = self.panel.reference
+        if not finals:
+            self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
+            return
+        look = self.look(reference.run) | {"linewidth": 0.8}
+        self.levels.append(mean(finals))
+        self.axes.axhline(self.levels[-1], **look, zorder=1.6)
+        self.legend.add(reference.label, reference=True, **look)
+
+    def entropy_floor(self) -> float | None:
+        """The entropy rate of the panel's corpus, if it is a generated language."""
+        floors = (one.entropy_floor(self.panel.y) for run in self.panel.runs for one in self.view.runs(run))
+        return next((floor for floor in floors if floor is not None), None)
+
+    def draw_floor(self, floor: float, limits: Range) -> Range:
+        """A line where it is near the curves, else a note; returns limits that show it."""
+        low, high = limits
+        if low - 0.35 * (high - low) <= floor <= high:
+            look = {"color": "#555555", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
+            self.axes.axhline(floor, **look, zorder=1.5)
+            self.legend.add("entropy rate", reference=True, **look)
+            return min(low, floor - 0.04 * (high - floor)), high
+        if corner := self.empty_corner(limits):
+            (x, y), note = corner, f"entropy rate: {floor:.2f}"
+            place = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
+            self.axes.text(x, y, note, transform=self.axes.transAxes, **place, fontsize=7, color="#555555")
+        else:
+            note = f"entropy rate of {self.view.corpus_here(self.panel.y)}: {floor:.2f}"
+            self.legend.add(note, reference=True, color="none")
+        return limits
+
+    def empty_corner(self, limits: Range) -> tuple[float, float] | None:
+        """A corner (axes fractions) that no curve crosses."""
+        import numpy as np
+
+        (low, high), (left, right) = limits, self.panel.xlim
+        lines = [line for _, line in self.lines] + [([left, right], [level] * 2) for level in self.levels]
+        for corner_x, corner_y in ((0.99, 0.98), (0.99, 0.02), (0.01, 0.98), (0.01, 0.02)):
+            ends = (0.55, 1) if corner_x > 0.5 else (0, 0.45)
+            first, last = (left + end * (right - left) for end in ends)
+            even = np.linspace(first, last, 60)
+            heights = [np.interp(even, *line) for line in lines]
+            heights += [
+                np.array([y for x, y in zip(*line, strict=True) if first <= x <= last]) for line in lines
+            ]
+            if not any((abs((h - low) / (high - low) - corner_y) < 0.12).any() for h in heights):
+                return corner_x, corner_y
+        return None

@@ -1,0 +1,50 @@
+"""Prompts, or what models write after them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cpt_repro.exhibits.base import Checks, Row, TableKind, View, unique
+from cpt_repro.exhibits.typeset import Table, Texts
+from cpt_repro.records.lookup import NOT_RUN
+
+#: How many there are, until a record says it.
+PROMPTS = 5
+
+
+class Generations(TableKind):
+    """The prompts, or each model's continuation of each (of its first seed)."""
+
+    kind: Literal["generations"] = "generations"
+    layout: Literal["prompts", "generations"]
+    #: the corpus from whose held-out text the prompts are taken
+    corpus: str
+    rows: tuple[Row, ...]
+
+    @property
+    def evaluations(self) -> list[str]:
+        return unique(row.model for row in self.rows)
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        checks.known(self.corpus, checks.study.paper.corpora, "corpus")
+
+    def table(self, view: View) -> Table:
+        at = "" if view.full_size else f" ({view.scale.name} scale)"
+        first = {row.model: next(iter(view.evaluations(row.model)), None) for row in self.rows}
+        asked = next((e.prompts for e in first.values() if e and e.prompts), (NOT_RUN,) * PROMPTS)
+        prompts = [f"P{k + 1}" for k in range(len(asked))]
+        notes = ["The texts that the paper prints are not carried over."]
+        if self.layout == "prompts":
+            return Table([Texts("Prompt", prompts), Texts(f"Text{at}", list(asked))], notes)
+        out = []
+        for k, prompt in enumerate(prompts):
+            for row in self.rows:
+                evaluation = first[row.model]
+                there = evaluation is not None and k < len(evaluation.generations)
+                text = evaluation.generations[k] if there else view.why(row.model)
+                out.append((prompt, view.called(row), text))
+        heads = ("Prompt", "Training tokens", f"Generation{at}")
+        return Table(
+            [Texts(head, list(c)) for head, c in zip(heads, zip(*out, strict=True), strict=True)], notes
+        )

@@ -1,0 +1,115 @@
+"""Paths of runs in the plane of two perplexities, coloured by tokens."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean
+from typing import TYPE_CHECKING, Literal
+
+from cpt_repro.exhibits import style
+from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, unique, warmup_end
+from cpt_repro.exhibits.curves import Curve
+from cpt_repro.records.lookup import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.figure import Figure
+
+BEGUN = {"color": "#E31A1C", "marker": "o", "markersize": 6}
+WARMED_UP = {
+    "marker": "o", "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3, "markersize": 7,
+}  # fmt: skip
+#: In a reading order that starts dark, so that grey print keeps the order of tokens too.
+TOKENS_MAP = "viridis"
+
+
+class Plane(FigureKind):
+    """Paths of runs in the plane of two perplexities, coloured by tokens."""
+
+    kind: Literal["plane"] = "plane"
+    #: corpora
+    x: str
+    y: str
+    #: billions of the paper's tokens
+    until: float
+    #: print R² of the linear fit
+    fit: bool = False
+    curves: tuple[Curve, ...]
+
+    @property
+    def runs(self) -> list[str]:
+        return unique(run for curve in self.curves for run in curve.runs)
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        for corpus in (self.x, self.y):
+            checks.known(corpus, checks.study.paper.corpora, "corpus")
+
+    def caption(self, view: View) -> list[str]:
+        paths = (
+            [f"Paths are those of the mean losses over {view.common_seeds}."] if view.several_seeds else []
+        )
+        return [*paths, NOT_DIGITISED]
+
+    def draw(self, view: View) -> Figure:
+        figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)
+        legend, scatter = style.Legend(), None
+        measured = [
+            {one.seed: one for one in view.runs(curve.runs[0]) if one.curve(self.x) and one.curve(self.y)}
+            for curve in self.curves
+        ]
+        for curve, runs in zip(self.curves, style.shared(measured), strict=True):
+            if runs:
+                scatter = self._draw_path(axes, view, curve, runs, legend)
+            else:
+                name = curve.label or view.declared.style(curve.runs[0]).label
+                legend.note(f"{name}: {view.why(curve.runs[0])}")
+        if scatter is None:
+            style.empty(axes, "not run")
+            axes.set_xticks([])
+        else:
+            bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
+            bar.set_label(style.tokens_label(view).replace("; ", ";\n"))
+            bar.outline.set_linewidth(0.5)
+            legend.add("before the first update", reference=True, **BEGUN, linestyle="none")
+            legend.add("end of the warm-up", reference=True, **WARMED_UP, linestyle="none")
+        axes.set_xlabel(f"validation perplexity, {view.corpus(self.x)}")
+        axes.set_ylabel(f"validation perplexity\n{view.corpus(self.y)}")
+        legend.draw(figure)
+        return figure
+
+    def _draw_path(
+        self, axes: Axes, view: View, curve: Curve, runs: list[Trained], legend: style.Legend
+    ) -> PathCollection:
+        """Of several seeds the path of the mean losses: one path a seed cannot be read."""
+        look = view.declared.style(curve.runs[0])
+        tokens = [t for t, _ in runs[0].curve(self.x) if t <= self.until]
+        runs = [one for one in runs if [t for t, _ in one.curve(self.x)][: len(tokens)] == tokens]
+        seeds = [
+            [[loss for _, loss in one.curve(c)[: len(tokens)]] for c in (self.x, self.y)] for one in runs
+        ]
+        middle = [[mean(losses) for losses in zip(*axis, strict=True)] for axis in zip(*seeds, strict=True)]
+        paths = [[[math.exp(loss) for loss in losses] for losses in path] for path in [*seeds, middle]]
+        xs, ys = paths[-1]
+        axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
+        edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
+        colours = {"c": tokens, "cmap": TOKENS_MAP, "vmin": 0, "vmax": self.until}
+        scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
+        axes.plot(xs[0], ys[0], **BEGUN, linestyle="none", zorder=5)
+        warm = warmup_end(runs[0].run)
+        after = next((k for k, t in enumerate(tokens) if t >= warm), None)
+        if warm and after is not None:
+            axes.plot(xs[after], ys[after], **WARMED_UP, linestyle="none", zorder=6)
+        fit = f" (R² = {mean(r_squared(*path) for path in paths[:-1]):.2f})" if self.fit else ""
+        legend.add((curve.label or look.label) + fit, **style.line(look), marker=look.marker)
+        return scatter
+
+
+def r_squared(xs: list[float], ys: list[float]) -> float:
+    """R² of the straight line of least squares; NaN where one of both does not vary."""
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    sxx = sum((x - mean_x) ** 2 for x in xs)
+    syy = sum((y - mean_y) ** 2 for y in ys)
+    sxy = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    return sxy * sxy / (sxx * syy) if sxx and syy else math.nan

@@ -1,0 +1,335 @@
+"""A table with one run or merge a row: both values of every cell, and what of them compares.
+
+Below the scale `paper` losses and scores do not compare as they are; ranks and normalised effects do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+from cpt_repro.declarations.strict import Strict
+from cpt_repro.exhibits.agreement import Pair
+from cpt_repro.exhibits.base import Checks, Row, TableKind, View, unique
+from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
+from cpt_repro.records.lookup import NO_COUNTERPART
+
+#: A normalised effect stands on a denominator of at least so many standard errors.
+SURE = 2
+
+
+class Column(Strict):
+    """One column of a table, or several for `tasks`."""
+
+    show: Literal["name", "size", "here", "text", "rate", "loss", "average_loss", "tasks", "task", "average"]
+    heading: str = ""
+    #: of `loss`: a corpus, or `new` for the row's
+    corpus: str | None = None
+    suite: str | None = None
+    #: the first of these names that the suite has
+    task: tuple[str, ...] = ()
+    key: str | None = None
+    #: columns of the published table: one, of `tasks` all
+    published: tuple[str, ...] = ()
+
+    @property
+    def losses(self) -> bool:
+        """Whether it shows losses."""
+        return self.show in ("loss", "average_loss")
+
+
+class Anchors(Strict):
+    """What 0 and 1 mean when losses are made comparable across scales: (loss - zero) / (one - zero), per column."""
+
+    #: the rows it holds for: their new corpus and their model
+    new: str
+    model: str
+    zero: str
+    one: str
+    #: in words, such as: gap to the union as a share of the gap without replay
+    says: str
+
+
+class Rows(TableKind):
+    """A table with one run or merge a row; its rows are those of the published table, in order."""
+
+    kind: Literal["rows"] = "rows"
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    anchors: tuple[Anchors, ...] = ()
+
+    @property
+    def runs(self) -> list[str]:
+        return unique(row.run for row in self.rows) if any(column.losses for column in self.columns) else []
+
+    @property
+    def evaluations(self) -> list[str]:
+        return unique(row.model for row in self.rows) if self.suites else []
+
+    @property
+    def suites(self) -> list[str]:
+        return unique(column.suite for column in self.columns)
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        paper = checks.study.paper
+        checks.table((name for column in self.columns for name in column.published), len(self.rows))
+        for row in self.rows:
+            checks.run(row.model, merges=True)
+            new = row.new_corpus(checks.study)
+            if new is None and any(
+                column.show == "average_loss" or column.corpus == "new" for column in self.columns
+            ):
+                what = f"shows losses on new data, and '{row.model}' is validated on none."
+                raise checks.fault(what, "Give its row the key 'new'.")
+            if new:
+                checks.known(new, paper.corpora, "corpus", " as the new data of a row")
+        for column in self.columns:
+            if column.losses and column.corpus not in (None, "new"):
+                checks.known(column.corpus, paper.corpora, "corpus", " in a column")
+        for anchors in self.anchors:
+            checks.known(anchors.new, paper.corpora, "corpus", " in 'anchors'")
+            checks.known(anchors.model, paper.models, "model", " in 'anchors'")
+            for name in (anchors.zero, anchors.one):
+                checks.known(name, [row.run for row in self.rows if row.run], "row", " in 'anchors'")
+
+    def caption(self, view: View) -> list[str]:
+        out, several = [], "seeds where there are several, else over " if view.several_seeds else ""
+        if any(column.losses for column in self.columns):
+            over = f"{several}the closing evaluations"
+            out.append(
+                f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1."
+            )
+        if self.suites:
+            out.append(f"Scores in percent ± standard error over {several}documents.")
+        return out
+
+    def table(self, view: View) -> Table:
+        columns = _Builder(self, view).columns()
+        cells = [cell for column in columns if isinstance(column, Values) for cell in column.cells]
+        notes = ["In square brackets: the number of seeds."] if any(cell.reproduced for cell in cells) else []
+        if view.full_size:
+            notes.append("Difference: reproduced - published.")
+        elif any(cell.ranks for cell in cells):
+            notes.append("At this scale absolute values do not compare with the published ones.")
+            notes.append(
+                "Rank: 1 is best, among rows with the same new data and model that have both values."
+            )
+            if any(cell.effects != (None, None) for cell in cells):
+                says = " or ".join(dict.fromkeys(anchor.says for anchor in self.anchors))
+                where = f"where that gap is 0 in print or within {SURE} standard errors here"
+                notes.append(f"Effect: {says}; – {where}.")
+        return Table(columns, notes)
+
+    def pairs(self, view: View) -> list[Pair]:
+        """Every result that has both values, by column, new corpus and model; a run in two rows counts once."""
+        builder, out = _Builder(self, view), {}
+        for column in builder.columns():
+            for key, cell in zip(builder.keys, column.cells, strict=True):
+                if isinstance(cell, Cell) and cell.comparable:
+                    group = f"{column.heading}, {key.new}, {key.model}"
+                    pair = Pair(group, float(cell.published.value), cell.reproduced.value)
+                    out.setdefault((group, key.name), pair)
+        return list(out.values())
+
+
+class Key(NamedTuple):
+    """A row's run or merge, its new corpus and its model: rows with the same two last are compared."""
+
+    name: str
+    new: str
+    model: str
+
+
+class _Builder:
+    """The columns of one table."""
+
+    def __init__(self, exhibit: Rows, view: View):
+        self.exhibit, self.view, self.rows = exhibit, view, exhibit.rows
+        self.keys = [self._key(row) for row in exhibit.rows]
+        heads = [head for column in exhibit.columns for head in column.published]
+        self.digits = max((decimals(view.published(head, len(self.rows))) for head in heads), default=0)
+
+    def _key(self, row: Row) -> Key:
+        return Key(
+            row.model, row.new_corpus(self.view.study) or "", self.view.declaration(row.model)[1].model
+        )
+
+    def columns(self) -> list[Texts | Values]:
+        """All columns, compared."""
+        out: list[Texts | Values] = []
+        for column in self.exhibit.columns:
+            if texts := self._texts(column):
+                out.append(texts)
+                continue
+            for values in self._values(column):
+                compare(values, self.keys, self.exhibit.anchors, column.losses)
+                out.append(values)
+        return out
+
+    def _texts(self, column: Column) -> Texts | None:
+        view, rows, heading = self.view, self.rows, column.heading
+        at = "" if view.full_size else f"({view.scale.name} scale)"
+        match column.show:
+            case "name":
+                return Texts(heading, [view.called(row) for row in rows])
+            case "size":
+                return Texts(heading, [view.size(row.model) for row in rows])
+            case "text":
+                return Texts(heading, [row.cells.get(column.key, "") for row in rows])
+            case "here":
+                head = f"{heading}: layers × width, tokens {at}".strip()
+                return Texts(head, [self._here(row) for row in rows], False)
+            case "rate":
+                return Texts(f"{heading} {at}".strip(), [self._rate(row) for row in rows], False)
+        return None
+
+    def _here(self, row: Row) -> str:
+        """What was trained at this scale: layers x width, tokens of this run."""
+        run = self.view.planned(row.model)
+        if run is None:
+            return NO_COUNTERPART
+        tokens = "merge" if row.merge else count(run.training.tokens)
+        return f"{run.training.model.layers} × {run.training.model.width}, {tokens}"
+
+    def _rate(self, row: Row) -> str:
+        run = self.view.planned(row.model)
+        if run is None:
+            return NO_COUNTERPART
+        schedule = run.training.schedule
+        return rate_text(getattr(schedule, "eta_max", None) or schedule.eta_const)
+
+    def _values(self, column: Column) -> list[Values]:
+        """The columns that a declaration of losses or scores stands for, not yet compared."""
+        view, first = self.view, next(iter(column.published), None)
+        if column.losses:
+            shown = (
+                unique(self._corpora(column, key)[0] for key in self.keys) if column.show == "loss" else []
+            )
+            there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
+            here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
+            values = self._made(column, first, lambda key: self._loss(key, self._corpora(column, key)))
+            return [values._replace(there=there, here=here)]
+        suite = view.scale.suites.get(column.suite)
+        tasks = list(suite.tasks) if suite else []
+        score = lambda task: partial(self._score, column.suite, task)  # noqa: E731
+        if column.show == "average":
+            return [self._made(column, first, score(None))]
+        if column.show == "task":
+            task = next((name for name in column.task if name in tasks), None)
+            return [self._made(column, first, score(task) if task else None)._replace(here=task or "")]
+        # A task of this scale is the published one of the same letters and digits: arc_c is ARC-c.
+        own, out = {letters(task): task for task in tasks}, []
+        for head in column.published:
+            task = own.pop(letters(head), None)
+            out.append(self._made(column, head, score(task) if task else None)._replace(heading=head))
+        return out + [self._made(column, None, score(task))._replace(heading=task) for task in own.values()]
+
+    def _corpora(self, column: Column, key: Key) -> tuple[str, ...]:
+        """Corpora whose losses a cell shows the mean of."""
+        if column.show == "average_loss":
+            return self.view.study.paper.old, key.new
+        return (key.new if column.corpus == "new" else column.corpus,)
+
+    def _made(
+        self, column: Column, published: str | None, measure: Callable[[Key], Measured | None] | None
+    ) -> Values:
+        """A column of a published one and of what is measured for each row; None: the scale has nothing of the kind."""
+        view, cells = self.view, []
+        printed = view.published(published, len(self.rows))
+        for number, (row, key, value) in enumerate(zip(self.rows, self.keys, printed, strict=True)):
+            measured = measure(key) if measure else None
+            state = view.why(key.name) if measure else NO_COUNTERPART
+            if row.merge and column.losses:
+                state = "not measured"  # losses are taken in training, and a merge has none
+            if measured:
+                planned = len(view.plan.ids(view.paper, key.name))
+                of = f" of {planned}" * (measured.seeds < planned)
+                seeds = f"{measured.seeds}{of} seed{'s' * (planned > 1)}"
+                state = f"reproduced at scale {view.scale.name} with {seeds}"
+            misprint = (view.key, number, published) in view.counterparts.misprints
+            cells.append(Cell(value, measured, state, misprint))
+        return Values(column.heading, "", "", view.scale.name, cells, self.digits)
+
+    def _loss(self, key: Key, corpora: tuple[str, ...]) -> Measured | None:
+        """The final loss on a corpus, or the plain mean over two; merges have none."""
+        merge = key.name not in self.exhibit.runs
+        runs = [] if merge else self.view.runs(key.name)
+        finals = [[one.final[c] for c in corpora] for one in runs if {*corpora} <= set(one.final)]
+        if not finals:
+            return None
+        n = len(corpora)
+        losses = [math.fsum(final.loss for final in both) / n for both in finals]
+        errors = [math.hypot(*(final.stderr for final in both)) / n for both in finals]
+        noises = [math.hypot(*(final.noise for final in both)) / n for both in finals]
+        return _mean(losses, errors, 3, math.fsum(noises) / len(finals))
+
+    def _score(self, suite: str, task: str | None, key: Key) -> Measured | None:
+        """A task's value or the suite's average, in percent."""
+        scores = [e.suites[suite] for e in self.view.evaluations(key.name) if suite in e.suites]
+        if task:
+            found = [(s.tasks[task].value, s.tasks[task].stderr) for s in scores if task in s.tasks]
+        else:
+            found = [(s.average, s.stderr) for s in scores]
+        return _mean([100 * v for v, _ in found], [100 * e for _, e in found], 2) if found else None
+
+
+def letters(text: str) -> str:
+    """The letters and digits of a name, by which a task is the published one."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate: 3e-4, 1.65e-3."""
+    return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{rate:.6e}")
+
+
+def _mean(values: list[float], errors: list[float], digits: int, noise: float | None = None) -> Measured:
+    """Mean over seeds and its standard error: over seeds, or that of the only one."""
+    n, error = len(values), errors[0]
+    mean = math.fsum(values) / n
+    if n > 1:
+        error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return Measured(mean, f"{mean:.{digits}f} ± {error:.{digits}f} [{n}]", error, noise, n, digits)
+
+
+def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losses: bool) -> None:
+    """Fills in ranks (1 is best; ties of printed digits share the better one), effects and differences.
+
+    Only rows that have both values count, and a run that stands in two rows counts once.
+    """
+    groups: dict[tuple[str, str], dict[str, Cell]] = {}
+    for key, cell in zip(keys, column.cells, strict=True):
+        if cell.comparable:
+            groups.setdefault((key.new, key.model), {}).setdefault(key.name, cell)
+            if column.scale == "paper":
+                cell.difference = cell.reproduced.value - cell.published.value
+    sign = 1 if losses else -1
+    for key, cell in zip(keys, column.cells, strict=True):
+        if not cell.comparable:
+            continue
+        group = groups[key.new, key.model]
+        there = [sign * c.published.value for c in group.values()]
+        here = [sign * round(c.reproduced.value, c.reproduced.digits) for c in group.values()]
+        place = list(group).index(key.name)
+        if len(group) > 1:
+            cell.ranks = (*(1 + sum(v < side[place] for v in side) for side in (there, here)), len(group))
+        anchor = (
+            next((a for a in anchors if (a.new, a.model) == (key.new, key.model)), None) if losses else None
+        )
+        if anchor and {anchor.zero, anchor.one} <= set(group):
+            cell.effects = _effects(cell, group[anchor.zero], group[anchor.one], column.digits)
+
+
+def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | None, float | None]:
+    """The published and the reproduced value with the anchors at 0 and 1; None where these are not apart."""
+    there = one.published.value - zero.published.value
+    here = one.reproduced.value - zero.reproduced.value
+    sure = abs(here) > SURE * math.hypot(one.reproduced.error, zero.reproduced.error)
+    return (
+        (cell.published.value - zero.published.value) / there if round(there, digits) != 0 else None,
+        (cell.reproduced.value - zero.reproduced.value) / here if sure else None,
+    )

@@ -1,0 +1,95 @@
+"""Hyperparameters beside those of the paper."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cpt_repro.declarations.strict import Strict
+from cpt_repro.exhibits.base import Checks, TableKind, View, unique
+from cpt_repro.exhibits.rows import rate_text
+from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values
+from cpt_repro.records.lookup import NO_COUNTERPART
+
+#: Settings that the receipt knows and the plan does not.
+COUNTED = ("parameters", "non_embedding")
+
+
+class SettingColumn(Strict):
+    """A model of the paper."""
+
+    label: str
+    run: str | None = None
+    #: column of the published table
+    published: str
+
+
+class Setting(Strict):
+    """A setting: a field of the planned training, or the same `everywhere`; what was printed is in the published table."""
+
+    group: str = ""
+    label: str
+    run: str | None = None
+    field: str | None = None
+    everywhere: str | None = None
+
+
+class Settings(TableKind):
+    """Hyperparameters as published and as used."""
+
+    kind: Literal["settings"] = "settings"
+    columns: tuple[SettingColumn, ...]
+    rows: tuple[Setting, ...]
+
+    @property
+    def runs(self) -> list[str]:
+        counted = any(row.field in COUNTED for row in self.rows)
+        return unique(column.run for column in self.columns) if counted else []
+
+    def check(self, checks: Checks) -> None:
+        super().check(checks)
+        checks.table((column.published for column in self.columns), len(self.rows))
+        for name in unique(part.run for part in (*self.columns, *self.rows)):
+            checks.run(name)
+
+    def table(self, view: View) -> Table:
+        columns: list[Texts | Values] = [Texts("Description", [row.label for row in self.rows])]
+        if any(row.group for row in self.rows):
+            columns.insert(0, Texts("Group", [row.group for row in self.rows]))
+        for column in self.columns:
+            printed = view.published(column.published, len(self.rows))
+            rows = zip(self.rows, printed, strict=True)
+            cells = [self._cell(view, row, row.run or column.run, value) for row, value in rows]
+            columns.append(Values(column.label or column.published, "", "", view.scale.name, cells))
+        return Table(columns, [])
+
+    def _cell(self, view: View, row: Setting, run: str | None, value) -> Cell:
+        text = _setting(row.field, run, view) if row.field else row.everywhere
+        if text is None:
+            state = view.why(run) if row.field in COUNTED else NO_COUNTERPART
+            return Cell(value, None, state)
+        cell = Cell(value, Measured(text, text), f"used at scale {view.scale.name}")
+        if view.full_size and value:
+            same = str(value.value).replace(",", "") == text.replace(",", "")
+            cell.difference = "equal" if same else "differs"
+        return cell
+
+
+def _setting(field: str, name: str, view: View) -> str | None:
+    """A setting as text; None where it is not known."""
+    run = view.planned(name)
+    if run is None:
+        return None
+    training = run.training
+    if field in COUNTED:
+        runs = view.runs(name)
+        embeddings = 2 * training.vocabulary * training.model.width if field == "non_embedding" else 0
+        return f"{runs[0].parameters - embeddings:,}" if runs else None
+    if field == "schedule":
+        return training.schedule.kind.capitalize()
+    holders = (training.model, training.schedule, training)
+    value = next((v for holder in holders if (v := getattr(holder, field, None)) is not None), None)
+    if value is None:
+        return None
+    if field.startswith("eta_"):
+        return rate_text(value)
+    return f"{100 * value:g}" if field.endswith("_frac") else f"{value:g}"
