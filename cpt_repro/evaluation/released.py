@@ -122,7 +122,7 @@ def _evaluate(harness: Harness, one: ReleasedModel, outside: Outside, say: Calla
     size, context = harness.scale.models[one.model], outside.config.get("max_position_embeddings", 2048)
     model = architecture(size.architecture).new(size, outside.vocabulary, context, seed=0)
     source = {"repository": one.declared.repository, "commit": str(outside.repository.commit)}
-    source["weights"] = load_outside(outside, model, size)
+    source["weights"] = load_outside(outside, model)
     suites = harness.evaluate(model.eval())
     record = Evaluation(
         identity=one.identity,

@@ -92,10 +92,6 @@ class Architecture(Protocol):
     def expected(self, size: Size) -> dict[str, Any]:
         """The same of a model here."""
 
-    def is_buffer(self, tensor: str) -> bool:
-        """Whether older versions of transformers saved, beside the weights, a tensor of this name that the
-        configuration decides."""
-
 
 def architecture(name: str) -> Architecture:
     """The architecture of a name; an unknown one is a `ValueError` with those that are known."""

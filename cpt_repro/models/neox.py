@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-#: The causal mask and the rotary frequencies.
-_BUFFERS = re.compile(
-    r"gpt_neox\.((layers\.\d+\.attention\.)?rotary_emb\.inv_freq|layers\.\d+\.attention\.(masked_)?bias)"
-)
 #: The projections back into the residual stream.
 _RESIDUAL = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
 
@@ -126,9 +121,6 @@ class GPTNeoX(Architecture):
         sizes = {"num_hidden_layers": size.layers, "hidden_size": size.width}
         sizes |= {"num_attention_heads": size.heads, "intermediate_size": 4 * size.width}
         return self.described({"model_type": self.name, **sizes})
-
-    def is_buffer(self, tensor: str) -> bool:
-        return _BUFFERS.fullmatch(tensor) is not None
 
 
 ARCHITECTURE = GPTNeoX()

@@ -1,16 +1,12 @@
 """Models from outside, of the hub or a folder, in Hugging Face's format: what they are, and their weights.
 
 Nothing of a repository is executed. What differs from the architecture here in anything that decides the
-function is a `UserError`, where possible when a plan is made. Only the files named here are read, each
-checked by the hub's lock; `from_pretrained` would also follow an adapter's configuration and make up what is
-missing.
+function is a `UserError`, where possible when a plan is made.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import zipfile
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +22,7 @@ from cpt_repro.project import HUB, Project
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
 #: Of these the first that is there is read, or the files that an index names.
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = [name for whole in _WHOLE for name in (whole, f"{whole}.index.json")]
@@ -85,8 +81,7 @@ class Outside:
     def fetch(self, file: str) -> Path:
         """The local path of a file; a missing one is a `UserError`."""
         if file not in self.files:
-            do = "Name a model in Hugging Face's format, or complete its files."
-            raise self.fault(f"it has no file {file}.", do)
+            raise self.fault(f"it has no file {file}.", "Complete its files, or name another model.")
         return self.folder / file if self.folder else self.repository.fetch(file)
 
     def _mapping(self, file: str) -> dict[str, Any]:
@@ -97,28 +92,29 @@ class Outside:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Its `config.json`."""
-        return self._mapping(CONFIG)
+        """Its `config.json`; one that names no rows of embedding is a `UserError`."""
+        config = self._mapping(CONFIG)
+        if not isinstance(config.get("vocab_size"), int):
+            raise self.fault(f"its {CONFIG} names no 'vocab_size'.", "Restore the file.")
+        return config
 
     @property
     def vocabulary(self) -> int:
         """Rows of its embedding, as its configuration says."""
-        rows = self.config.get("vocab_size")
-        if not isinstance(rows, int) or rows < 1:
-            raise self.fault(f"its {CONFIG} gives {rows!r} for 'vocab_size'.", "Restore the file.")
-        return rows
+        return self.config["vocab_size"]
 
     @cached_property
     def weight_files(self) -> list[str]:
         """Names of the files that hold its weights; none is a `UserError`."""
         first = next((file for file in _WEIGHTS if file in self.files), None)
         if first is None:
-            fault = f"it has no weights: none of {', '.join(_WEIGHTS)}."
-            raise self.fault(fault, "Name a revision that has them.")
+            raise self.fault(f"it has no weights: none of {', '.join(_WEIGHTS)}.")
         if first in _WHOLE:
             return [first]
         shards = self._mapping(first).get("weight_map")
-        return sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+        if not isinstance(shards, dict) or not shards:
+            raise self.fault(f"{first} is no index.", "Restore the file.")
+        return sorted(set(map(str, shards.values())))
 
     @property
     def identity(self) -> str:
@@ -143,15 +139,17 @@ def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> 
 
     `setting`: where the scale says the model's size. Anything else is a `UserError`.
     """
-    for key, what in (("auto_map", "code of its own"), ("quantization_config", "quantized weights")):
-        if outside.config.get(key):
-            raise outside.fault(f"it has {what}, which is not taken: {outside.config[key]}.")
+    refused = {"auto_map": "code of its own", "quantization_config": "quantized weights"}
+    for key in refused.keys() & outside.config.keys():
+        raise outside.fault(f"it has {refused[key]}, which is not taken: {outside.config[key]}.")
+    if ADAPTER in outside.files:  # whose weights would be taken from another model
+        raise outside.fault("it is an adapter of another model.")
     ours = architecture(size.architecture)
     theirs = ours.described(outside.config)
     for what, wanted in ours.expected(size).items():
         if theirs[what] != wanted:
-            fault = f"its architecture is another: {what} {theirs[what]}, and not {wanted}."
-            raise outside.fault(fault, f"Start from a {ours.called} model of the size of {setting}.")
+            do = f"Start from a {ours.called} model of the size of {setting}."
+            raise outside.fault(f"its architecture is another: {what} {theirs[what]}, and not {wanted}.", do)
     if outside.vocabulary != (rows or outside.vocabulary):
         fault = f"its embedding has {outside.vocabulary} rows, and the model here {rows}."
         do = f"Set 'vocab_size: {outside.vocabulary}' of {setting}, if its tokenizer is the scale's."
@@ -177,75 +175,51 @@ def check_tokenizer(outside: Outside, folder: Path) -> None:
     """That its tokenizer has the tokens of that in `folder`, where both are there; else `UserError`."""
     if TOKENIZER not in outside.files or not (folder / TOKENIZER).is_file():
         return
-    theirs, ours = _vocabulary(outside.fetch(TOKENIZER)), _vocabulary(folder / TOKENIZER)
-    other = sum(theirs.get(token) != number for token, number in ours.items())
-    if other or len(theirs) != len(ours):
-        fault = f"it was trained with another tokenizer: {other} of our {len(ours)} tokens are others in its."
-        raise outside.fault(fault, "Give the scale its tokenizer (kind: pretrained).")
-
-
-# -- reading
-
-
-def _damaged(path: Path, what: str, error: object) -> UserError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"not {what} ({reason}).", where=str(path), do="Restore it, or name another model.")
-
-
-def _vocabulary(path: Path) -> dict[str, int]:
     from tokenizers import Tokenizer
 
+    paths = [outside.fetch(TOKENIZER), folder / TOKENIZER]
     try:
-        return Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+        theirs, ours = (Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True) for path in paths)
     except Exception as error:  # the library raises plain Exception
-        raise _damaged(path, "a tokenizer", error) from None
+        raise outside.fault(f"its tokenizer, or ours, cannot be read ({error}).", "Restore it.") from None
+    other = sum(theirs.get(token) != number for token, number in ours.items())
+    if other or len(theirs) != len(ours):
+        what = f"it was trained with another tokenizer: {other} of our {len(ours)} tokens are others in its."
+        raise outside.fault(what, "Give the scale its tokenizer (kind: pretrained).")
 
 
-def _tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a file of safetensors or of torch's, which may hold tensors alone."""
-    import torch
-    from safetensors.torch import load_file
-
-    safe = path.suffix == ".safetensors"
-    try:
-        if safe:
-            return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # older files cannot be
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()):
-            raise ValueError("no dict of tensors")
-    except Exception as error:  # a damaged pickle raises anything
-        raise _damaged(path, "whole safetensors" if safe else "a file of tensors alone", error) from None
-    return tensors
-
-
-def load_outside(outside: Outside, model: PreTrainedModel, size: Size, identity: str | None = None) -> str:
-    """Puts its weights into `model` (of that size, float32); returns the SHA-256 over all tensors.
+def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None = None) -> str:
+    """Puts its weights into `model` (of its size, float32); returns the SHA-256 over all tensors.
 
     The digest is of values and names, the same for every file format. Half precision becomes float32, which
-    is exact. Missing and unknown tensors, other shapes, what is no finite number, and what is no longer what
-    it was when a run was planned (`identity`) are a `UserError`.
+    is exact. Missing and unknown tensors, other shapes, what is not finite, and what is no longer what it was
+    when a run was planned (`identity`) are a `UserError`; so are pickles that hold more than tensors.
     """
     import torch
 
-    ours, missing = architecture(size.architecture), set(model.state_dict())
-    for file in outside.weight_files:
-        tensors = {n: t for n, t in _tensors(outside.fetch(file)).items() if not ours.is_buffer(n)}
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-                raise outside.fault(f"the tensor {name} ({tensor.dtype}) has values that are not finite.")
-        try:
-            unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
-        except RuntimeError as error:  # another shape
-            reason = re.sub(r"\s+", " ", str(error).partition("\n")[2])[:300]
-            raise outside.fault(f"{file} does not fit its {CONFIG} ({reason}).") from None
-        if unknown:
-            raise outside.fault(f"{file} has a tensor that no {ours.called} model has: {unknown[0]}.")
-        missing -= tensors.keys()
-    if missing:
-        raise outside.fault(f"{len(missing)} tensors are missing, the first is {min(missing)}.")
+    paths = [outside.fetch(file) for file in outside.weight_files]
+    try:
+        theirs, info = type(model).from_pretrained(
+            paths[0].parent,
+            config=model.config,
+            dtype=torch.float32,
+            local_files_only=True,
+            weights_only=True,
+            use_safetensors="safetensors" in paths[0].name,
+            ignore_mismatched_sizes=True,  # they are told
+            output_loading_info=True,
+        )
+    except Exception as error:  # a damaged pickle raises anything
+        reason = " ".join(str(error).split())[:300]
+        raise outside.fault(f"its weights are not whole, or not tensors alone ({reason}).") from None
+    weights = theirs.state_dict()
+    infinite = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
+    for names, what in [*((info[key], what) for key, what in kinds.items()), (infinite, "not finite")]:
+        if names:
+            raise outside.fault(f"{len(names)} of its tensors are {what}, such as {min(names)}.")
     if identity not in (None, outside.identity):
         do = "Restore it, or run again to train anew."
         raise outside.fault("it has changed since the run was planned.", do)
-    weights = model.state_dict().items()
-    return digest({name: hashlib.sha256(tensor.contiguous().numpy()).hexdigest() for name, tensor in weights})
+    model.load_state_dict(weights)
+    return digest({name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in weights.items()})

@@ -61,7 +61,7 @@ def test_it_opens_elsewhere_and_is_a_start_for_others(trained, tmp_path):
     model, outside = fresh(), Outside(plan.project, str(out))
     check_fits(outside, SIZE, ROWS, "the scale")
     check_tokenizer(outside, plan.project.data / "smoke" / "tokenizer")
-    load_outside(outside, model, SIZE)
+    load_outside(outside, model)
     assert torch.equal(logits(model), logits(own))
 
 
