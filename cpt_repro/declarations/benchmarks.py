@@ -66,7 +66,7 @@ LOCAL = {"continuation": Scoring(metric="acc_norm"), "last_word": Scoring(metric
 
 
 class Benchmark(Scoring):
-    """One declaration. A template that is one `{{ expression }}`, or a column's name, stands for its value."""
+    """One declaration. A template that is one `{{ expression }}`, or a column, stands for its value."""
 
     task: Name
     about: str
@@ -145,7 +145,7 @@ class Benchmark(Scoring):
         return set().union(*map(jinja2.meta.find_undeclared_variables, trees)) - {STEM}
 
     def of(self, template: str, row: dict[str, Any]) -> Any:
-        """What the template of that key gives for a row; a constant is itself. Raises whatever it meets in the row."""
+        """What the template of that key gives for a row, or the constant; raises what it meets in the row."""
         if template not in self._compiled:
             constant = getattr(self, template)
             return list(constant) if isinstance(constant, tuple) else constant
@@ -166,7 +166,7 @@ def load_benchmark(project: Project, name: str) -> Benchmark:
 
 
 def scoring_of(project: Project, task: Task | Published) -> Scoring:
-    """How a task is scored; of a published one the `Benchmark`, with as many examples as the scale asks for."""
+    """How a task is scored; of a published one the `Benchmark`, with the examples that the scale asks for."""
     if not isinstance(task, Published):
         return LOCAL[task.kind]
     benchmark, path = load_benchmark(project, task.benchmark), project.benchmarks / f"{task.benchmark}.yaml"

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class PublishedTask:
-    """A benchmark's declaration applied to its data set, which is fetched from the hub or read from a copy."""
+    """A benchmark's declaration applied to its data set, of the hub or a copy."""
 
     def __init__(self, project: Project, benchmark: Benchmark):
         self.benchmark, gating = benchmark, benchmark.gating
@@ -91,8 +91,8 @@ class PublishedTask:
         benchmark, others = self.benchmark, [other for other in pool if other.id != row.id]
         if len(others) < benchmark.num_fewshot:
             group = f" of the group '{self._group(row)}'" if benchmark.group else ""
-            what = f"{benchmark.num_fewshot} examples are asked for, and the split '{benchmark.fewshot_split}' has "
-            raise UserError(f"{what}{len(others)} rows{group}.", where=row.where, do=self._do)
+            what = f"{benchmark.num_fewshot} examples are asked for, and there are {len(others)} rows{group}"
+            raise UserError(f"{what} in '{benchmark.fewshot_split}'.", where=row.where, do=self._do)
         if benchmark.fewshot_sampler == "first_n":
             return others[: benchmark.num_fewshot]
         # Seeding by a string does not depend on PYTHONHASHSEED.

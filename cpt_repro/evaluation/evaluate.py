@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cpt_repro.declarations.benchmarks import task_digests
-from cpt_repro.errors import UserError
 from cpt_repro.models.weights import check_weights
 from cpt_repro.planning.plan import Plan, PlannedModel
 from cpt_repro.records.lookup import Records
@@ -15,48 +14,46 @@ from cpt_repro.records.receipts import Evaluation, write_record
 from cpt_repro.training.store import Store
 
 
-def outstanding(plan: Plan, records: Records, models: Sequence[str]) -> list[str]:
-    """Those of the models whose records lack a score of some task as it is declared, or their generations."""
+def outstanding(
+    plan: Plan, records: Records, models: Sequence[str], generating: Mapping[str, str]
+) -> list[str]:
+    """Those of the models whose records are not of the scale's tasks as declared, or lack generations."""
     wanted = task_digests(plan.project, plan.scale, plan.data)
 
-    def complete(record: Evaluation, model_id: str) -> bool:
-        scores = {suite: record.suites[suite].tasks if suite in record.suites else {} for suite in wanted}
-        scored = {
-            suite: {name: score.declaration for name, score in scores[suite].items()} for suite in wanted
-        }
-        written = bool(record.generations) or model_id not in plan.generating
-        return written and all(wanted[suite].items() <= scored[suite].items() for suite in wanted)
+    def complete(model_id: str, record: Evaluation | None) -> bool:
+        written = record is not None and (bool(record.generations) or model_id not in generating)
+        return written and record.declarations == wanted
 
-    return [one for one in models if not (record := records.evaluation(one)) or not complete(record, one)]
+    return [one for one in models if not complete(one, records.evaluation(one))]
 
 
 def evaluate_models(
-    plan: Plan, records: Records, models: Sequence[str], store: Store, say: Callable[[str], None]
+    plan: Plan,
+    records: Records,
+    models: Sequence[str],
+    store: Store,
+    say: Callable[[str], None],
+    generating: Mapping[str, str],
 ) -> None:
-    """Scores runs and merges on the tasks that their records lack; those in `plan.generating` continue
-    prompts.
+    """Scores runs and merges on tasks that their records lack; those in `generating` continue prompts of a corpus.
 
-    Missing or altered weights, and items that are not of the tasks as they are declared, are a `UserError`;
-    the records written until then stay.
+    Missing or altered weights or items are a `UserError`; the records written until then stay.
     """
-    todo, wanted = outstanding(plan, records, models), task_digests(plan.project, plan.scale, plan.data)
+    todo = outstanding(plan, records, models, generating)
     if not todo:
         return
     # lm-eval and transformers take some ten seconds to import: only where there is something to evaluate.
     from cpt_repro.evaluation.generate import generate, held_out_prompts
     from cpt_repro.evaluation.harness import Harness
 
-    harness = Harness(plan.project, plan.scale)
-    if harness.declarations != wanted:
-        do = f"Make them again: `cpt-repro suites --scale {plan.scale.name}`."
-        raise UserError("the items are not of the tasks as they are declared.", where=plan.scale.name, do=do)
+    harness = Harness(plan.project, plan.scale, plan.data)
     for number, model_id in enumerate(todo, 1):
         model, record = plan.model(model_id), records.evaluation(model_id)
         prompts, generations = (record.prompts, record.generations) if record else ((), ())
         with tempfile.TemporaryDirectory() as scratch:
             folder = _weights(model, store, Path(scratch))
             suites = harness.evaluate(folder, record.suites if record else {})
-            if corpus := plan.generating.get(model_id):
+            if corpus := generating.get(model_id):
                 asked = tuple(held_out_prompts(plan.project.data / plan.scale.name / corpus))
                 if asked != prompts or not generations:
                     prompts, generations = asked, tuple(generate(folder, harness.tokenizer, asked))
@@ -79,13 +76,14 @@ def _weights(model: PlannedModel, store: Store, scratch: Path) -> Path:
     from cpt_repro.evaluation.merge import merge_folders
 
     for run, iteration in model.weights:
-        check_weights(store.weights(run, iteration), store.recorded_hash(run, iteration))
-    base, *others = [store.weights(run, iteration) for run, iteration in model.weights]
+        recorded = store.recorded_hash(run.identity, iteration)
+        check_weights(store.weights(run.identity, iteration), recorded)
+    base, *others = [store.weights(run.identity, iteration) for run, iteration in model.weights]
     return merge_folders(base, others, model.density, scratch / "merged") if others else base
 
 
 def _with_earlier(environment: dict[str, str], record: Evaluation | None) -> dict[str, str]:
-    """What computed the scores; where those that are kept were computed by something else, that stands first."""
+    """What computed the scores; where those that are kept had something else, that stands first."""
     earlier = record.environment if record else {}
     return {
         name: value if earlier.get(name, value) == value else f"{earlier[name]}, {value}"

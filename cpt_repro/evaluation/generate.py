@@ -26,7 +26,8 @@ def held_out_prompts(corpus: Path, count: int = PROMPTS, words: int = PROMPT_WOR
     """
     documents = [document for document in held_out(corpus) if len(document.words) > words]
     if len(documents) < count:
-        what = f"{count} prompts are needed, and there are {len(documents)} held-out documents of more than {words} words."
+        there = f"{len(documents)} held-out documents of more than {words} words"
+        what = f"{count} prompts are needed, and there are {there}."
         raise UserError(what, where=str(corpus), do="Give the corpus more held-out text.")
     # Neighbours in the file are often parts of one book.
     documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())

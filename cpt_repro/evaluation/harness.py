@@ -1,4 +1,4 @@
-"""The one module that knows lm-eval: it scores models on a scale's suites (see `suites.py`), without a network."""
+"""The one module that knows lm-eval: scores models on a scale's suites (`suites.py`), without a network."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class _Task(ConfigurableTask):
     """lm-eval's task over items in memory: every key of its configuration names a field of them."""
 
     def __init__(self, name: str, task: LoadedTask):
+        self.declaration = task.declaration
         self._rows = [item.model_dump(mode="json", exclude_unset=True) for item in task.items]
         scoring = task.scoring.model_dump(mode="json")
         metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
@@ -94,7 +95,7 @@ class _Task(ConfigurableTask):
 
 
 def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """mc2 of one item: the share of the probability of all choices that its true ones have (Lin et al. 2022)."""
+    """mc2 of one item: the share of all choices' probability that its true ones have (Lin et al. 2022)."""
     likelihoods = torch.tensor([likelihood for likelihood, _ in results], dtype=torch.float64)
     share = float(torch.softmax(likelihoods, dim=0) @ torch.tensor(item["labels"], dtype=torch.float64))
     return {"mc2": min(share, 1.0)}  # rounding may lift a sum of all above 1
@@ -114,13 +115,19 @@ class _Model(HFLM):
         pair = (context, continuation)
         if pair not in self.encoded:
             self.encoded[pair] = super()._encode_pair(context, continuation)
+        if (length := len(self.encoded[pair][1])) > self.max_length:
+            what = f"a choice has {length} tokens, and the model's context {self.max_length}."
+            raise UserError(what, do="Evaluate a model with a longer context, or leave the task out.")
         return self.encoded[pair]
 
 
 class Harness:
-    """The suites of a scale, loaded once, to score any number of models in one process."""
+    """The suites of a scale, loaded once, to score any number of models in one process.
 
-    def __init__(self, project: Project, scale: Scale):
+    `data`: corpus -> digest of what decides its tokens (`Plan.data`), by which items are known to be current.
+    """
+
+    def __init__(self, project: Project, scale: Scale, data: Mapping[str, str]):
         self.scale = scale
         self.batch_size = max(1, min(BATCH_SIZE, BATCH_TOKENS // scale.sequence_length))
         self.device = "cuda" if scale.device == "gpu" else "cpu"
@@ -129,15 +136,11 @@ class Harness:
             raise UserError(what, do="Choose a scale for CPUs.")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         transformers.logging.set_verbosity_error()
-        loaded = read_suites(project, scale)
-        #: Hash of all items and what they were made from; of each task the digest of what it was made from.
+        loaded = read_suites(project, scale, data)
+        #: Hash of all items and what they were made from.
         self.fingerprint = file_digest(suites_record(project, scale))
-        self.declarations = {
-            suite: {name: task.declaration for name, task in tasks.items()} for suite, tasks in loaded.items()
-        }
         self.tokenizer = load_tokenizer(project.data / scale.name / "tokenizer")
         self._encoded: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-        self._prompts: dict[str, int] = {}
         self._tasks = {
             suite: {name: _Task(f"{suite}.{name}", task) for name, task in tasks.items()}
             for suite, tasks in loaded.items()
@@ -173,9 +176,9 @@ class Harness:
             scores = {}
             for name, task in tasks.items():
                 score = known[suite].tasks.get(name) if known and suite in known else None
-                if score is None or score.declaration != self.declarations[suite][name]:
+                if score is None or score.declaration != task.declaration:
                     lm = lm or self._model(model)
-                    score = self._score(lm, task, self.declarations[suite][name], limit)
+                    score = self._score(lm, task, limit)
                 scores[name] = score
             values, errors = zip(*((score.value, score.stderr) for score in scores.values()), strict=True)
             average, stderr = mean_and_error(values, errors)
@@ -205,7 +208,7 @@ class Harness:
             encoded=self._encoded,
         )
 
-    def _score(self, lm: _Model, task: _Task, declaration: str, limit: int | None) -> Score:
+    def _score(self, lm: _Model, task: _Task, limit: int | None) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
         output = evaluate(
             lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=1, log_samples=False
@@ -218,16 +221,14 @@ class Harness:
             stderr=float(result[f"{metric}_stderr,none"]),
             documents=len({one.doc_id for one in asked}),
             truncated=len(truncated),
-            declaration=declaration,
+            declaration=task.declaration,
         )
 
     def _tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
         """Tokens of a prompt and a choice, or of a prompt and what is generated at most."""
         prompt, then = asked
         if isinstance(then, dict):
-            if prompt not in self._prompts:
-                self._prompts[prompt] = len(self.tokenizer(prompt).input_ids)
             # One more than a choice: the last token of a choice is not read.
-            return self._prompts[prompt] + then["max_gen_toks"] + 1
+            return len(self.tokenizer(prompt).input_ids) + then["max_gen_toks"] + 1
         context, continuation = self._encoded[asked]
         return len(context) + len(continuation)

@@ -1,4 +1,4 @@
-"""Items of tasks: what a model is asked, with its whole prompt. They are data; nothing of them is a template."""
+"""Items of tasks: what a model is asked, with its whole prompt. They are data; nothing is a template."""
 
 from __future__ import annotations
 

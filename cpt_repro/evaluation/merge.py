@@ -61,7 +61,7 @@ def ties_merge(base: Tensors, task_models: Sequence[Tensors], density: float) ->
 
 
 def merge_folders(base: Path, tasks: Sequence[Path], density: float, out: Path) -> Path:
-    """Merges model folders into a new one, `out`, with the base's configuration; it appears whole or not at all."""
+    """Merges model folders into a new one with the base's configuration, `out`, which is whole or absent."""
     merged = ties_merge(_read(base), [_read(folder) for folder in tasks], density)
     with whole_folder(out) as aside:
         shutil.copyfile(base / CONFIG, aside / CONFIG)

@@ -115,18 +115,23 @@ def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Pat
     return record
 
 
-def read_suites(project: Project, scale: Scale) -> dict[str, dict[str, LoadedTask]]:
-    """Suite -> task -> its items; a missing or altered file, or one that holds anything else, is a `UserError`."""
-    path = suites_record(project, scale)
+def read_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> dict[str, dict[str, LoadedTask]]:
+    """Suite -> task -> its items; `data` as for `build_suites`.
+
+    A missing, altered or unfit file is a `UserError`, and so is one of a task that was declared otherwise.
+    """
+    path, digests = suites_record(project, scale), task_digests(project, scale, data)
     record = parse(SuitesRecord, read_json(path), str(path))
     suites: dict[str, dict[str, LoadedTask]] = {name: {} for name in scale.suites}
     for suite_name, suite in scale.suites.items():
         for name, task in suite.tasks.items():
-            if (file := record.tasks.get(f"{suite_name}/{name}")) is None:
-                raise UserError(f"the task {suite_name}/{name} is not there.", where=str(path), do=_REMAKE)
+            file, declaration = record.tasks.get(f"{suite_name}/{name}"), digests[suite_name][name]
+            if file is None or file.declaration != declaration:
+                what = f"the items of {suite_name}/{name} as it is declared now are not there."
+                raise UserError(what, where=str(path), do=_REMAKE)
             scoring = scoring_of(project, task)
             items = _read_items(path.parent / suite_name / f"{name}.jsonl", file.items, kind_of(scoring))
-            suites[suite_name][name] = LoadedTask(file.declaration, scoring, items)
+            suites[suite_name][name] = LoadedTask(declaration, scoring, items)
     return suites
 
 
