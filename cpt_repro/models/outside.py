@@ -139,9 +139,9 @@ def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> 
 
     `setting`: where the scale says the model's size. Anything else is a `UserError`.
     """
-    refused = {"auto_map": "code of its own", "quantization_config": "quantized weights"}
-    for key in refused.keys() & outside.config.keys():
-        raise outside.fault(f"it has {refused[key]}, which is not taken: {outside.config[key]}.")
+    for key, what in (("auto_map", "code of its own"), ("quantization_config", "quantized weights")):
+        if outside.config.get(key):
+            raise outside.fault(f"it has {what}, which is not taken: {outside.config[key]}.")
     if ADAPTER in outside.files:  # whose weights would be taken from another model
         raise outside.fault("it is an adapter of another model.")
     ours = architecture(size.architecture)
@@ -213,10 +213,10 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
         reason = " ".join(str(error).split())[:300]
         raise outside.fault(f"its weights are not whole, or not tensors alone ({reason}).") from None
     weights = theirs.state_dict()
-    infinite = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    info["infinite"] = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
-    for names, what in [*((info[key], what) for key, what in kinds.items()), (infinite, "not finite")]:
-        if names:
+    for kind, what in (kinds | {"infinite": "not finite"}).items():
+        if names := info[kind]:
             raise outside.fault(f"{len(names)} of its tensors are {what}, such as {min(names)}.")
     if identity not in (None, outside.identity):
         do = "Restore it, or run again to train anew."
