@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_repro.declarations.scale import load_scale
 from cpt_repro.data.order import Order, Permutation, cumulative_counts
-from cpt_repro.planning.plan import Part, Plan, Stream, streams
-
-# Same examples every time, and no clock: a busy machine is no fault.
-settings.register_profile("calm", deadline=None, derandomize=True)
-settings.load_profile("calm")
+from cpt_repro.planning.mixture import Part, Stream, streams
 
 # -- permutations
 
@@ -48,7 +43,7 @@ def test_permutation_differs_by_key(size, number):
 
 
 def test_permutation_mixes():
-    # Of 4,096 elements a random permutation leaves about one in place, and neighbours are 1,365 apart on average.
+    # A random permutation of 4,096 leaves about one in place, and neighbours are 1,365 apart on average.
     values = Permutation(4096, "mixing")(np.arange(4096))
     assert (values == np.arange(4096)).sum() < 8
     assert 1200 < np.abs(np.diff(values)).mean() < 1530
@@ -133,30 +128,27 @@ def test_shares_of_nought_are_allowed(shares):
 
 GOLDEN = "719b4fafdec9ca2268fd3c6a52dd57a951fbd6d2d8780cf15449622a02572628"
 
-# -- orders of the smoke scale's segments
+# -- orders of the smoke scale's runs
 
 
 @pytest.fixture(scope="module")
-def plan():
-    return Plan(load_scale("smoke"))
+def plan(plan_of):
+    return plan_of("smoke")
 
 
 def made_up_sizes(plan, factor=1):
     """Sequences of each domain, made up, so that no corpus needs to be built."""
     return {
         (corpus, domain): factor * (211 + 37 * number)
-        for corpus, shares in plan._shares.items()
-        for number, domain in enumerate(shares)
+        for corpus in plan.scale.corpora
+        for number, domain in enumerate(plan.shares(corpus))
     }
 
 
-def order_of(plan, name, seed=None, factor=1, paper="ibrahim2024"):
-    segment = plan.segments[plan.id_of(paper, name)]
-    seed = segment.seed if seed is None else seed
-    order = Order(
-        segment.mixture, made_up_sizes(plan, factor), segment.batch_sequences, seed, segment.batch_offset
-    )
-    return segment, order
+def order_of(plan, name, seed=None, factor=1):
+    training = plan.find("ibrahim2024", name)[0].training
+    seed, sizes = training.seed if seed is None else seed, made_up_sizes(plan, factor)
+    return training, Order(training.mixture, sizes, training.batch_sequences, seed, training.batch_offset)
 
 
 def by_domain(order, iterations):
@@ -179,41 +171,41 @@ ARMS = [("sp", r) for r in SP_REPLAY] + [("german", r) for r in GERMAN_REPLAY]
 
 @pytest.fixture(scope="module")
 def upstream(plan):
-    segment, order = order_of(plan, "405m/pile")
-    return by_domain(order, segment.iterations)[0]
+    training, order = order_of(plan, "405m/pile")
+    return by_domain(order, training.iterations)[0]
 
 
 @pytest.mark.parametrize(("corpus", "share"), ARMS)
 def test_replay_share_of_every_batch_and_of_all(plan, corpus, share):
-    segment, order = order_of(plan, f"405m/pile--{corpus}/replay-{share:g}")
-    _, counts = by_domain(order, segment.iterations)
-    assert all(abs(batch["pile"] - share * segment.batch_sequences) < 1 for batch in counts)
-    total = segment.iterations * segment.batch_sequences
+    training, order = order_of(plan, f"405m/pile--{corpus}/replay-{share:g}")
+    _, counts = by_domain(order, training.iterations)
+    assert all(abs(batch["pile"] - share * training.batch_sequences) < 1 for batch in counts)
+    total = training.iterations * training.batch_sequences
     assert abs(sum(batch["pile"] for batch in counts) - share * total) <= 0.5 + 1e-6
     assert {name for batch in counts for name in batch} == {"pile", corpus}
 
 
 @pytest.mark.parametrize(("corpus", "share"), ARMS)
 def test_replay_comes_in_the_order_first_seen(plan, upstream, corpus, share):
-    segment, order = order_of(plan, f"405m/pile--{corpus}/replay-{share:g}")
-    seen, _ = by_domain(order, segment.iterations)
+    training, order = order_of(plan, f"405m/pile--{corpus}/replay-{share:g}")
+    seen, _ = by_domain(order, training.iterations)
     replayed = {key: indices for key, indices in seen.items() if key[0] == "pile"}
     assert sum(map(len, replayed.values())) > 0
     for key, indices in replayed.items():
         assert indices == upstream[key][: len(indices)]
     # and its domains keep their upstream shares
     total = sum(map(len, replayed.values()))
-    for domain, part in plan._shares["pile"].items():
-        assert abs(len(replayed.get(("pile", domain), [])) - part * total) <= len(plan._shares["pile"])
+    for domain, part in plan.shares("pile").items():
+        assert abs(len(replayed.get(("pile", domain), [])) - part * total) <= len(plan.shares("pile"))
 
 
 @pytest.mark.parametrize(("corpus", "shares"), [("sp", SP_REPLAY), ("german", GERMAN_REPLAY)])
 def test_new_data_keeps_its_order_in_all_replay_arms(plan, corpus, shares):
-    segment, order = order_of(plan, f"405m/pile--{corpus}/replay-0")
-    whole, _ = by_domain(order, segment.iterations)
+    training, order = order_of(plan, f"405m/pile--{corpus}/replay-0")
+    whole, _ = by_domain(order, training.iterations)
     for share in shares:
         _, thinned = order_of(plan, f"405m/pile--{corpus}/replay-{share:g}")
-        seen, _ = by_domain(thinned, segment.iterations)
+        seen, _ = by_domain(thinned, training.iterations)
         new = {key: indices for key, indices in seen.items() if key[0] == corpus}
         assert set(new) == set(whole)
         for key, indices in new.items():
@@ -224,12 +216,12 @@ def test_stages_replay_every_earlier_stage_in_its_order(plan):
     stages = [f"405m/pile--sp-domains/stage-{k}" for k in (1, 2, 3)]
     first_seen = {}
     for name in ("405m/pile", *stages):
-        segment, order = order_of(plan, name)
-        seen, _ = by_domain(order, segment.iterations)
+        training, order = order_of(plan, name)
+        seen, _ = by_domain(order, training.iterations)
         for key, indices in seen.items():
             earlier = first_seen.setdefault(key, indices)
             assert indices == earlier[: len(indices)]
-    domains = list(plan._shares["sp"])
+    domains = list(plan.shares("sp"))
     assert set(first_seen) >= {("sp", domain) for domain in domains[:3]}
 
 
@@ -237,18 +229,18 @@ def test_batch_offset_goes_on_exactly(plan):
     name = "405m/sp-3x100/infinite-cosine/split-2"
     trunk, order = order_of(plan, name)
     branch, annealed = order_of(plan, f"{name}-annealed")
-    assert branch.batch_offset == branch.parent_iteration > 0
-    assert branch.parent_iteration + branch.iterations == trunk.iterations
+    assert branch.batch_offset == branch.start.iteration > 0
+    assert branch.batch_offset + branch.iterations == trunk.iterations
     for k in range(branch.iterations):
-        expected, actual = order.batch(branch.parent_iteration + k), annealed.batch(k)
+        expected, actual = order.batch(branch.batch_offset + k), annealed.batch(k)
         assert [(s, i.tolist()) for s, i in expected] == [(s, i.tolist()) for s, i in actual]
 
 
 def test_splits_read_on_where_the_last_one_ended(plan):
     seen = []
     for k in (1, 2, 3):
-        segment, order = order_of(plan, f"405m/sp-3x100/cosine/split-{k}", factor=50)
-        seen.append(by_domain(order, segment.iterations)[0])
+        training, order = order_of(plan, f"405m/sp-3x100/cosine/split-{k}", factor=50)
+        seen.append(by_domain(order, training.iterations)[0])
     whole = by_domain(order_of(plan, "405m/sp", factor=50)[1], 293)[0]
     for key in seen[0]:
         joined = [index for split in seen for index in split[key]]
@@ -315,20 +307,16 @@ class MadeUpCorpora:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_any_number_of_ranks_sees_the_same_global_batch(plan, monkeypatch, ranks):
-    from cpt_repro.training import trainer
+def test_any_number_of_ranks_sees_the_same_global_batch(plan, ranks):
+    from cpt_repro.training.batches import Batches
 
-    segment, order = order_of(plan, "405m/pile--sp/replay-0.05")
-    batches = trainer.Batches(segment, MadeUpCorpora(made_up_sizes(plan)))
-    monkeypatch.setattr(trainer.dist, "get_world_size", lambda: ranks)
-    for k in (0, 1, 2, segment.iterations - 1):
-        parts = []
-        for rank in range(ranks):
-            monkeypatch.setattr(trainer.dist, "get_global_rank", lambda rank=rank: rank)
-            parts.append(batches[k])
-            assert len(parts[-1]) == segment.batch_sequences // ranks
-        rows = np.concatenate([part.numpy() for part in parts])[:, 0]
-        assert rows.tolist() == [index for _, indices in order.batch(k) for index in indices]
+    training, order = order_of(plan, "405m/pile--sp/replay-0.05")
+    parts = [Batches(training, MadeUpCorpora(made_up_sizes(plan)), rank, ranks) for rank in range(ranks)]
+    for k in (0, 1, 2, training.iterations - 1):
+        rows = [part[k] for part in parts]
+        assert {len(own) for own in rows} == {training.batch_sequences // ranks}
+        expected = [index for _, indices in order.batch(k) for index in indices]
+        assert np.concatenate([own.numpy() for own in rows])[:, 0].tolist() == expected
 
 
 def digest_of(order, iterations):
@@ -341,7 +329,7 @@ def digest_of(order, iterations):
 
 
 def test_order_is_the_same_as_ever(plan):
-    """Regression: if this fails while the smoke scale's shares and batch are as they were, every receipt is stale."""
-    segment, order = order_of(plan, "405m/pile--sp-domains/stage-2")
-    assert segment.batch_sequences == 16
+    """Regression: if this fails while smoke's shares and batch are as they were, every receipt is stale."""
+    training, order = order_of(plan, "405m/pile--sp-domains/stage-2")
+    assert training.batch_sequences == 16
     assert digest_of(order, 70) == GOLDEN

@@ -1,0 +1,114 @@
+"""Tokenizers that are trained or fetched, checked, and made again."""
+
+import hashlib
+import json
+
+import pytest
+from tiny_corpora import all_bytes, flip, neox_like, refused
+from tokenizers import Tokenizer
+
+from cpt_repro.data.build import build_tokenizer, current_tokenizer
+from cpt_repro.data.encoding import Encoder
+from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly
+from cpt_repro.files import file_digest, read_json, write_json
+
+
+def test_a_sample_is_spread_evenly():
+    pieces = list(sample_evenly((f"{i:02d}" for i in range(100)), 200, 50))
+    assert sum(map(len, pieces)) == 50 and int(pieces[-1]) >= 90 and len(set(pieces)) == 25
+    assert "".join(sample_evenly(["abc", "de"], 5, 99)) == "abcde"
+
+
+def test_one_that_is_trained_is_repeatable_and_loads_in_transformers(local, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    folder = build_tokenizer(local.project, local.scale)
+    again = build_tokenizer(local.elsewhere(tmp_path / "again").project, local.scale)
+    assert all_bytes(folder) == all_bytes(again)
+    loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert loaded.eos_token_id == END_OF_TEXT_ID and len(loaded) == 300
+    text = "Grüße 東京  x\n"
+    assert loaded.decode(loaded.encode(text)) == text
+    assert loaded.encode(text) == load_tokenizer(folder).encode(text).ids
+
+
+def test_a_published_one_is_kept_as_it_is_and_loads_in_transformers(hub):
+    from transformers import AutoTokenizer
+
+    folder = build_tokenizer(hub.project, hub.scale)
+    assert (folder / "tokenizer.json").read_bytes() == (hub.model / "tokenizer.json").read_bytes()
+    assert current_tokenizer(hub.project, hub.scale) == file_digest(folder / "tokenizer.json")
+    text = "Grüße    to  the house.\n\n  don't"
+    loaded, ours = AutoTokenizer.from_pretrained(folder), Encoder(load_tokenizer(folder))([text])
+    assert loaded.eos_token_id == ours[-1] == 1
+    assert loaded(text).input_ids == ours[:-1].tolist()
+    hub.model.rename(hub.model.with_name("gone"))
+    assert build_tokenizer(hub.project, hub.scale) == folder  # not fetched again
+
+
+def test_one_without_a_configuration_gets_one(hub):
+    (hub.model / "tokenizer_config.json").unlink()
+    folder = build_tokenizer(hub.project, hub.scale)
+    assert read_json(folder / "tokenizer_config.json")["eos_token"] == "<|endoftext|>"
+
+
+def _too_large(folder):
+    value = read_json(folder / "tokenizer.json")
+    largest = max(value["model"]["vocab"].values())
+    value["model"]["vocab"] |= {f"w{n}": n for n in range(largest + 1, 65_538)}
+    for n, token in enumerate(token for token in value["added_tokens"] if not token["special"]):
+        token["id"] = 65_538 + n
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+    return Tokenizer.from_str(json.dumps(value)).get_vocab_size()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: 500, "has 400 entries, and 'tokenizer.vocab_size' of the scale says 500"),
+        (lambda folder: neox_like(folder, end="<|done|>"), "has no <|endoftext|>"),
+        (_too_large, "are stored in 16 bits"),
+        (lambda folder: write_json(folder / "tokenizer.json", {}), "cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "model someone/neox, revision 000"),
+        (
+            lambda folder: folder.rename(folder.with_name("gone")),
+            "put a copy below $CPT_REPRO_HUB/models/someone/neox",
+        ),
+    ],
+)
+def test_published_ones_that_do_not_fit(hub, change, message):
+    size = change(hub.model)
+    settings = hub.scale.tokenizer.model_copy(update={"vocab_size": size if isinstance(size, int) else 400})
+    scale = hub.scale.model_copy(update={"tokenizer": settings})
+    assert message in refused(lambda: build_tokenizer(hub.project, scale))
+    assert not (hub.root / "tokenizer").exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_an_altered_one_is_found_and_trained_again(local, file, missing, faults):
+    local.build()
+    whole, path = all_bytes(local.root), local.root / "tokenizer" / file
+    path.unlink() if missing else flip(path, len(path.read_bytes()) // 2)
+    for action in (local.build, lambda: current_tokenizer(local.project, local.scale)):
+        text = refused(action)
+        assert f"{path}: " in text and read_json(path.with_name("training.json"))["sha256"][file] in text
+        assert missing or hashlib.sha256(path.read_bytes()).hexdigest() in text
+    assert all(all_bytes(local.root)[name] == whole[name] for name in whole if "tokenizer" not in name)
+    local.build(rebuild=True)
+    assert all_bytes(local.root) == whole
+    faults("data: altered or missing tokenizer", 1, "found, named, trained again to the same bytes")
+
+
+def test_shards_of_another_tokenizer_are_built_anew(hub, caplog):
+    hub.build()
+    before = hub.fingerprint().tokenizer
+    neox_like(hub.model, vocab_size=390)
+    hub.project.hub_lock.unlink()
+    settings = hub.scale.tokenizer.model_copy(update={"vocab_size": 390})
+    hub.scale = hub.scale.model_copy(update={"tokenizer": settings})
+    text = refused(lambda: current_tokenizer(hub.project, hub.scale))
+    assert "the tokenizer of scale 'tiny' is not made" in text and str(hub.root / "tokenizer") in text
+    hub.build()
+    assert "another manifest, tokenizer or length" in caplog.text
+    assert before != hub.fingerprint().tokenizer == current_tokenizer(hub.project, hub.scale)
