@@ -1,4 +1,4 @@
-"""The report: one self-contained page from what lies in `figures/<scale>/`, the plan and the receipts."""
+"""The report: one self-contained page from what lies in `figures/<scale>/`, the plan and the records."""
 
 from __future__ import annotations
 
@@ -6,20 +6,219 @@ import base64
 import re
 import struct
 from collections import Counter
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.declarations.exhibits import Exhibit, load_exhibits, needs
-from cpt_repro.declarations.published import load_discrepancies
+from cpt_repro.claims.ledger import VERDICTS, Ledger
+from cpt_repro.declarations.strict import parse
+from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
+from cpt_repro.exhibits.draw import Drawn
 from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
-from cpt_repro.planning.plan import Plan, Segment
-from cpt_repro.records.receipts import evaluation_path, receipt_path
-from cpt_repro.report.citation import citation
+from cpt_repro.planning.plan import PlannedRun
+from cpt_repro.records.lookup import NOT_RUN, Records
+from cpt_repro.report.citation import citation, read_drawn
 
 #: Pixels of a drawn PNG per CSS pixel: figures come at 200 dots per inch, and so their letters have the size of text.
 DENSITY = 1.45
-VERDICTS = ("held", "failed", "inconclusive", "not run")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG as a data URI, with its size on the page in CSS pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, path: Path) -> Image:
+        raw = path.read_bytes()
+        width, height = (round(pixels / DENSITY) for pixels in struct.unpack(">II", raw[16:24]))
+        return cls("data:image/png;base64," + base64.b64encode(raw).decode("ascii"), width, height)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An exhibit on the page; `drawn` is None where it was not drawn."""
+
+    id: str
+    name: str
+    number: str
+    exhibit: Exhibit
+    commands: tuple[str, str]
+    drawn: Drawn | None
+    image: Image | None
+    #: record, where the page finds it, SHA-256 (None: not run)
+    records: tuple[tuple[str, str, str | None], ...]
+
+    @property
+    def digest(self) -> str:
+        """That of its records, which an image carries too."""
+        return digest(self.drawn.sha256)
+
+    @property
+    def alt(self) -> str:
+        """The image in words."""
+        return f"{self.number}, {self.exhibit.title}: {re.split(r'(?<=[.!?]) ', self.drawn.caption)[0]}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run in the tree of what starts from what."""
+
+    run: PlannedRun
+    #: seed, state, where the page finds its receipt
+    seeds: tuple[tuple[int, str, str], ...]
+    children: list[Node]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the records say of versions, hardware, time and size."""
+
+    rows: list[tuple[str, list[tuple[str, int]]]]
+    hours: float
+    tokens: int
+    commits: list[str]
+    parameters: dict[str, int]
+    evaluations: int
+
+
+class Page:
+    """The page of a scale."""
+
+    def __init__(self, catalogue: Catalogue, records: Records, figures: Path):
+        self.catalogue, self.records, self.plan = catalogue, records, records.plan
+        self.figures, self.folder = figures, figures / self.plan.scale.name
+
+    def link(self, path: Path) -> str:
+        """Where the page finds a record: `results` lies beside `figures`."""
+        return f"../../results/{self.plan.scale.name}/{path.relative_to(self.records.folder).as_posix()}"
+
+    def place(self, record: str) -> Path:
+        """Where the record of a name lies (`receipt <id>`, as exhibits list them)."""
+        kind, _, what = record.partition(" ")
+        if kind == "corpus":
+            return self.records.corpus_path(what)
+        try:
+            if kind == "evaluation":
+                return self.records.evaluation_path(what)
+            of = {"receipt": self.records.receipt_path, "losses": self.records.later_path}[kind]
+            return of(self.plan.runs[what])
+        except KeyError:  # of a run that is no longer declared
+            return self.records.place_of(what) / f"{kind}.json"
+
+    def shown(self, paper: str, key: str) -> Shown:
+        """One exhibit."""
+        scale, name, exhibit = self.plan.scale.name, f"{paper}/{key}", self.catalogue.find(paper, key)
+        word, number = key.split("_")
+        drawn, image = read_drawn(self.folder / paper / f"{key}.json"), None
+        if drawn and word == "figure":
+            picture = self.folder / paper / f"{key}.png"
+            image, drawn = (Image.of(picture), drawn) if picture.exists() else (None, None)
+        hashes = drawn.sha256 | dict.fromkeys(drawn.missing) if drawn else {}
+        suffix = {"figure": "png", "table": "md"}[word]
+        target = f"figures/{scale}/{name}.{suffix}"
+        return Shown(
+            id=f"{paper}-{key}",
+            name=name,
+            number=f"{word.capitalize()} {int(number)}",
+            exhibit=exhibit,
+            commands=(
+                f"snakemake --cores all {target} --config scale={scale}",
+                f"cpt-repro draw {name} --scale {scale}",
+            ),
+            drawn=drawn,
+            image=image,
+            records=tuple((record, self.link(self.place(record)), sha) for record, sha in hashes.items()),
+        )
+
+    def state(self, run: PlannedRun) -> str:
+        """What there is of a run."""
+        if not self.records.has_receipt(run):
+            return NOT_RUN
+        return "to be measured" if self.records.incomplete_curves(run) else "done"
+
+    def tree(self, paper: str) -> list[Node]:
+        """A paper's runs under those that they start from; one that starts from another paper's run is a root."""
+        children: dict[str | None, dict[str, list[PlannedRun]]] = {}
+        for run in self.plan.runs.values():
+            if run.paper == paper:
+                parent = self.plan.runs[run.parent] if run.parent else None
+                above = parent.name if parent and parent.paper == paper else None
+                children.setdefault(above, {}).setdefault(run.name, []).append(run)
+
+        def nodes(above: str | None) -> list[Node]:
+            return [
+                Node(
+                    runs[0],
+                    tuple((r.seed, self.state(r), self.link(self.records.receipt_path(r))) for r in runs),
+                    nodes(name),
+                )
+                for name, runs in children.get(above, {}).items()
+            ]
+
+        return nodes(None)
+
+    def environment(self) -> Environment:
+        """Over all trainings and evaluations, each counted once, whatever it is called."""
+        trained = [(runs[0], self.records.receipt(runs[0])) for runs in self.plan.trainings.values()]
+        trained = [(run, receipt) for run, receipt in trained if receipt]
+        evaluations = [e for model in self.catalogue.models if (e := self.records.evaluation(model))]
+        seen: dict[str, Counter[str]] = {}
+        for record in [*(receipt for _, receipt in trained), *evaluations]:
+            for name, version in {**record.environment, **getattr(record, "code", {})}.items():
+                seen.setdefault(name, Counter())[version] += 1
+        measured = [receipt.measured for _, receipt in trained]
+        return Environment(
+            rows=[(name, sorted(counts.items())) for name, counts in sorted(seen.items())],
+            hours=sum(one.seconds for one in measured) / 3600,
+            tokens=sum(run.training.tokens for run, _ in trained),
+            commits=sorted({one.commit for one in measured if one.commit}),
+            parameters=dict(sorted((run.model_name, receipt.parameters) for run, receipt in trained)),
+            evaluations=len(evaluations),
+        )
+
+    def ledger(self) -> Ledger | None:
+        """The verdicts, if they were written."""
+        path = self.folder / "claims.json"
+        return parse(Ledger, read_json(path), str(path)) if path.exists() else None
+
+    def render(self) -> str:
+        """The page as text: the same files and records give the same text."""
+        import jinja2
+
+        plan = self.plan
+        papers = {name: plan.studies[name] for name in plan.papers}
+        exhibits: dict[str, list[Shown]] = {
+            name: [self.shown(*key) for key in self.catalogue.exhibits if key[0] == name] for name in papers
+        }
+        drawn = [one for of in exhibits.values() for one in of if one.drawn]
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters |= {"number": _number, "interval": _interval, "capitalised": _capitalised}
+        return environment.get_template("page.html.j2").render(
+            plan=plan,
+            scale=plan.scale,
+            papers=papers,
+            short={name: study.paper.reference.split(",")[0] for name, study in papers.items()},
+            exhibits=exhibits,
+            drawn=drawn,
+            ledger=self.ledger(),
+            verdicts=VERDICTS,
+            trees={name: self.tree(name) for name in papers},
+            states=Counter(self.state(run) for run in plan.runs.values()),
+            models=self.catalogue.models,
+            environment=self.environment(),
+            citation=citation(self.catalogue, figures=self.figures) if drawn else None,
+        )
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -29,216 +228,26 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
+def _interval(agreement: Any, name: str) -> str:
+    """A measure of agreement with its interval."""
+    value, low, high = (getattr(agreement, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return "–"
     return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
-def pipe_tables(text: str) -> list[dict[str, Any]]:
-    """The pipe tables of a Markdown text: {"title": line above, "heads": [...], "rows": [[...], ...]}, escapes undone.
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")
 
-    The first has no title of its own: above it stands the exhibit's caption.
+
+def write_report(catalogue: Catalogue, records: Records, out: Path | None = None) -> Path:
+    """Writes `<out>/<scale>/index.html` and returns its path; what is not drawn, run or judged is named so.
+
+    `out` is the project's folder of figures where it is not given. `index.json` beside the page records its hash, so
+    that the page can be verified where it is too large to be kept.
     """
-
-    def plain(part: str) -> str:
-        return re.sub(r"\\(.)", r"\1", part.strip())
-
-    def cells(line: str) -> list[str]:
-        return [plain(part) for part in re.findall(r"((?:\\.|[^\\|])*)\|", line.strip()[1:])]
-
-    tables: list[dict[str, Any]] = []
-    above = ""
-    for pipes, block in groupby(filter(None, text.splitlines()), key=lambda line: line.startswith("|")):
-        lines = list(block)
-        if pipes:
-            # The second line only rules off the head.
-            head, _, *rows = lines
-            title = plain(above.strip("*")) if tables else ""
-            tables.append({"title": title, "heads": cells(head), "rows": [*map(cells, rows)]})
-        else:
-            above = lines[-1]
-    return tables
-
-
-def _image(path: Path) -> dict[str, Any]:
-    """A PNG as a data URI, with its size on the page in CSS pixels."""
-    raw = path.read_bytes()
-    width, height = struct.unpack(">II", raw[16:24])
-    size = {"width": round(width / DENSITY), "height": round(height / DENSITY)}
-    return {"uri": "data:image/png;base64," + base64.b64encode(raw).decode("ascii"), **size}
-
-
-def _link(plan: Plan, record: str) -> str:
-    """Where the page finds a receipt, evaluation or corpus record: it lies beside `figures`, in `results`."""
-    kind, _, what = record.partition(" ")
-    file = f"corpora/{what}.json" if kind == "corpus" else f"runs/{what}/{kind}.json"
-    return f"../../results/{plan.scale.name}/{file}"
-
-
-def _exhibit(plan: Plan, paper: str, key: str, exhibit: Exhibit, folder: Path) -> dict[str, Any]:
-    """All that the page says of one exhibit; `about` is None where it was not drawn."""
-    word, number = key.split("_")
-    figure = word == "figure"
-    picture, name, scale = (
-        folder / paper / f"{key}.{'png' if figure else 'md'}",
-        f"{paper}/{key}",
-        plan.scale.name,
-    )
-    sidecar = folder / paper / f"{key}.json"
-    out: dict[str, Any] = {
-        "id": f"{paper}-{key}",
-        "name": name,
-        "number": f"{word.capitalize()} {int(number)}",
-        "title": exhibit.title,
-        "see": exhibit.see,
-        "figure": figure,
-        "commands": [
-            f"snakemake --cores all figures/{scale}/{name}.{'png' if figure else 'md'} --config scale={scale}",
-            f"cpt-repro draw {name} --scale {scale}",
-        ],
-        "about": None,
-    }
-    if not sidecar.exists() or not picture.exists():
-        return out
-    about = out["about"] = {"published": None} | read_json(sidecar)
-    out["alt"] = f"{out['number']}, {exhibit.title}: {re.split(r'(?<=[.!?]) ', about['caption'])[0]}"
-    out["picture"] = f"{name}{picture.suffix}"
-    if figure:
-        out["image"] = _image(picture)
-    else:
-        out["tables"] = pipe_tables(picture.read_text(encoding="utf-8"))
-    out["digest"] = digest(about["sha256"])
-    hashes = about["sha256"] | dict.fromkeys(about["missing"])
-    out["records"] = [{"name": n, "link": _link(plan, n), "sha256": sha256} for n, sha256 in hashes.items()]
-    if agreement := about.get("agreement"):
-        out["agreement"] = {
-            "pairs": agreement["pairs"],
-            "groups": agreement["groups"],
-            "spearman": _interval(*(agreement[k] for k in ("spearman", "spearman_low", "spearman_high"))),
-            "signs": _interval(*(agreement[k] for k in ("signs", "signs_low", "signs_high"))),
-        }
-    return out
-
-
-def _receipts(plan: Plan, results: Path) -> dict[str, dict[str, Any]]:
-    """The receipts of the plan's segments that are there, as they lie."""
-    paths = {segment: receipt_path(results, plan.scale.name, segment) for segment in plan.segments}
-    return {segment: read_json(path) for segment, path in paths.items() if path.exists()}
-
-
-def _tree(plan: Plan, paper: str, receipts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs of a paper as a tree of what starts from what; each node has its seeds with their state."""
-    children: dict[str | None, dict[str, list[Segment]]] = {}
-    for segment in plan.segments.values():
-        if segment.paper == paper:
-            parent = plan.segments[segment.parent].name if segment.parent else None
-            children.setdefault(parent, {}).setdefault(segment.name, []).append(segment)
-
-    def state(segment: Segment) -> str:
-        receipt = receipts.get(segment.id)
-        if receipt is None:
-            return "not run"
-        return "done" if receipt.get("identity") == segment.identity else "stale"
-
-    def nodes(parent: str | None) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": name,
-                "tokens": f"{segments[0].tokens:,}",
-                "billions": f"{segments[0].billions:.0f}",
-                "seeds": [
-                    {"seed": s.seed, "state": state(s), "link": _link(plan, f"receipt {s.id}")}
-                    for s in segments
-                ],
-                "children": nodes(name),
-            }
-            for name, segments in children.get(parent, {}).items()
-        ]
-
-    return nodes(None)
-
-
-def _environment(
-    plan: Plan, results: Path, receipts: dict[str, dict[str, Any]], models: list[str]
-) -> dict[str, Any]:
-    """Versions and hardware over all receipts and evaluations, with how many have each, and the time they took."""
-    found = [evaluation_path(results, plan.scale.name, model) for model in models]
-    evaluations = [read_json(path) for path in found if path.exists()]
-    seen: dict[str, Counter[str]] = {}
-    for record in [*receipts.values(), *evaluations]:
-        for name, version in {**record.get("environment", {}), **record.get("code", {})}.items():
-            seen.setdefault(name, Counter())[str(version)] += 1
-    measured = [receipt.get("measured", {}) for receipt in receipts.values()]
-    seconds = sum(told.get("seconds", 0) for told in measured)
-    sizes = {plan.segments[name].model_name: receipt["parameters"] for name, receipt in receipts.items()}
-    return {
-        "rows": [(name, sorted(counts.items())) for name, counts in sorted(seen.items())],
-        "hours": f"{seconds / 3600:.1f}",
-        "tokens": f"{sum(plan.segments[name].tokens for name in receipts):,}",
-        "commits": sorted({str(told["commit"]) for told in measured if told.get("commit")}),
-        "parameters": [(name, f"{count:,}") for name, count in sorted(sizes.items())],
-        "evaluations": len(evaluations),
-    }
-
-
-def render(plan: Plan, results: Path, figures: Path) -> str:
-    """The page of a scale as text: the same files and receipts give the same text."""
-    import jinja2
-
-    folder = Path(figures) / plan.scale.name
-    declared = {paper: load_exhibits(paper) for paper in plan.papers}
-    exhibits = {
-        paper: [_exhibit(plan, paper, key, exhibit, folder) for key, exhibit in of.items()]
-        for paper, of in declared.items()
-    }
-    models = [
-        m for paper, of in declared.items() for exhibit in of.values() for m in needs(plan, paper, exhibit)[1]
-    ]
-    models = list(dict.fromkeys(models))
-    receipts = _receipts(plan, results)
-    claims = read_json(folder / "claims.json") if (folder / "claims.json").exists() else None
-    verdicts = list(dict.fromkeys([*VERDICTS, *(claims or {"counts": ()})["counts"]]))
-    drawn = [exhibit for of in exhibits.values() for exhibit in of if exhibit["about"]]
-    current = sum(
-        receipt.get("identity") == plan.segments[name].identity for name, receipt in receipts.items()
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["capitalised"] = lambda text: text[:1].upper() + text[1:].rstrip(".")
-    return environment.get_template("page.html.j2").render(
-        plan=plan,
-        scale=plan.scale,
-        papers=plan.papers,
-        short={name: paper.reference.split(",")[0] for name, paper in plan.papers.items()},
-        exhibits=exhibits,
-        drawn=drawn,
-        declared=sum(map(len, exhibits.values())),
-        agreements=[exhibit for exhibit in drawn if "agreement" in exhibit],
-        claims=claims,
-        verdicts=verdicts,
-        trees={paper: _tree(plan, paper, receipts) for paper in plan.papers},
-        segments={"done": current, "stale": len(receipts) - current, "all": len(plan.segments)},
-        models=len(models),
-        environment=_environment(plan, results, receipts, models),
-        discrepancies={paper: list(load_discrepancies(paper)) for paper in plan.papers},
-        citation=citation(plan, figures, None, commit=None) if drawn else None,
-    )
-
-
-def write_report(plan: Plan, results: Path, figures: Path) -> Path:
-    """Writes `figures/<scale>/index.html` and returns its path; what is not drawn, run or judged is named so.
-
-    `index.json` beside it records its hash, so that the page can be verified where it is too large to be kept.
-    """
-    path = Path(figures) / plan.scale.name / "index.html"
-    write_text(path, render(plan, results, figures))
+    page = Page(catalogue, records, Path(out or catalogue.plan.project.figures))
+    path = page.folder / "index.html"
+    write_text(path, page.render())
     write_json(path.with_suffix(".json"), {"files": {path.name: file_digest(path)}})
     return path

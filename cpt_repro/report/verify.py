@@ -1,167 +1,164 @@
-"""Whether what lies in `figures/` is what the receipts say."""
+"""Whether what lies in `figures/` is what the records say."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cpt_repro.declarations.exhibits import load_exhibits, needs
+from cpt_repro.claims.ledger import build_ledger, write_ledger
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest, read_json
-from cpt_repro.planning.evaluation_identity import evaluation_identity
-from cpt_repro.planning.plan import Plan
-from cpt_repro.records.receipts import evaluation_path, read_evaluation, read_receipt, receipt_path
-from cpt_repro.report.citation import Key, exhibit_keys
+from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import identity_in
+from cpt_repro.report.citation import Key, read_drawn
+from cpt_repro.report.page import write_report
 
 
-def check_receipts(plan: Plan, results: Path) -> dict[str, Any]:
-    """Reads every receipt and evaluation of the plan: counts, and lists of those that are missing, stale, unreadable.
+@dataclass
+class Receipts:
+    """Receipts and evaluations that the plan wants."""
 
-    `unplanned` are receipts that no declaration asks for any more; they do no harm.
-    """
-    scale = plan.scale.name
-    models = {
-        model
-        for paper in plan.papers
-        for exhibit in load_exhibits(paper).values()
-        for model in needs(plan, paper, exhibit)[1]
-    }
-    wanted = [
-        (receipt_path(results, scale, name), f"receipt {name}", read_receipt, segment.identity)
-        for name, segment in plan.segments.items()
+    read: int = 0
+    missing: list[str] = field(default_factory=list)
+    #: name -> what is wrong with it
+    unreadable: dict[str, str] = field(default_factory=dict)
+    #: files that no planned run has left, whatever its name; they do no harm
+    unplanned: list[str] = field(default_factory=list)
+
+
+@dataclass
+class File:
+    """One file as it lies, or by the hash that its sidecar recorded, and as it was made again."""
+
+    state: Literal["equal", "differs", "missing"]
+    there: str | None
+    again: str
+    by: Literal["bytes", "recorded hash"]
+
+
+@dataclass
+class Verification:
+    """What `verify` found."""
+
+    scale: str
+    receipts: Receipts
+    #: file below `figures/<scale>` -> what of it
+    files: dict[str, File] = field(default_factory=dict)
+    #: what could not be made -> why
+    failed: dict[str, str] = field(default_factory=dict)
+    #: exhibit -> records whose digest is not the one that it was drawn from
+    changed: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file is equal and no record is unreadable."""
+        equal = all(file.state == "equal" for file in self.files.values())
+        return equal and not (self.failed or self.changed or self.receipts.unreadable)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: all of it, and `ok`."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def summary(self) -> list[str]:
+        """In lines: what is wrong, then the counts."""
+        lines = [f"unreadable: {name} ({why})" for name, why in self.receipts.unreadable.items()]
+        lines += [f"not planned any more: {name}" for name in self.receipts.unplanned]
+        changed = "drawn from other records than those there now"
+        lines += [f"{exhibit}: {changed}: {', '.join(names)}" for exhibit, names in self.changed.items()]
+        lines += [f"not made: {what}: {why}" for what, why in self.failed.items()]
+        for name, file in self.files.items():
+            if file.state == "differs":
+                lines.append(f"differs: {name}: {file.there} there ({file.by}), {file.again} from the records")
+            elif file.state == "missing":
+                lines.append(f"missing: {name}: {file.again} from the records")
+        states = [file.state for file in self.files.values()]
+        counts = [states.count(state) for state in ("equal", "differs", "missing")]
+        lines.append("{} files equal, {} differ, {} missing".format(*counts))
+        if self.receipts.missing:
+            lines.append(f"{len(self.receipts.missing)} records are not run yet; the exhibits name them.")
+        return lines
+
+
+def check_receipts(catalogue: Catalogue, records: Records) -> Receipts:
+    """Reads every receipt and evaluation that the plan wants."""
+    found, runs = Receipts(), records.plan.runs
+    wanted: list[tuple[str, Callable[[], Any], Path]] = [
+        (f"receipt {name}", lambda run=run: records.receipt(run), records.receipt_path(run))
+        for name, run in runs.items()
     ] + [
-        (
-            evaluation_path(results, scale, m),
-            f"evaluation {m}",
-            read_evaluation,
-            evaluation_identity(plan, m)[0],
-        )
-        for m in sorted(models)
+        (f"evaluation {name}", lambda name=name: records.evaluation(name), records.evaluation_path(name))
+        for name in catalogue.models
     ]
-    found: dict[str, Any] = {"read": 0, "missing": [], "stale": [], "unreadable": {}}
-    for path, name, reader, identity in wanted:
-        if not path.exists():
-            found["missing"].append(name)
-            continue
+    for name, read, path in wanted:
         try:
-            record = reader(path)
+            # What has no identity that can be read is found under its name alone.
+            if path.exists() and identity_in(path) is None:
+                read_json(path)
+                raise UserError("it is no record of this version.")
+            found.read, missing = (found.read + 1, []) if read() else (found.read, [name])
+            found.missing += missing
         except UserError as error:
-            found["unreadable"][name] = error.what
-            continue
-        found["read"] += 1
-        if record.identity != identity:
-            found["stale"].append(name)
-    known = {path for path, *_ in wanted}
-    root = Path(results) / scale / "runs"
-    found["unplanned"] = sorted(
-        path.relative_to(root).as_posix() for path in root.rglob("receipt.json") if path not in known
-    )
+            found.unreadable[name] = error.what
+    planned = {run.identity for run in runs.values()}
+    for path in sorted((records.folder / "runs").rglob("receipt.json")):
+        if (identity := identity_in(path)) and identity not in planned:
+            found.unplanned.append(path.relative_to(records.folder / "runs").as_posix())
     return found
 
 
-def _compare(there: Path, drawn: Path, recorded: dict[str, str]) -> dict[str, Any]:
-    """One file as it lies and as it was made again; a file that is not there by the hash that its sidecar recorded."""
-    new = file_digest(drawn)
-    old = file_digest(there) if there.exists() else recorded.get(drawn.name)
-    state = "missing" if old is None else "equal" if old == new else "differs"
-    return {"state": state, "there": old, "again": new, "by": "bytes" if there.exists() else "recorded hash"}
-
-
 def verify(
-    plan: Plan,
-    results: Path,
-    figures: Path,
+    catalogue: Catalogue,
+    records: Records,
+    figures: Path | None = None,
     keys: Iterable[Key] | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Makes exhibits, ledger and report again from the receipts and compares them with what lies in `figures`.
+) -> Verification:
+    """Makes exhibits, ledger and report again from the records and compares them with what lies in `figures`.
 
-    `keys` are the exhibits to draw, all by default. Returns {"ok", "scale", "files": {file: {"state": equal, differs or
-    missing; "there", "again": SHA-256; "by"}}, "failed": {what: why}, "changed": {exhibit: records whose digest is not
-    the sidecar's}, "receipts": see `check_receipts`}. `ok` needs all files equal, and no stale or unreadable receipt.
+    `keys` are the exhibits to draw, all by default.
     """
-    from cpt_repro.claims.ledger import build_ledger, write_ledger
-    from cpt_repro.exhibits.draw import draw
-    from cpt_repro.report.page import write_report
-
-    folder = Path(figures) / plan.scale.name
-    keys = exhibit_keys(plan) if keys is None else list(keys)
-    files: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
-    changed: dict[str, list[str]] = {}
-
-    receipts = check_receipts(plan, results)
-    say(
-        f"receipts: {receipts['read']} read, {len(receipts['stale'])} stale, {len(receipts['unreadable'])} unreadable"
-    )
+    figures = Path(figures or catalogue.plan.project.figures)
+    folder = figures / catalogue.plan.scale.name
+    out = Verification(catalogue.plan.scale.name, check_receipts(catalogue, records))
+    say(f"records: {out.receipts.read} read, {len(out.receipts.unreadable)} unreadable")
     with tempfile.TemporaryDirectory() as place:
-        again = Path(place) / plan.scale.name
+        again = Path(place) / out.scale
 
-        def make(what: str, work: Callable[[], Any], recorded: dict[str, str]) -> None:
+        def make(what: str, work: Callable[[], list[Path]], recorded: dict[str, str]) -> None:
             try:
-                made = work()
+                made = {path.relative_to(again).as_posix(): path for path in work()}
             except UserError as error:
-                failed[what] = str(error)
+                out.failed[what] = str(error)
                 say(f"{what}: not made ({error})")
                 return
-            paths = [made] if isinstance(made, Path) else list(made)
-            told = {p.relative_to(again).as_posix(): p for p in paths}
-            files.update({name: _compare(folder / name, path, recorded) for name, path in told.items()})
-            states = sorted({files[name]["state"] for name in told})
-            say(f"{what}: {', '.join(states)}")
+            out.files |= {name: _compared(folder / name, path, recorded) for name, path in made.items()}
+            say(f"{what}: {', '.join(sorted({out.files[name].state for name in made}))}")
 
-        for paper, key in keys:
-            name, sidecar = f"{paper}/{key}", folder / paper / f"{key}.json"
-            about = {}
-            if sidecar.exists():
-                try:
-                    about = read_json(sidecar)
-                except UserError as error:
-                    failed[f"{name}.json"] = str(error)
-            make(name, lambda p=paper, k=key: draw(plan, p, k, results, Path(place)), about.get("files", {}))
-            if about and (again / paper / f"{key}.json").exists():
-                old, new = about.get("sha256", {}), read_json(again / paper / f"{key}.json")["sha256"]
-                if differing := sorted(n for n in {*old, *new} if old.get(n) != new.get(n)):
-                    changed[name] = differing
-        make("claims", lambda: write_ledger(build_ledger(plan, results), Path(place)), {})
+        for paper, key in catalogue.exhibits if keys is None else keys:
+            name, there = f"{paper}/{key}", None
+            try:
+                there = read_drawn(folder / f"{name}.json")
+            except UserError as error:
+                out.failed[f"{name}.json"] = str(error)
+            drawing = lambda paper=paper, key=key: draw(catalogue, records, paper, key, Path(place))  # noqa: E731
+            make(name, drawing, there.files if there else {})
+            if there and (new := read_drawn(again / f"{name}.json")):
+                if differing := {*there.sha256.items()} ^ {*new.sha256.items()}:
+                    out.changed[name] = sorted({record for record, _ in differing})
+        make("claims", lambda: write_ledger(build_ledger(catalogue, records), again), {})
         recorded = folder / "index.json"
         hashes = read_json(recorded)["files"] if recorded.exists() else {}
-        make("report", lambda: write_report(plan, results, Path(place)), hashes)
-    equal = all(file["state"] == "equal" for file in files.values())
-    ok = equal and not (failed or changed or receipts["stale"] or receipts["unreadable"])
-    return {
-        "ok": ok,
-        "scale": plan.scale.name,
-        "files": files,
-        "failed": failed,
-        "changed": changed,
-        "receipts": receipts,
-    }
+        make("report", lambda: [write_report(catalogue, records, Path(place))], hashes)
+    return out
 
 
-def summary(found: dict[str, Any]) -> list[str]:
-    """The result of `verify` in lines: what is wrong, then the counts."""
-    receipts = found["receipts"]
-    lines = [f"stale: {name} (its identity is not the plan's)" for name in receipts["stale"]]
-    lines += [f"unreadable: {name} ({why})" for name, why in receipts["unreadable"].items()]
-    lines += [f"not planned any more: {name}" for name in receipts["unplanned"]]
-    for exhibit, names in found["changed"].items():
-        lines.append(f"{exhibit}: drawn from other records than those there now: {', '.join(names)}")
-    lines += [f"not made: {what}: {why}" for what, why in found["failed"].items()]
-    states = [file["state"] for file in found["files"].values()]
-    for name, file in found["files"].items():
-        if file["state"] == "differs":
-            lines.append(
-                f"differs: {name}: {file['there']} there ({file['by']}), {file['again']} from the receipts"
-            )
-        elif file["state"] == "missing":
-            lines.append(f"missing: {name}: {file['again']} from the receipts")
-    counts = " ".join(
-        f"{states.count(state)} {word}," for state, word in (("equal", "files equal"), ("differs", "differ"))
-    )
-    lines.append(f"{counts} {states.count('missing')} missing")
-    if receipts["missing"]:
-        lines.append(f"{len(receipts['missing'])} records are not run yet; the exhibits name them.")
-    return lines
+def _compared(there: Path, again: Path, recorded: dict[str, str]) -> File:
+    new = file_digest(again)
+    old = file_digest(there) if there.exists() else recorded.get(again.name)
+    state = "missing" if old is None else "equal" if old == new else "differs"
+    return File(state, old, new, "bytes" if there.exists() else "recorded hash")
