@@ -1,17 +1,14 @@
-"""The architecture: formulas against real models, initialisation, attention; one file knows it."""
+"""The architecture: formulas against real models, initialisation, attention."""
 
-import ast
 import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import fresh
 
-import cpt_repro
 from cpt_repro.declarations.scale import Size
 from cpt_repro.models.architecture import architecture
 
@@ -110,33 +107,3 @@ def test_formulas_need_neither_torch_nor_transformers():
     code = "import sys; from cpt_repro.models.architecture import architecture; architecture('gpt_neox'); "
     code += "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def _texts(path: Path) -> list[str]:
-    """Names and strings of a module that has the word, without its docstrings."""
-    if "neox" not in path.read_text().lower():
-        return []
-    tree = ast.parse(path.read_text())
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    texts = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-            texts.append(node.value)
-        texts += [getattr(node, name) for name in ("id", "attr", "name", "module", "arg")
-                  if isinstance(getattr(node, name, None), str)]  # fmt: skip
-    return texts
-
-
-def test_one_file_knows_it():
-    """Beside it there are a line of the registry, and the default of a scale's models."""
-    package = Path(cpt_repro.__file__).parent
-    named = {
-        str(path.relative_to(package)): texts
-        for path in package.rglob("*.py")
-        if (texts := [text for text in _texts(path) if "neox" in text.lower()])
-    }
-    named.pop("models/neox.py")
-    assert named == {
-        "models/architecture.py": ["gpt_neox", "cpt_repro.models.neox"],
-        "declarations/scale.py": ["gpt_neox"],
-    }
