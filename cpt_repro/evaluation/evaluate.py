@@ -35,9 +35,10 @@ def evaluate_models(
     say: Callable[[str], None],
     generating: Mapping[str, str],
 ) -> None:
-    """Scores runs and merges on tasks that their records lack; those in `generating` continue prompts of a corpus.
+    """Scores runs and merges on the tasks that their records lack.
 
-    Missing or altered weights or items are a `UserError`; the records written until then stay.
+    Those in `generating` also continue prompts, from the corpus that is given there. Missing or altered
+    weights or items are a `UserError`; the records written until then stay.
     """
     todo = outstanding(plan, records, models, generating)
     if not todo:

@@ -39,13 +39,12 @@ _MIXED_PRECISION = {"fp32": None, "amp_bf16": "bfloat16", "amp_fp16": "float16"}
 
 
 def mean_and_error(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """Plain mean of a suite's tasks and its standard error, the tasks' being independent: sqrt(sum e^2) / n."""
+    """Plain mean of a suite's tasks, and its standard error, tasks being independent: sqrt(sum e^2) / n."""
     return math.fsum(values) / len(values), math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
-    """Reads the `tokenizer.json` that training data was made with; an altered, missing or broken one is a
-    `UserError`.
+    """Reads the `tokenizer.json` that data was made with; one that is altered or unfit is a `UserError`.
 
     What else lies in the folder is not read: it could name code.
     """

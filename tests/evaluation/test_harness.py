@@ -30,34 +30,42 @@ from cpt_repro.declarations.study import Studies
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.harness import Harness, load_tokenizer, mean_and_error
 from cpt_repro.evaluation.suites import build_suites
+from cpt_repro.exhibits.catalogue import load_exhibits
 
 SCALE, CONTEXT = scale_of(local_suites()), 512
+TEXT = chain(random.Random(0), 6000)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """(project with suites, `random` and `trained` models; harness)."""
+    """(project with suites and the model `random`; harness)."""
     project = new_project(tmp_path_factory.mktemp("evaluation"))
     write_corpora(project.data / "tiny")
-    text = chain(random.Random(0), 6000)
-    fast = write_tokenizer(project.data / "tiny" / "tokenizer", text)
+    fast = write_tokenizer(project.data / "tiny" / "tokenizer", TEXT)
     build_suites(project, SCALE, DATA)
     write_model(project.root / "random", len(fast), seed=1)
-    write_model(project.root / "trained", len(fast), seed=2, ids=fast(text).input_ids)
     return project, Harness(project, SCALE, DATA)
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """Folder of a model that has learned the chain."""
+    project, harness = world
+    ids = harness.tokenizer(TEXT).input_ids
+    return write_model(project.root / "trained", len(harness.tokenizer), seed=2, ids=ids)
 
 
 # --- local tasks ---
 
 
 @pytest.mark.slow
-def test_trained_is_above_chance_and_random_is_not(world, capfd):
+def test_trained_is_above_chance_and_random_is_not(world, trained, capfd):
     project, harness = world
-    trained, guessing = (
-        harness.evaluate(project.root / name)["english"].tasks for name in ("trained", "random")
+    learned, guessing = (
+        harness.evaluate(folder)["english"].tasks for folder in (trained, project.root / "random")
     )
     for name, metric in (("continuation", "acc_norm"), ("last_word", "acc")):
-        score = trained[name]
+        score = learned[name]
         assert (score.metric, score.documents, score.truncated) == (metric, 40, 0)
         assert score.stderr == pytest.approx(math.sqrt(score.value * (1 - score.value) / 39))
         assert score.value > 0.6 and guessing[name].value < 0.5
@@ -65,15 +73,14 @@ def test_trained_is_above_chance_and_random_is_not(world, capfd):
 
 
 @pytest.mark.slow
-def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world):
+def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world, trained):
     project, harness = world
-    first = harness.evaluate(project.root / "trained")
-    model = transformers.GPTNeoXForCausalLM.from_pretrained(project.root / "trained")
-    again = Harness(project, SCALE, DATA)
-    assert first == harness.evaluate(model) == again.evaluate(project.root / "trained")
+    first = harness.evaluate(trained)
+    model = transformers.GPTNeoXForCausalLM.from_pretrained(trained)
+    assert first == harness.evaluate(model) == Harness(project, SCALE, DATA).evaluate(trained)
     alone = local_suites()
     del alone["english"]["tasks"]["continuation"]
-    score = Harness(project, scale_of(alone), DATA).evaluate(project.root / "trained")["english"]
+    score = Harness(project, scale_of(alone), DATA).evaluate(trained)["english"]
     assert score.tasks == {"last_word": first["english"].tasks["last_word"]}
     assert score.average == score.tasks["last_word"].value != first["english"].average
 
@@ -339,7 +346,7 @@ def test_long_prompts_are_counted_and_the_batch_is_bounded(papers):
 @pytest.mark.parametrize("key", ["table_05", "table_06", "table_07", "table_10", "table_11"])
 def test_printed_averages_are_the_mean_that_ours_is(key, repository):
     study = Studies(repository)["ibrahim2024"]
-    declared, printed = study.exhibits.exhibits[key], study.published.tables[key]
+    declared, printed = load_exhibits(study).exhibits[key], study.published.tables[key]
     tasks = next(column.published for column in declared.columns if column.show == "tasks")
     for number in range(len(declared.rows)):
         values = [float(printed.cell(key, number, head).value) / 100 for head in tasks]

@@ -1,0 +1,87 @@
+"""TIES merges: worked examples, and folders."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_evaluation import write_model
+
+from cpt_repro.errors import UserError
+from cpt_repro.evaluation.merge import merge_folders, ties_merge, trim
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(7, 5, generator=generator), "b": torch.randn(11, generator=generator)}
+
+
+def test_density_one_of_one_model_is_that_model():
+    base, task = tensors(0), tensors(1)
+    merged = ties_merge(base, [task], 1.0)
+    assert all(torch.allclose(merged[name], task[name], atol=1e-6) for name in base)
+
+
+@pytest.mark.parametrize("density", [0.25, 0.5, 0.75])
+def test_the_largest_share_of_each_tensor_is_kept(density):
+    base, task = tensors(0), tensors(1)
+    merged = ties_merge(base, [task], density)
+    for name in base:
+        changed = merged[name] != base[name]
+        delta = (task[name] - base[name]).abs()
+        assert int(changed.sum()) == int(density * delta.numel())
+        assert delta[changed].min() >= delta[~changed].max()
+
+
+def test_signs_are_elected_and_only_those_that_agree_are_averaged():
+    base = {"w": torch.zeros(5)}
+    one = {"w": torch.tensor([4.0, -1.0, 3.0, 0.0, 2.0])}
+    two = {"w": torch.tensor([2.0, 3.0, -5.0, 1.0, -2.0])}
+    # Sums 6, 2, -2, 1, 0: both agree; only the second (three times); the positive one at a tie.
+    assert ties_merge(base, [one, two], 1.0)["w"].tolist() == [3.0, 3.0, -5.0, 1.0, 2.0]
+
+
+def test_worked_example_with_trimming():
+    base = {"w": torch.tensor([1.0, 1.0, 1.0, 1.0])}
+    one = {"w": torch.tensor([5.0, 0.5, -1.0, 1.0])}  # differences 4, -0.5, -2, 0: the half kept is 4, -2
+    two = {"w": torch.tensor([1.5, 4.0, 3.0, 1.0])}  # differences 0.5, 3, 2, 0: the half kept is 3, 2
+    # Sums 4, 3, 0, 0; where signs cancel the positive 2 is elected; trimmed entries do not dilute a mean.
+    assert ties_merge(base, [one, two], 0.5)["w"].tolist() == [5.0, 4.0, 3.0, 1.0]
+
+
+def test_equal_magnitudes_trim_in_order_and_one_entry_always_stays():
+    assert trim(torch.tensor([1.0, -1.0, 1.0, 1.0]), 0.5).tolist() == [1.0, -1.0, 0.0, 0.0]
+    assert trim(torch.tensor([1.0, -2.0]), 0.1).tolist() == [0.0, -2.0]
+
+
+def test_types_are_kept_and_counts_are_the_bases():
+    base = {"w": torch.zeros(2, dtype=torch.bfloat16), "n": torch.tensor([3])}
+    task = {"w": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor([5])}
+    merged = ties_merge(base, [task], 1.0)
+    assert merged["w"].dtype == torch.bfloat16 and merged["n"].tolist() == [3]
+
+
+def test_models_that_do_not_fit_are_refused():
+    base = tensors(0)
+    with pytest.raises(UserError, match="'b' is .* None in a task model"):
+        ties_merge(base, [{"a": base["a"]}], 0.5)
+    with pytest.raises(UserError, match="'c' is None in the base"):
+        ties_merge(base, [{**base, "c": base["a"]}], 0.5)
+    with pytest.raises(UserError, match="'a' is"):
+        ties_merge(base, [{**base, "a": torch.zeros(5, 7)}], 0.5)
+
+
+def test_folders_are_merged_whole_or_not_at_all(tmp_path):
+    base, task = (write_model(tmp_path / f"model-{seed}", 300, seed) for seed in (1, 2))
+    out = tmp_path / "merged"
+    for density in (0.25, 1.0):
+        assert merge_folders(base, [task], density, out) == out
+        assert {path.name for path in tmp_path.iterdir()} == {"model-1", "model-2", "merged"}
+    merged, expected = load_file(out / "model.safetensors"), load_file(task / "model.safetensors")
+    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in expected)
+    assert json.loads((out / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+    with pytest.raises(UserError, match="not a model folder"):
+        merge_folders(base, [tmp_path / "none"], 0.5, out)
+    (task / "model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n")  # a pickle
+    with pytest.raises(UserError, match="not valid safetensors"):
+        merge_folders(base, [task], 0.5, out)
