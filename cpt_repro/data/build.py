@@ -25,14 +25,14 @@ from rich.progress import track
 from cpt_repro.data import parts, shards, tokenizer
 from cpt_repro.data.corpus import load_fingerprint
 from cpt_repro.data.languages import entropy_rate
-from cpt_repro.data.parts import Corpus, Part
+from cpt_repro.data.parts import Corpus
 from cpt_repro.data.text import documents
 from cpt_repro.data.workers import workers
 from cpt_repro.declarations.manifests import SPLITS, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.declarations.scale import Scale
 from cpt_repro.declarations.strict import nearest
 from cpt_repro.errors import UserError
-from cpt_repro.files import digest, file_digest, locked, read_json, whole_file, whole_folder, write_json
+from cpt_repro.files import digest, file_digest, locked, read_json, whole_folder, write_json, write_text
 from cpt_repro.models.hub import Repository
 from cpt_repro.project import Project
 
@@ -185,9 +185,8 @@ def _remove_damaged(folder: Path) -> str | None:
     for split, domains in fingerprint.splits.items():
         for domain, built in domains.items():
             for part in sorted((folder / split / domain).glob("part.*")):
-                start = f"{part.name}/"
-                own = {name: value for name, value in built.shards.items() if name.startswith(start)}
-                own = {name.removeprefix(start): value for name, value in own.items()}
+                named = {name.rpartition("/"): sha1 for name, sha1 in built.shards.items()}
+                own = {name: sha1 for (parent, _, name), sha1 in named.items() if parent == part.name}
                 try:
                     shards.Sequences(part, fingerprint.sequence_length + 1, own)
                     sum(read_json(part / "part.json").values())
@@ -200,81 +199,64 @@ def _remove_damaged(folder: Path) -> str | None:
 
 def _build(corpus: Corpus, processes: int, progress: bool) -> None:
     """Writes what parts are missing, joins them, and says what was built."""
-    held_out, skipped, numbers = _write_parts(corpus, processes, progress)
     folder, manifest = corpus.folder, corpus.manifest
-    with (
-        whole_file(folder / "validation.jsonl") as aside,
-        open(aside, "w", encoding="utf-8", newline="\n") as stream,
-    ):
-        for document in held_out:
-            stream.write(json.dumps(document, ensure_ascii=False) + "\n")
-    splits: dict[Split, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
-    for split, entries in splits.items():
-        for domain in manifest.domains:
-            entries[domain] = _join(corpus, split, domain, numbers[split, domain])
-            # Those of local corpora were counted while reading.
-            skipped[split] += entries[domain].pop("empty_documents", 0)
-    tokens = {
-        split: {d: entry["tokens"] for d, entry in entries.items()} for split, entries in splits.items()
+    held_out, empty = _write_parts(corpus, processes, progress)
+    lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
+    write_text(folder / "validation.jsonl", "".join(lines))
+    splits: dict[Split, dict[str, dict[str, Any]]] = {
+        split: {domain: _join(corpus, split, domain) for domain in manifest.domains} for split in SPLITS
     }
-    floor, total = None, sum(tokens["train"].values())
+    for split, entries in splits.items():  # those of local corpora were counted while reading
+        empty[split] += sum(entry.pop("empty_documents", 0) for entry in entries.values())
+    total = sum(entry["tokens"] for entry in splits["train"].values())
+    shares = {domain: entry["tokens"] / total for domain, entry in splits["train"].items()}
+    floor = None
     if isinstance(manifest, Generated):
         words = sum(len(document["text"].split()) for document in held_out)
         # Rounded, because the last digits of a logarithm depend on the machine.
-        floor = round(entropy_rate(manifest) * words / sum(tokens["validation"].values()), 6)
+        tokens = sum(entry["tokens"] for entry in splits["validation"].values())
+        floor = round(entropy_rate(manifest) * words / tokens, 6)
     fingerprint = {
         "name": manifest.name,
         "manifest": manifest.digest,
         "tokenizer": corpus.tokenizer,
         "sequence_length": corpus.length,
         "splits": splits,
-        "shares": {
-            domain: tokens["train"][domain] / total if share is None else share
-            for domain, share in manifest.domains.items()
-        },
+        "shares": shares | {name: share for name, share in manifest.domains.items() if share is not None},
         "entropy_floor": floor,
-        "empty_documents": {split: skipped[split] for split in SPLITS},
+        "empty_documents": {split: empty[split] for split in SPLITS},
         "validation_documents": file_digest(folder / "validation.jsonl"),
     }
     write_json(folder / "fingerprint.json", fingerprint | {"fingerprint": digest(fingerprint)})
 
 
-def _write_parts(
-    corpus: Corpus, processes: int, progress: bool
-) -> tuple[list[dict[str, str]], Counter[str], Counter[tuple[str, str]]]:
-    """Writes missing parts; returns held-out text, empty documents by split, parts by split and domain."""
+def _write_parts(corpus: Corpus, processes: int, progress: bool) -> tuple[list[dict[str, str]], Counter[str]]:
+    """Writes what parts are missing; returns held-out text, and documents without text by split."""
     held_out: list[dict[str, str]] = []
-    skipped: Counter[str] = Counter()
-    numbers: Counter[tuple[str, str]] = Counter()
-    is_hub = isinstance(corpus.manifest, Hub)
-    console = Console(stderr=True)
+    empty: Counter[str] = Counter()
+    is_hub, console = isinstance(corpus.manifest, Hub), Console(stderr=True)
     with workers(processes, corpus.folder, shards.preload) as run:
-        listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, skipped)
+        listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
         if progress and console.is_terminal:
             listed = track(listed, f"{corpus.manifest.name}: parts", console=console, transient=True)
         for part in listed:
-            numbers.update((part.split, domain) for domain in part.domains)
             if not all(part.folder(corpus, domain).is_dir() for domain in part.domains):
                 run(parts.write_part, corpus, part)
             if part.split == "validation" and not is_hub:
                 held_out += part.source
         if is_hub:
             held_out = [*islice(documents(corpus.project, corpus.manifest, "validation"), HELD_OUT_DOCUMENTS)]
-    return held_out, skipped, numbers
+    return held_out, empty
 
 
-def _join(corpus: Corpus, split: Split, domain: str, number: int) -> dict[str, Any]:
+def _join(corpus: Corpus, split: Split, domain: str) -> dict[str, Any]:
     """Joins a domain's parts and returns its entry of the fingerprint."""
-    names = [Part(split, k, (domain,), []).folder(corpus, domain).name for k in range(number)]
-    folder = corpus.folder / split / domain
-    counts: Counter[str] = Counter()
+    folder, counts = corpus.folder / split / domain, Counter()
+    names = sorted((part.name for part in folder.glob("part.*")), key=lambda name: (len(name), name))
     for name in names:
         counts.update(read_json(folder / name / "part.json"))
     if not counts["sequences"]:
-        share, documents, tokens = corpus.manifest.domains[domain], counts["documents"], counts["tokens"]
-        what = (
-            f"the domain '{domain}' of corpus '{corpus.manifest.name}' has too little {split} text for one "
-        )
-        what += f"sequence ({documents} documents, {tokens} tokens; declared share {share})."
+        what = f"the domain '{domain}' of corpus '{corpus.manifest.name}' has too little {split} text for one"
+        what += f" sequence ({counts['documents']} documents, {counts['tokens']} tokens)."
         raise UserError(what, do="Give it more text, or take the domain out of the manifest.")
     return dict(counts) | {"shards": shards.merge_indexes(folder, names)}

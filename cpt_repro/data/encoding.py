@@ -9,7 +9,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cpt_repro.data.tokenizer import END_OF_TEXT
-from cpt_repro.errors import UserError
 
 #: Pieces that are remembered before all is forgotten; some hundred megabytes.
 MOST_PIECES = 1 << 20
@@ -52,10 +51,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        if end is None:
-            raise UserError(f"the tokenizer has no {END_OF_TEXT}.", do="Use one that has it.")
-        self._end = np.uint16(end).tobytes()
+        self._end = np.uint16(tokenizer.token_to_id(END_OF_TEXT)).tobytes()
         self._whole = not _splits_as_gpt2(tokenizer)
         self._known: dict[str | None, bytes] = {}
 

@@ -15,7 +15,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import zstandard
@@ -39,7 +39,8 @@ class Source(Strict):
     url: str = Field(pattern=rf"^(https|file)://.*/{_REPOSITORY}/{_REPOSITORY}$")
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     licence: str
-    glob: str
+    #: Relative to the checkout.
+    glob: str = Field(pattern="^[^/]")
     without: tuple[str, ...] = ()
     kind: Literal["tei", "markdown"]
     domain: Name
@@ -47,15 +48,7 @@ class Source(Strict):
     minimum_characters: Count
     corpora: tuple[Name, ...] = Field(min_length=1, max_length=2)
     #: Share of the first of two corpora.
-    first_per_mille: PerMille | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Source:
-        if (len(self.corpora) == 2) != (self.first_per_mille is not None):
-            raise ValueError("two corpora and first_per_mille go together")
-        if PurePosixPath(self.glob).is_absolute() or ".." in PurePosixPath(self.glob).parts:
-            raise ValueError(f"the glob {self.glob!r} leads outside the checkout")
-        return self
+    first_per_mille: PerMille = 1000
 
     @property
     def name(self) -> str:
@@ -87,12 +80,6 @@ class Sources(Strict):
             for corpus in source.corpora:
                 if source.domain not in self.corpora.get(corpus, {}):
                     raise ValueError(f"corpora has no {corpus}.{source.domain}, which {source.name} is for")
-        if len({source.name for source in self.sources}) < len(self.sources):
-            raise ValueError("two sources have the same repository name")
-        if unknown := self.sha256_jsonl.keys() - {
-            f"{corpus}.{split}" for corpus in self.corpora for split in SPLITS
-        }:
-            raise ValueError(f"sha256_jsonl names no file of the corpora: {', '.join(sorted(unknown))}")
         return self
 
 
@@ -226,10 +213,8 @@ def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]
     for root, source in track([*zip(roots, rules.sources, strict=True)], "list the sources", console=console):
         for candidate in _candidates(root, source, rules.part_characters):
-            first = (
-                source.first_per_mille is None or per_mille("side", candidate.whole) < source.first_per_mille
-            )
-            pools[source.corpora[0 if first else 1], source.domain].append(candidate)
+            corpus = source.corpora[per_mille("side", candidate.whole) >= source.first_per_mille]
+            pools[corpus, source.domain].append(candidate)
     taken: dict[tuple[str, str], list[_Taken]] = defaultdict(list)
     for (corpus, domain), pool in track(pools.items(), "take documents", console=console):
         budget = rules.corpora[corpus][domain]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.data.lines import lines
+from cpt_repro.data.rows import Columns, lines, parsed
 from cpt_repro.declarations.manifests import Hub, Split
 from cpt_repro.errors import UserError
 from cpt_repro.models.hub import Repository
@@ -75,12 +74,7 @@ def _json_rows(path: Path, form: str, wanted: Callable[[int], bool]) -> _Rows:
     compression = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}[form]
     for row, line in enumerate(lines(path, compression, _DAMAGED)):
         if wanted(row):
-            try:
-                value = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                what = f"not a line of JSON in UTF-8 ({error})."
-                raise UserError(what, where=f"{path}, row {row + 1}", do=_DAMAGED) from None
-            yield row, value
+            yield row, parsed(line, f"{path}, row {row + 1}", _DAMAGED)
 
 
 def _parquet_rows(path: Path, columns: list[str], wanted: Callable[[int], bool]) -> _Rows:
@@ -106,45 +100,15 @@ def _parquet_rows(path: Path, columns: list[str], wanted: Callable[[int], bool])
         raise UserError(what, where=f"{path}, near row {row + 1}", do=_DAMAGED) from None
 
 
-def _value(row: Any, column: str) -> Any:
-    for key in column.split("."):
-        row = row[key]
-    return row
-
-
-def _file_documents(
-    manifest: Hub, file: str, path: Path, wanted: Callable[[int], bool]
-) -> Iterator[dict[str, str]]:
-    declared = manifest.domain
-    columns = [manifest.text] + ([declared.column] if declared else [])
-    if manifest.format == "parquet":
-        rows = _parquet_rows(path, columns, wanted)
-    else:
-        rows = _json_rows(path, manifest.format, wanted)
-    for number, row in rows:
-        where, domain = f"{path}, row {number + 1}", next(iter(manifest.domains))
-        try:
-            text = _value(row, manifest.text)
-            text.encode("utf-8")  # a lone surrogate passes JSON ("\ud800") but is no text
-            value = _value(row, declared.column) if declared else None
-        except (KeyError, TypeError, AttributeError, UnicodeError) as error:
-            what = f"the columns {', '.join(columns)} do not hold texts ({error!r})."
-            raise UserError(what, where=where, do=_COLUMNS) from None
-        if declared:
-            if not isinstance(value, str) or value not in declared.names:
-                what = f"the domain {value!r} is not declared by the manifest '{manifest.name}'."
-                do = f"Declare it in 'domain.names', which knows: {', '.join(declared.names)}."
-                raise UserError(what, where=where, do=do)
-            domain = declared.names[value]
-        yield {"id": f"{file}:{number + 1}", "domain": domain, "text": text}
-
-
 def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart) -> Iterator[dict[str, str]]:
     """The documents `{id, domain, text}` of a part that belong to a split; texts may be empty.
 
     Fetches the files first. Raises `UserError` that names file and row for what is no text or of no known
     domain.
     """
+    columns = Columns(manifest.text, None, {name: name for name in manifest.domains})
+    if manifest.domain:
+        columns = Columns(manifest.text, manifest.domain.column, manifest.domain.names)
     paths = _repository(project, manifest).fetch_all(part.files)
     for file, path in zip(part.files, paths, strict=True):
         chosen = chooser(manifest, split, file)
@@ -152,7 +116,12 @@ def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart)
         def wanted(row: int, chosen: Callable[[int], bool] = chosen) -> bool:
             return row % part.stripes == part.stripe and chosen(row)
 
-        yield from _file_documents(manifest, file, path, wanted)
+        if manifest.format == "parquet":
+            rows = _parquet_rows(path, [*filter(None, (columns.text, columns.domain))], wanted)
+        else:
+            rows = _json_rows(path, manifest.format, wanted)
+        for number, row in rows:
+            yield columns.document(row, f"{path}, row {number + 1}", _COLUMNS, f"{file}:{number + 1}")
 
 
 def hub_documents(project: Project, manifest: Hub, split: Split) -> Iterator[dict[str, str]]:

@@ -113,12 +113,12 @@ def _domain_writer(
     """Yields a function that takes a domain's documents of a part one by one; memory does not grow."""
     counts = Counter(documents=0, tokens=0, sequences=0, text_bytes=0, empty_documents=0)
     texts: list[str] = []
-    rest = np.empty(0, dtype=np.uint16)
+    waiting, rest = 0, np.empty(0, dtype=np.uint16)
 
     with shards.writer(folder, length + 1, shard_bytes) as write:
 
         def flush() -> None:
-            nonlocal rest
+            nonlocal waiting, rest
             tokens = encode(texts)
             text_bytes = sum(len(text.encode()) for text in texts)
             stream = np.concatenate([rest, tokens])
@@ -128,15 +128,17 @@ def _domain_writer(
                 documents=len(texts), tokens=len(tokens), text_bytes=text_bytes, sequences=len(sequences)
             )
             # The last token written is the first of the next sequence.
-            rest = stream[len(sequences) * length :].copy()
+            waiting, rest = 0, stream[len(sequences) * length :].copy()
             texts.clear()
 
         def add(text: str) -> None:
-            if text.strip():
-                texts.append(text)
-            else:
+            nonlocal waiting
+            if not text.strip():
                 counts["empty_documents"] += 1
-            if sum(map(len, texts)) >= BATCH_CHARACTERS:
+                return
+            texts.append(text)
+            waiting += len(text)
+            if waiting >= BATCH_CHARACTERS:
                 flush()
 
         yield add

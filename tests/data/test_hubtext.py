@@ -3,7 +3,8 @@
 import pytest
 from tiny_corpora import refused, rows, write_rows
 
-from cpt_repro.data import hubtext, lines
+from cpt_repro.data import hubtext
+from cpt_repro.data import rows as reading
 from cpt_repro.data.text import documents
 
 
@@ -37,7 +38,7 @@ def test_documents_do_not_depend_on_parts_or_pieces(hub, monkeypatch):
     assert 60 < len(whole) < 110  # 138 have text
     assert taken(hub, files_per_part=4) == whole
     assert sorted(taken(hub, files_per_part=1, parts_per_file=5)) == sorted(whole)
-    monkeypatch.setattr(lines, "CHUNK", 7)
+    monkeypatch.setattr(reading, "CHUNK", 7)
     assert taken(hub, parts_per_file=1) == whole
 
 
@@ -111,7 +112,7 @@ def test_files_that_are_cut_short_or_damaged(tmp_path, form):
     for damaged in (raw[:-9], raw[:60], raw[:40] + bytes(80) + raw[120:], raw + b"more", b""):
         path.write_bytes(damaged)
         compression = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}[form]
-        text = refused(lambda compression=compression: [*lines.lines(path, compression, "Do.")])
+        text = refused(lambda compression=compression: [*reading.lines(path, compression, "Do.")])
         assert f"{path}: the file is damaged or cut short" in text
 
 

@@ -7,7 +7,10 @@ import pytest
 import zstandard
 from tiny_corpora import flip, refused, texts
 
-from cpt_repro.data import lines
+from cpt_repro.data import rows
+
+
+COLUMNS = "the columns text, domain do not hold texts"
 
 
 def line(**more):
@@ -17,18 +20,16 @@ def line(**more):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (b'{"id": "a", "domain": "law", "text": "\xff\xfe"}', "not valid UTF-8"),
-        (line(text="\ud800"), "not valid UTF-8"),
-        (line(domain="poems"), "the domain 'poems' is not declared by the manifest 'tiny'"),
-        *(
-            (bad, "not a JSON object")
-            for bad in ["[" * 100_000, "9" * 5000, '"text"', "null", '{"id": 1}', line(text=[]), "{", ""]
-        ),
+        (b'{"id": "a", "domain": "law", "text": "\xff\xfe"}', "not a line of JSON in UTF-8"),
+        (line(text="\ud800"), COLUMNS),
+        (line(domain="poems"), "the domain 'poems' is not declared"),
+        *((bad, "not a line of JSON in UTF-8") for bad in ["[" * 100_000, "9" * 5000, "{", ""]),
+        *((bad, COLUMNS) for bad in ['"text"', "null", '{"id": 1}', line(text=[])]),
     ],
 )
 def test_a_bad_line_is_named(local, bad, message):
     local.write(train=[line(), bad, line()])
-    assert f"train.jsonl.zst, line 2: {message}" in refused(local.documents)
+    assert f"train.jsonl.zst, row 2: {message}" in refused(local.documents)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -74,14 +75,14 @@ def test_more_text_than_is_declared_is_not_read(local, key):
     local.value["splits"]["train"][key] = 3 if key == "documents" else 400
     local.save()
     text = refused(local.documents)
-    assert "train.jsonl.zst, line " in text and "and here are more" in text
+    assert "train.jsonl.zst, row " in text and "and here are more" in text
 
 
 def test_a_line_without_end_is_not_read(local, monkeypatch):
-    monkeypatch.setattr(lines, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(rows, "LONGEST_LINE", 1 << 20)
     local.write(train=[line(), "x" * (1 << 24)])
     assert (local.project.corpora / "train.jsonl.zst").stat().st_size < 5000
-    assert "train.jsonl.zst, line 2: the line is longer than 1 MiB" in refused(local.documents)
+    assert "train.jsonl.zst, row 2: the line is longer than 1 MiB" in refused(local.documents)
 
 
 def test_a_file_that_is_cut_short(local):
