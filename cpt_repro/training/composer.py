@@ -289,8 +289,11 @@ class Pace(Callback):
 class Report(Callback):
     """Tells how far the training is."""
 
-    def __init__(self, progress: Callable[[int], None], every: int = 50):
-        self.progress, self.every = progress, every
+    #: iterations between
+    every = 50
+
+    def __init__(self, progress: Callable[[int], None]):
+        self.progress = progress
 
     def batch_end(self, state, logger) -> None:
         if state.timestamp.batch.value % self.every == 0:

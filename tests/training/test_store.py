@@ -1,0 +1,144 @@
+"""Checkpoints by identity: what is there, states against interruption, room on the disk."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from cpt_repro.errors import StorageError, UserError
+from cpt_repro.files import read_json, write_json
+from cpt_repro.models.architecture import GB
+from cpt_repro.training.store import SavedStates, check_room, kept_bytes, state_bytes
+
+RUN = "sp-3x100/infinite-cosine/split-1"
+
+
+def test_finished_is_what_has_its_receipt_and_every_checkpoint(world, trained, tmp_path):
+    own = world()
+    run, other = own.run("pile"), own.run("sp").identity
+    shutil.copytree(trained.folder("pile"), own.folder("pile"))
+    kept = own.plan.kept(run.identity)
+    receipt = own.store.finished(run.identity, kept)
+    assert receipt == trained.records.receipt(run) and set(receipt.checkpoints) == set(kept)
+    assert (
+        own.store.recorded_hash(run.identity, run.training.iterations)
+        == receipt.checkpoints[run.training.iterations]
+    )
+    assert own.store.iterations(run.identity) == sorted(kept)
+    assert own.store.finished(run.identity, kept | {7: False}) is None
+    # A child that keeps the optimizer's state needs it.
+    assert (own.model("pile") / "optimizer.pt").unlink() is None
+    assert own.store.finished(run.identity, kept) is None
+    # A folder of another identity, whatever it is called, is not it.
+    shutil.copytree(trained.folder("pile"), own.store.folder(other))
+    assert own.store.receipt(other) is None and own.store.finished(other, {}) is None
+
+
+# -- states against interruption
+
+
+def add(saved, *iterations, sharded=False, **more):
+    for iteration in iterations:
+        with saved.adding(iteration, sharded=sharded, **more) as aside:
+            if sharded:
+                (aside / "ep0").mkdir(parents=True)
+                for rank in range(2):
+                    (aside / "ep0" / f"{rank}.distcp").write_bytes(bytes([iteration, rank]) * 1000)
+            else:
+                aside.write_bytes(bytes([iteration]) * 1000)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "unnamed"])
+def test_only_a_whole_saved_state_is_gone_on_from(tmp_path, damage):
+    saved, newest = SavedStates(tmp_path, {"pile": "a"}), tmp_path / "resume-120.pt"
+    add(saved, 40, 80, 120)
+    assert saved.newest().file == newest.name and not (tmp_path / "resume-40.pt").exists()
+    if damage == "flip":
+        newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    elif damage == "truncate":
+        newest.write_bytes(newest.read_bytes()[:-1])
+    elif damage == "remove":
+        newest.unlink()
+    else:  # killed between the state and its name
+        (tmp_path / "resume-160.pt").write_bytes(b"whole, and not vouched for")
+        assert saved.newest().iteration == 120
+        newest.unlink()
+    assert saved.newest().iteration == 80
+    saved.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sharded_state_counts_file_by_file(tmp_path):
+    saved = SavedStates(tmp_path, {})
+    (tmp_path / ".resume-80.aside").mkdir()
+    (tmp_path / ".resume-80.aside" / "of-a-killed-writer").write_bytes(b"old")
+    add(saved, 40, 80, 120, sharded=True, execution={"ranks": 2})
+    assert saved.newest(sharded=True).file == "resume-120" and saved.newest(sharded=True).execution == {
+        "ranks": 2
+    }
+    assert not (tmp_path / "resume-40").exists() and not list(tmp_path.rglob("of-a-killed-writer"))
+    (tmp_path / "resume-120" / "ep0" / "1.distcp").write_bytes(b"flipped")
+    assert saved.newest(sharded=True).iteration == 80
+    (tmp_path / "resume-80" / "ep0" / "1.distcp").unlink()
+    assert saved.newest(sharded=True) is None
+    saved.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_could_not_be_written_leaves_the_ones_before(tmp_path):
+    saved = SavedStates(tmp_path, {})
+    add(saved, 40)
+    with pytest.raises(OSError, match="full"), saved.adding(80) as aside:
+        aside.write_bytes(b"half")
+        raise OSError("disk full")
+    assert saved.newest().iteration == 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resume-40.pt", "resume.json"]
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_state_of_other_data_or_saved_otherwise_is_refused(tmp_path, sharded):
+    add(SavedStates(tmp_path, {"pile": "a" * 64}), 8, sharded=sharded)
+    with pytest.raises(UserError, match="'fsdp'"):
+        SavedStates(tmp_path, {"pile": "a" * 64}).newest(not sharded)
+    with pytest.raises(UserError, match=f"'pile'.*{'a' * 64}.*{'b' * 64}"):
+        SavedStates(tmp_path, {"pile": "b" * 64}).newest(sharded)
+
+
+@pytest.mark.parametrize(
+    "file", ["../resume-8.pt", "/tmp/resume-8.pt", "evil.pt", "resume-8.pt/x", "resume-8.pt\n", ""]
+)
+def test_a_record_that_leads_to_another_file_is_refused(tmp_path, file):
+    """What is loaded may run code: the record of a shared store may not choose it."""
+    saved = SavedStates(tmp_path / "run", {})
+    add(saved, 8)
+    shutil.copy(tmp_path / "run" / "resume-8.pt", tmp_path / "resume-8.pt")
+    shutil.copy(tmp_path / "run" / "resume-8.pt", tmp_path / "run" / "evil.pt")
+    write_json(saved.record, [read_json(saved.record)[0] | {"file": file}])
+    with pytest.raises(UserError, match=r"resume\.json: the key '0\.file' is wrong"):
+        saved.newest()
+
+
+@pytest.mark.parametrize("content", ["[", "{}", "3", '[{"iteration": -1}]', "[[]]"])
+def test_a_record_that_is_none_is_one_sentence(tmp_path, content):
+    saved = SavedStates(tmp_path, {})
+    saved.record.write_text(content)
+    with pytest.raises(UserError, match=r"resume\.json"):
+        saved.newest()
+
+
+# -- room
+
+
+def test_room_is_looked_for_before_anything_is_trained(world, trained, monkeypatch):
+    own = world()
+    run = own.run("pile")
+    whole = kept_bytes(run.training, own.plan.kept(run.identity)) + state_bytes(run.training)
+    there = sum(path.stat().st_size for path in trained.folder("pile").rglob("*") if path.is_file())
+    for free, needed in ((whole, whole), (whole - there, whole - there)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        check_room(own.plan, [run, run], own.store)  # equal trainings need their room once
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free - 1))
+        with pytest.raises(StorageError, match=f"{needed / GB:.3g} GB are needed"):
+            check_room(own.plan, [run], own.store)
+        if not own.folder("pile").exists():
+            own.borrow(trained, "pile")  # what lies there already needs none
