@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 class Agreement(Strict):
-    """Two measures of agreement with the 95 % percentile interval of a bootstrap; None where nothing can be said."""
+    """Two measures of agreement, each with the 95 % interval of a bootstrap; None where nothing can be said."""
 
     spearman: float | None
     spearman_low: float | None
@@ -48,7 +48,7 @@ def _spearman(published: list[Any], reproduced: list[Any]) -> Any:
 
 
 def _signs(published: list[Any], reproduced: list[Any]) -> Any:
-    """Share, per resample, of the pairs of items with different published values whose reproduced order is the same."""
+    """Share, per resample, of the pairs with different published values whose reproduced order is the same."""
     import numpy as np
 
     same, pairs = 0, 0
@@ -63,16 +63,15 @@ def _signs(published: list[Any], reproduced: list[Any]) -> Any:
 def agreement(pairs: list[Pair], resamples: int = 2000) -> Agreement | None:
     """How far reproduced values are in the order of the published ones.
 
-    Groups of one are dropped, and None is returned when nothing is left. `spearman`: Pearson correlation of the ranks
-    within groups, scaled to mean 0 and unit range and pooled; of one group the plain Spearman correlation. `signs`: of
-    all pairs of items in a group whose published values differ, the share whose reproduced values differ the same way;
-    ties of ours count half. The bootstrap is over the items of each group, with a fixed seed. What cannot be said is
-    None: a value where all are tied, an interval where the resamples do not vary, as with perfect agreement or with two
-    values a group.
+    Groups of one are dropped; None where nothing is left. `spearman`: Pearson correlation of the ranks within
+    groups, scaled to mean 0 and unit range and pooled; of one group the plain Spearman correlation. `signs`:
+    of all pairs of items in a group whose published values differ, the share whose reproduced values differ
+    the same way; ties of ours count half. The bootstrap is over the items of each group, with a fixed seed.
+    What cannot be said is None: a value where all are tied, an interval where the resamples do not vary.
 
-    It says whether an exhibit shows the same order, not whether sizes agree. An exhibit has few values, and those of
-    related runs are not independent: the interval is rough, and of two or three values in a group it says next to
-    nothing. Published values have two printed decimals, or are digitised to about 0.01: an order among values closer
+    It says whether an exhibit shows the same order, not whether sizes agree. Few values, and those of related
+    runs not independent: the interval is rough, and of two or three values in a group it says next to nothing.
+    Published values have two printed decimals, or are digitised to about 0.01: an order among values closer
     than that is chance in the paper already, and lowers both numbers without anything being wrong.
     """
     import numpy as np

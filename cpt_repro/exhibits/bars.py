@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARK = {
-    "marker": "D", "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.8,
-    "markersize": 3.5,
+    "marker": "D", "markersize": 3.5, "linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black",
+    "markeredgewidth": 0.8,
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class BarPanel(Strict):
         return f"average of the\n{str(self.suite).capitalize()} suite (%)"
 
     def height(self, view: View, group: BarGroup, name: str) -> tuple[float, float] | None:
-        """A bar's height and its standard error: over seeds where there are several, else of the value itself."""
+        """A bar's height and its standard error: over seeds if there are several, else of the value itself."""
         if self.show == "compute":
             run = view.planned(name)
             return (run.billions / view.study.paper.unit.billions, 0.0) if run else None
@@ -101,9 +101,7 @@ class Bars(FigureKind):
         super().check(checks)
         columns = [panel.published for panel in self.panels if panel.published]
         checks.table(columns, sum(len(group.runs) for group in self.groups))
-        for corpus in (*(group.new for group in self.groups), *(panel.corpus for panel in self.panels)):
-            if corpus:
-                checks.known(corpus, checks.study.paper.corpora, "corpus")
+        checks.corpora(*(group.new for group in self.groups), *(panel.corpus for panel in self.panels))
 
     def caption(self, view: View) -> list[str]:
         over = "seeds where there are several, else over " if view.several_seeds else ""
@@ -114,7 +112,7 @@ class Bars(FigureKind):
         return [error, f"Published: {where}, as printed or digitised."]
 
     def pairs(self, view: View) -> list[Pair]:
-        """Every bar that was measured, by panel and group; what an update costs is declared and not measured."""
+        """Every bar that was measured, by panel and group; what an update costs is declared."""
         out = []
         for panel in self.panels:
             for bar in self.of(view, panel) if panel.show != "compute" else ():

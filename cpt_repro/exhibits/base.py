@@ -1,6 +1,6 @@
 """What every kind of exhibit has: a declaration that is checked, what it needs, what it draws and says.
 
-A kind is one file of this room with one subclass of `FigureKind` or `TableKind`, and one line in `catalogue.KINDS`.
+A kind is one file of this room with a subclass of `FigureKind` or `TableKind`, and a line in `catalogue.KINDS`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,17 @@ def unique(names: Iterable[str | None]) -> list[str]:
 
 
 def warmup_end(run: PlannedRun) -> float:
-    """Where the warm-up of a run ends, in billions of the paper's tokens since it began; 0 without one."""
-    training = run.training
-    return run.position(getattr(training.schedule, "warmup_frac", 0) * training.schedule_iterations)
+    """Where a run's warm-up ends, in billions of the paper's tokens since it began; 0 without one."""
+    share = getattr(run.training.schedule, "warmup_frac", 0)
+    return run.position(share * run.training.schedule_iterations)
+
+
+def declaration(study: Study, name: str) -> tuple[Paper, Run]:
+    """The declaration of a run (of a merge, its task's) and the paper that it stands in."""
+    paper, name = study.resolve(name)
+    study = study.studies[paper]
+    merge = study.paper.merges.get(name)
+    return declaration(study, merge.task) if merge else (study.paper, study.paper.runs[name])
 
 
 class Style(Strict):
@@ -83,13 +91,10 @@ class Row(Strict):
         return self.new or next((c for c in run.validate_on if paper.corpora[c].role == "new"), None)
 
 
-def declaration(study: Study, name: str) -> tuple[Paper, Run]:
-    """The declaration of a run (of a merge, its task's) and the paper that it stands in."""
-    paper, name = study.resolve(name)
-    study = study.studies[paper]
-    if merge := study.paper.merges.get(name):
-        return declaration(study, merge.task)
-    return study.paper, study.paper.runs[name]
+def check_known(name: str, known: Iterable[str], what: str, where: str) -> None:
+    """Refuses a name that is none of the known."""
+    if name not in (known := list(known)):
+        raise UserError(f"the {what} '{name}' is not declared.", where=where, do=nearest(name, known))
 
 
 @dataclass(frozen=True)
@@ -99,34 +104,35 @@ class Checks:
     study: Study
     declared: Exhibits
     key: str
-    where: str
+    #: the file
+    path: str
 
     def fault(self, what: str, do: str) -> UserError:
-        """Something wrong with the exhibit, `what` after its key."""
-        return UserError(f"'exhibits.{self.key}' {what}", where=self.where, do=do)
+        """What is wrong with the exhibit."""
+        return UserError(f"'exhibits.{self.key}' {what}", where=self.path, do=do)
 
     def known(self, name: str, known: Iterable[str], what: str, place: str = "") -> None:
         """Refuses a name that is none of the known."""
-        if name not in (known := list(known)):
-            raise self.fault(
-                f"names the {what} '{name}'{place}, which is not declared.", nearest(name, known)
-            )
+        check_known(name, known, what, f"{self.path}, exhibits.{self.key}{place}")
+
+    def corpora(self, *corpora: str | None) -> None:
+        """Refuses corpora that the paper lacks."""
+        for corpus in unique(corpora):
+            self.known(corpus, self.study.paper.corpora, "corpus")
 
     def run(self, name: str, merges: bool = False) -> None:
         """Refuses what is no run (or merge) of this paper or, as `<paper>/<run>`, of another."""
-        self.study.check_run(name, f"{self.where}, exhibits.{self.key}", merges)
+        self.study.check_run(name, f"{self.path}, exhibits.{self.key}", merges)
 
     def table(self, columns: Iterable[str], rows: int) -> None:
         """Refuses columns that the published table of the exhibit lacks, and another number of rows."""
-        if not (columns := list(columns)):
-            return
         tables = self.study.published.tables
-        self.known(self.key, tables, "published table")
         for column in columns:
+            self.known(self.key, tables, "published table")
             self.known(column, tables[self.key].columns, "published column")
-        if rows != (there := len(tables[self.key].rows)):
-            do = "Give both the same rows in the same order."
-            raise self.fault(f"has {rows} rows or bars, and the published table {there}.", do)
+            if rows != (there := len(tables[self.key].rows)):
+                do = "Give both the same rows in the same order."
+                raise self.fault(f"has {rows} rows or bars, and the published table {there}.", do)
 
 
 class View(Evidence):
@@ -158,20 +164,16 @@ class View(Evidence):
     @property
     def several_seeds(self) -> bool:
         """Whether anything shown has more than one seed."""
-        return bool(self.seed_counts) and self.seed_counts[-1] > 1
+        return max(self.seed_counts, default=0) > 1
 
     @property
     def common_seeds(self) -> str:
         """Over which seeds means are, in words."""
         return "the seeds that all runs of a panel have" if len(self.seed_counts) > 1 else "seeds"
 
-    def declaration(self, name: str) -> tuple[Paper, Run]:
-        """The declaration of a run (of a merge, its task's) and the paper that it stands in."""
-        return declaration(self.study, name)
-
     def size(self, name: str) -> str:
         """How a run's paper calls its model."""
-        paper, run = self.declaration(name)
+        paper, run = declaration(self.study, name)
         return paper.models[run.model]
 
     def called(self, row: Row) -> str:
@@ -184,28 +186,28 @@ class View(Evidence):
 
     def published(self, column: str | None, rows: int) -> list[Value | None]:
         """The values of a column of the exhibit's published table, one a row; None where there is none."""
-        table = self.study.published.tables.get(self.key)
-        if table is None or column is None:
-            return [None] * rows
-        return [table.cell(self.key, number, column) for number in range(rows)]
+        table = self.study.published.tables.get(self.key) if column else None
+        return [table.cell(self.key, number, column) if table else None for number in range(rows)]
 
 
-class _Exhibit(Strict):
-    #: The first word of its key.
+class Kind(Strict):
+    """Base of all kinds: what is shown, in order of appearance, and what is said of it."""
+
+    #: the first word of its key
     makes: ClassVar[str]
-    #: Whether it depends on a scale.
+    #: whether it depends on a scale
     scaled: ClassVar[bool] = True
     title: str
     see: str
 
     @property
     def runs(self) -> list[str]:
-        """Runs whose receipts are shown, in order of appearance."""
+        """Runs whose receipts are shown."""
         return []
 
     @property
     def evaluations(self) -> list[str]:
-        """Runs and merges whose suites or generations are shown, in order of appearance."""
+        """Runs and merges whose suites or generations are shown."""
         return []
 
     @property
@@ -226,19 +228,18 @@ class _Exhibit(Strict):
             checks.run(name)
         for name in self.evaluations:
             checks.run(name, merges=True)
-        for corpus in self.corpora:
-            checks.known(corpus, checks.study.paper.corpora, "corpus")
+        checks.corpora(*self.corpora)
 
     def caption(self, view: View) -> list[str]:
         """Sentences on what its values are."""
         return []
 
     def pairs(self, view: View) -> list[Pair]:
-        """Every result that has a published and a reproduced value, in groups of what compares; inputs are left out."""
+        """Results that have a published and a reproduced value, in groups that compare; no inputs."""
         return []
 
 
-class FigureKind(_Exhibit):
+class FigureKind(Kind):
     """Base of what gives a figure."""
 
     makes: ClassVar[str] = "figure"
@@ -255,7 +256,7 @@ class FigureKind(_Exhibit):
         raise NotImplementedError
 
 
-class TableKind(_Exhibit):
+class TableKind(Kind):
     """Base of what gives a table."""
 
     makes: ClassVar[str] = "table"

@@ -1,9 +1,9 @@
-"""Every exhibit of the papers of a plan: `configs/papers/<paper>/exhibits.yaml`, read, checked, and what each needs."""
+"""The exhibits of a plan's papers (`configs/papers/<paper>/exhibits.yaml`): read, checked, and what each needs."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, NamedTuple, Union
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.bars import Bars
-from cpt_repro.exhibits.base import Checks, Style, View, unique
+from cpt_repro.exhibits.base import Checks, Style, check_known, unique
 from cpt_repro.exhibits.counterparts import Counterparts
 from cpt_repro.exhibits.curves import Curves
 from cpt_repro.exhibits.domains import Domains
@@ -22,7 +22,6 @@ from cpt_repro.exhibits.rows import Rows
 from cpt_repro.exhibits.schedule import ScheduleDiagram
 from cpt_repro.exhibits.settings import Settings
 from cpt_repro.planning.plan import Plan
-from cpt_repro.records.lookup import Records
 
 #: Every kind of exhibit; the key `kind` of a declaration chooses one.
 KINDS = (Curves, Plane, Bars, ScheduleDiagram, Rows, Domains, Generations, Settings)
@@ -61,27 +60,22 @@ class Catalogue:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self._declared: dict[str, Exhibits] = {}
-        self._counterparts: dict[str, Counterparts] = {}
+        # One of each for the life of the catalogue.
+        self.declared = cache(self.declared)
+        self.counterparts = cache(self.counterparts)
 
     def declared(self, paper: str) -> Exhibits:
         """A paper's exhibits, checked; a fault is a `UserError` that names file and key."""
-        if paper not in self._declared:
-            self._declared[paper] = load_exhibits(self.plan.studies[paper])
-        return self._declared[paper]
+        return load_exhibits(self.plan.studies[paper])
 
     def counterparts(self, paper: str) -> Counterparts:
         """What a paper published of its runs."""
-        if paper not in self._counterparts:
-            self._counterparts[paper] = Counterparts(self.plan.studies[paper], self.declared(paper))
-        return self._counterparts[paper]
+        return Counterparts(self.plan.studies[paper], self.declared(paper))
 
     @cached_property
     def exhibits(self) -> dict[tuple[str, str], Exhibit]:
         """(paper, key) -> exhibit, of all papers of the plan in order."""
-        return {
-            (p, key): exhibit for p in self.plan.papers for key, exhibit in self.declared(p).exhibits.items()
-        }
+        return {(p, key): one for p in self.plan.papers for key, one in self.declared(p).exhibits.items()}
 
     def find(self, paper: str, key: str) -> Exhibit:
         """One exhibit; an unknown paper or key is a `UserError`."""
@@ -91,18 +85,14 @@ class Catalogue:
             raise UserError(f"the exhibit '{key}' is unknown.", where=where, do=nearest(key, exhibits))
         return exhibits[key]
 
-    def view(self, records: Records, paper: str, key: str) -> View:
-        """An exhibit with the records behind it."""
-        return View(self, records, paper, key)
-
     def needs(self, paper: str, key: str) -> Needs:
         """What an exhibit is drawn from."""
-        exhibit, plan = self.find(paper, key), self.plan
-        runs, models = (
-            tuple(unique(one for name in names for one in plan.ids(paper, name)))
+        exhibit = self.find(paper, key)
+        ids = [
+            tuple(unique(one for name in names for one in self.plan.ids(paper, name)))
             for names in (exhibit.runs, exhibit.evaluations)
-        )
-        return Needs(runs, models, tuple(c for c in exhibit.corpora if c in plan.scale.corpora))
+        ]
+        return Needs(*ids, tuple(c for c in exhibit.corpora if c in self.plan.scale.corpora))
 
     @cached_property
     def models(self) -> tuple[str, ...]:
@@ -113,7 +103,8 @@ class Catalogue:
     def generating(self) -> dict[str, str]:
         """Those that are to continue prompts -> the corpus these are taken from."""
         shown = {key: e.corpus for key, e in self.exhibits.items() if isinstance(e, Generations)}
-        return {model: corpus for key, corpus in shown.items() for model in self.needs(*key).models}
+        here = {key: corpus for key, corpus in shown.items() if corpus in self.plan.scale.corpora}
+        return {model: corpus for key, corpus in here.items() for model in self.needs(*key).models}
 
 
 def load_exhibits(study: Study) -> Exhibits:
@@ -123,14 +114,13 @@ def load_exhibits(study: Study) -> Exhibits:
         return Exhibits(paper=study.name)
     where, raw = str(path), read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError("it must hold a mapping.", where=where, do="Give it 'paper', 'styles', 'exhibits'.")
-    declared = parse(
-        Exhibits, {key: value for key, value in raw.items() if key != "lists"}, where
-    )  # anchors only
+        do = "Give it 'paper', 'styles', 'exhibits'."
+        raise UserError("it must hold a mapping.", where=where, do=do)
+    raw.pop("lists", None)  # anchors only
+    declared = parse(Exhibits, raw, where)
     if declared.paper != study.name:
-        raise UserError(
-            f"the key 'paper' says '{declared.paper}'.", where=where, do=f"Make it '{study.name}'."
-        )
+        what, do = f"the key 'paper' says '{declared.paper}'.", f"Make it '{study.name}'."
+        raise UserError(what, where=where, do=do)
     for name in declared.names:
         study.check_run(name, f"{where}, names")
     for key, exhibit in declared.exhibits.items():
@@ -141,18 +131,13 @@ def load_exhibits(study: Study) -> Exhibits:
 
 def _check_misprints(study: Study) -> None:
     """Refuses misprints of cells that no published table has."""
-    where, tables = str(study.path("discrepancies.yaml")), study.published.tables
+    tables = study.published.tables
     for one in study.discrepancies:
+        where = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
         for wrong in one.misprints:
-            place = f"'{one.id}.misprints' names"
-            if wrong.table not in tables:
-                what = f"{place} the table '{wrong.table}', which is not published."
-                raise UserError(what, where=where, do=nearest(wrong.table, tables))
-            table = tables[wrong.table]
+            check_known(wrong.table, tables, "published table", where)
             for name in wrong.columns:
-                if name not in table.columns:
-                    what = f"{place} the column '{name}', which is not published."
-                    raise UserError(what, where=where, do=nearest(name, table.columns))
-            if wrong.row > len(table.rows):
-                what = f"{place} row {wrong.row} of {wrong.table}, which has {len(table.rows)}."
+                check_known(name, tables[wrong.table].columns, "published column", where)
+            if wrong.row > (rows := len(tables[wrong.table].rows)):
+                what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
                 raise UserError(what, where=where, do="Count rows from 1.")

@@ -1,8 +1,8 @@
 """Published counterparts of runs: which printed cell or digitised curve says the same thing as a receipt.
 
-Rows of a declared table are the rows of the published one in order, and a declared curve names the labels of the
-digitised curves; so a run's published values are found by where its paper's exhibits show it. Misprints are no
-counterparts.
+Rows of a declared table are the rows of the published one in order, and a declared curve names the labels of
+the digitised curves; so a run's published values are found by where its paper's exhibits show it. Misprints
+are no counterparts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Counterparts:
                             yield Printed(head, column, row, value)
 
     def loss(self, run: str, corpora: tuple[str, ...]) -> Value | None:
-        """Final loss printed for a run on one corpus, or on the average of two; else the end of its digitised curve."""
+        """Final loss printed for a run on one corpus, or the average of two; else its digitised curve's end."""
         for _, column, row, value in self.cells(run, "average_loss" if len(corpora) == 2 else "loss"):
             new = row.new_corpus(self.study)
             average, one = (self.study.paper.old, new), (new if column.corpus == "new" else column.corpus,)
@@ -83,7 +83,7 @@ class Counterparts:
         return None
 
     def score(self, name: str, suite: str, task: str | None = None) -> Value | None:
-        """Percent printed for a run or merge: the average of a suite, or one task of it (`hellaswag` is HellaSwag)."""
+        """Percent printed for a run or merge: a suite's average, or one task of it (`hellaswag`: HellaSwag)."""
         for head, column, _, value in self.cells(name, *(("tasks", "task") if task else ("average",))):
             if column.suite == suite and (task is None or letters(task) == letters(head)):
                 return value
@@ -99,10 +99,10 @@ class Counterparts:
         return None
 
     def curve(self, run: str, y: str, beside: tuple[str, ...] = ()) -> tuple[Points, str] | None:
-        """The run's digitised curve on its own axis (billions of tokens since the run began, y), and its place.
+        """The run's digitised curve (billions of tokens since the run began, y), and its place.
 
-        Of several figures the one that shows most of the run, among those that show the runs `beside` it if there are
-        any. A curve of several runs is cut where they begin. The learning rate is in the unit of its panel.
+        Of several figures the one that shows most of the run, among those that show the runs `beside` it if
+        there are any. A curve of several runs is cut where they begin. Rates are in the unit of their panel.
         """
         best: tuple[Points, str] | None = None
         most = -1

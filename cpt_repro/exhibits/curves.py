@@ -1,12 +1,13 @@
 """Losses or learning rates against tokens.
 
-Published curves are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so they get
-axes of their own beside ours, tinted, with the same x-limits and looks, so that shapes and orders compare.
+Published curves are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so they
+get axes of their own beside ours, tinted, with the same x-limits and looks: shapes and orders compare.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, unique, warmup_end
+from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, declaration, unique, warmup_end
 from cpt_repro.planning.plan import PlannedRun
 
 if TYPE_CHECKING:
@@ -84,41 +85,42 @@ class Panel(Strict):
         """Runs of its curves."""
         return unique(run for curve in self.curves for run in curve.runs)
 
+    @property
+    def line(self) -> str | None:
+        """Label of the published line of reference."""
+        return self.reference.published if self.reference else None
+
     def check(self, checks: Checks) -> None:
         """Refuses a corpus, a digitised panel, a curve or a line that is not there."""
-        checks.known(self.y, [*checks.study.paper.corpora, LEARNING_RATE], "corpus", " in 'panels.y'")
-        line = self.reference.published if self.reference else None
+        checks.corpora(None if self.rates else self.y)
         if self.published is None:
-            if line or any(curve.published for curve in self.curves):
-                do = "Name the digitised panel, such as 4a."
-                raise checks.fault(
-                    "has a panel with 'published' in a curve or line, and none of its own.", do
-                )
+            if self.line or any(curve.published for curve in self.curves):
+                what = "has a panel with 'published' in a curve or line, and none of its own."
+                raise checks.fault(what, "Name the digitised panel, such as 4a.")
             return
-        panels, place = checks.study.digitised.panels, f" in panel {self.published}"
+        panels, place = checks.study.digitised.panels, f", panel {self.published}"
         checks.known(self.published, panels, "digitised panel")
         for curve in self.curves:
             for label in curve.published:
                 checks.known(label, panels[self.published].curves, "digitised curve", place)
-            if len(curve.published) not in (0, 1, len(curve.runs)):
-                what = f"has a curve of {len(curve.runs)} runs and {len(curve.published)} published pieces{place}."
+            if len(curve.published) not in (0, 1, runs := len(curve.runs)):
+                what = f"has a curve of {runs} runs and {len(curve.published)} published pieces{place}."
                 raise checks.fault(what, "Name one piece for all runs, or one for each.")
-        if line:
-            checks.known(line, panels[self.published].lines, "published line", place)
+        if self.line:
+            checks.known(self.line, panels[self.published].lines, "published line", place)
 
     def published_line(self, view: View, curve: Curve) -> Line | None:
         """A curve's digitised points on the figure's axis."""
         if not (self.published and curve.published):
             return None
-        points = sorted(view.counterparts.points(self.published, (label,)) for label in curve.published)
-        xs, ys = _joined([(piece[0][0], piece) for piece in points], gap=0.5)
+        pieces = sorted(view.counterparts.points(self.published, (label,)) for label in curve.published)
+        xs, ys = _joined(((points[0][0], points) for points in pieces), gap=0.5)
         unit = 1e-4 if view.study.digitised.panels[self.published].y.endswith("x1e-4") else 1
         return xs, [y * unit for y in ys]
 
     def published_level(self, view: View) -> float | None:
         """The published line of reference."""
-        label = self.reference.published if self.reference else None
-        return view.study.digitised.panels[self.published].lines[label] if label else None
+        return view.study.digitised.panels[self.published].lines[self.line] if self.line else None
 
     def finals(self, view: View) -> dict[int, float]:
         """Final losses of the run of reference by seed."""
@@ -127,11 +129,15 @@ class Panel(Strict):
 
 
 class Stage(NamedTuple):
-    """Where a stage begins and how long it is (billions of the paper's tokens), and its name if it has one."""
+    """Where a stage begins, how long it is (billions of the paper's tokens), and its name if it has one."""
 
     start: float
     billions: float
     name: str
+
+    def is_narrow(self, panel: Panel) -> bool:
+        """Whether its name has to stand upright."""
+        return self.billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
 
 
 class Curves(FigureKind):
@@ -162,31 +168,26 @@ class Curves(FigureKind):
             panel.check(checks)
 
     def caption(self, view: View) -> list[str]:
-        out = []
-        if view.several_seeds:
-            bands = "bands reach from a run's lowest to its highest seed"
-            out.append(f"Lines are means over {view.common_seeds}, {bands}.")
+        bands = "bands reach from a run's lowest to its highest seed"
+        out = [f"Lines are means over {view.common_seeds}, {bands}."] if view.several_seeds else []
         if not self.digitised:
             return [*out, NOT_DIGITISED]
         beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
-        where, tolerance = "thin lines" if view.full_size else beside, view.study.digitised.tolerance
-        source = f"digitised from the paper's plots, losses to about {tolerance:g}"
+        where = "thin lines" if view.full_size else beside
+        source = f"digitised from the paper's plots, losses to about {view.study.digitised.tolerance:g}"
         return [*out, f"Published curves ({where}): {source}."]
 
     def pairs(self, view: View) -> list[Pair]:
         """Ends of curves and the line of reference, by panel.
 
-        A curve ends where the published one or ours does, whichever is first; of several seeds the mean counts.
-        Learning rates are declared, so they are left out; so is what misses a receipt, and a panel whose published
-        ends lie closer together than they could be read off, since their order says nothing.
+        A curve ends where the published one or ours does, whichever is first; of several seeds the mean
+        counts. Learning rates are declared, so they are left out; so is a panel whose published ends lie
+        closer together than they could be read off, since their order says nothing.
         """
-        out = []
-        for panel in self.panels:
-            ends = self.ends(view, panel) if panel.published and not panel.rates else []
-            values = [pair.published for pair in ends]
-            if ends and max(values) - min(values) >= view.study.digitised.tolerance:
-                out += ends
-        return out
+        ends = [self.ends(view, panel) for panel in self.panels if panel.published and not panel.rates]
+        heights = [[end.published for end in panel] or [0] for panel in ends]
+        told = [max(h) - min(h) >= view.study.digitised.tolerance for h in heights]
+        return [end for panel, tells in zip(ends, told, strict=True) if tells for end in panel]
 
     def ends(self, view: View, panel: Panel) -> list[Pair]:
         """Where the curves of a panel end, published and here."""
@@ -210,11 +211,10 @@ class Curves(FigureKind):
     def lines(self, view: View, curve: Curve, y: str) -> dict[int, Line]:
         """A line for each seed that has all its pieces, else what pieces there are."""
         pieces: dict[int, list[tuple[float, Any]]] = {seed: [] for seed in view.plan.seeds}
-        for name in curve.runs:
-            for one in view.runs(name):
-                start = self.origin(view, one.run)
-                if points := one.learning_rate if y == LEARNING_RATE else one.curve(y):
-                    pieces[one.seed].append((start, [(start + x, value) for x, value in points]))
+        for one in (one for name in curve.runs for one in view.runs(name)):
+            start = self.origin(view, one.run)
+            if points := one.learning_rate if y == LEARNING_RATE else one.curve(y):
+                pieces[one.seed].append((start, [(start + x, value) for x, value in points]))
         most = max(map(len, pieces.values()))
         return {seed: _joined(p, gap=1e-6) for seed, p in pieces.items() if p and len(p) == most}
 
@@ -232,22 +232,16 @@ class Curves(FigureKind):
     def stages(self, view: View, panel: Panel) -> list[Stage]:
         """The pieces of the first curve at this scale; one that reads a single domain has its name."""
         planned = [view.planned(name) for name in panel.curves[0].runs if panel.boundaries]
-        return [
-            Stage(self.origin(view, run), run.billions, part.stream.domain if part.stream else "")
-            for run in planned
-            if run
-            for part in run.training.mixture[-1:]
-        ]
+        new = [(run, run.training.mixture[-1].stream) for run in planned if run]
+        return [Stage(self.origin(view, r), r.billions, stream.domain if stream else "") for r, stream in new]
 
     def published_stages(self, view: View, panel: Panel) -> list[Stage]:
-        """The pieces of the first curve in the paper; named by the labels of their curves where each has its own."""
+        """The same in the paper; named by the labels of their curves where each has its own."""
         first = panel.curves[0]
-        if not panel.boundaries:
-            return []
         own = len(first.published) == len(first.runs)
         names = [label.split()[0] for label in first.published] if own else [""] * len(first.runs)
-        spans = [view.counterparts.span(self, run) for run in first.runs]
-        return [Stage(*span, name) for span, name in zip(spans, names, strict=True)]
+        spans = [view.counterparts.span(self, run) for run in first.runs if panel.boundaries]
+        return [Stage(*span, name) for span, name in zip(spans, names, strict=False)]
 
     def draw(self, view: View) -> Figure:
         """Below scale paper the published curves stand to the right of each panel."""
@@ -263,35 +257,27 @@ class Curves(FigureKind):
         figure, axes = style.figure(width, (height + room / 72) * rows, rows, 2 if beside else columns)
         legend = style.Legend()
         for index, panel in enumerate(self.panels):
-            last = index >= count - columns
+            title, last = style.letter(index, count, panel.title), index >= count - columns
             legend.begin(style.letter(index, count, ""))
-            ours = axes[2 * index if beside else index]
-            _Ours(ours, panel, self, view, legend).draw()
-            _label(ours, panel, view, style.letter(index, count, panel.title), beside, last, pad)
+            ours = _Ours(axes[2 * index if beside else index], panel, self, view, legend)
+            ours.draw()
+            ours.label(title, beside, last, pad)
             if beside:
-                theirs = axes[2 * index + 1]
-                _Axes(theirs, panel, self, view).draw_alone()
-                corpus = "" if panel.rates else f": {view.study.paper.corpora[panel.y].stands_for}"
-                size = view.size(panel.curves[0].runs[0])
-                theirs.set_title(f"{PUBLISHED}, {size}{corpus}", loc="left", pad=pad)
-                theirs.set_xlabel("tokens (B)" if last else "")
-                _number_format(theirs, panel)
+                theirs = _Axes(axes[2 * index + 1], panel, self, view)
+                theirs.draw()
+                theirs.label("", beside, last, pad)
         figure.align_ylabels(axes[:: 2 if beside else 1])
         legend.draw(figure)
         return figure
 
 
-def _joined(pieces: list[tuple[float, Any]], gap: float) -> Line:
+def _joined(pieces: Iterable[tuple[float, Any]], gap: float) -> Line:
     """[(where it starts, points)] as one line; the pen is lifted where more than `gap` lies between two."""
-    xs: list[float] = []
-    ys: list[float] = []
-    for start, points in pieces:
-        if xs and start > xs[-1] + gap:
-            xs.append(start)
-            ys.append(math.nan)
-        xs += [x for x, _ in points]
-        ys += [y for _, y in points]
-    return xs, ys
+    points: list[tuple[float, float]] = []
+    for start, piece in pieces:
+        lifted = [(start, math.nan)] if points and start > points[-1][0] + gap else []
+        points += [*lifted, *piece]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _at(line: Line, x: float) -> float:
@@ -302,45 +288,19 @@ def _at(line: Line, x: float) -> float:
     return float(np.interp(x, *zip(*known, strict=True)))
 
 
-def _is_narrow(billions: float, panel: Panel) -> bool:
-    return billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
-
-
 def _room_for_names(panel: Panel, stages: list[Stage]) -> tuple[float, float]:
-    """Points above a panel that names of stages take: level ones, below the title, and upright ones, beside it."""
-    names = [(stage.name, _is_narrow(stage.billions, panel)) for stage in stages if stage.name]
-    level = 13 if any(not narrow for _, narrow in names) else 4
-    return level, max((4.4 * len(name) for name, narrow in names if narrow), default=0)
-
-
-def _label(axes: Axes, panel: Panel, view: View, title: str, beside: bool, last: bool, pad: float) -> None:
-    """Title and labels of axes that show ours."""
-    if panel.rates:
-        axes.set_ylabel("learning rate")
-    elif beside:
-        axes.set_ylabel(style.LOSS.replace(" (", "\n("))
-        title = f"{title}: {view.corpus_here(panel.y)}"
-    else:
-        axes.set_ylabel(style.LOSS)
-        title = f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
-    axes.set_title(title, loc="left", pad=pad)
-    axes.set_xlabel(style.tokens_label(view) if last else "")
-    _number_format(axes, panel)
-
-
-def _number_format(axes: Axes, panel: Panel) -> None:
-    if panel.rates:
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    else:
-        axes.ticklabel_format(axis="y", useOffset=False)
+    """Points that names of stages take above a panel: level ones, and upright ones, beside the title."""
+    named = [stage for stage in stages if stage.name]
+    level = 4 if all(stage.is_narrow(panel) for stage in named) else 13
+    return level, max((4.4 * len(stage.name) for stage in named if stage.is_narrow(panel)), default=0)
 
 
 class _Axes:
-    """One pair of axes while it is drawn; here the published curves, and what the y-limits must have room for."""
+    """Axes while they are drawn: here those of the published curves alone, on the paper's y-axis."""
 
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View):
         self.axes, self.panel, self.exhibit, self.view = axes, panel, exhibit, view
-        #: (whether from scratch, line)
+        #: what the y-limits must have room for: (whether from scratch, line), and levels
         self.lines: list[tuple[bool, Line]] = []
         self.levels: list[float] = []
         axes.set_xlim(*panel.xlim)
@@ -351,8 +311,35 @@ class _Axes:
 
     def fit(self, curve: Curve, lines: list[Line]) -> None:
         """Makes room for a curve's lines."""
-        scratch = self.view.declaration(curve.runs[0])[1].init_from is None
+        scratch = declaration(self.view.study, curve.runs[0])[1].init_from is None
         self.lines += [(scratch, line) for line in lines]
+
+    def draw(self) -> None:
+        """The published curves by themselves."""
+        panel = self.panel
+        self.axes.set(facecolor=style.TINT)
+        if not panel.published:
+            style.empty(self.axes, "nothing published")
+            return
+        self.draw_published()
+        for curve in panel.curves if panel.warmup_ends else ():
+            self.draw_warmup_end(curve)
+        self.draw_boundaries(self.exhibit.published_stages(self.view, panel))
+        if limits := panel.ylim or self.limits():
+            self.axes.set_ylim(*((0, limits[1]) if panel.rates else limits))
+
+    def label(self, title: str, beside: bool, last: bool, pad: float) -> None:
+        """Title and labels; those on the left are our axes'."""
+        corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
+        title = title or f"{PUBLISHED}, {self.view.size(self.panel.curves[0].runs[0])}{corpus}"
+        self.finish(title, "tokens (B)" if last else "", pad)
+
+    def finish(self, title: str, x: str, pad: float) -> None:
+        """Title, label of x and the form of numbers."""
+        self.axes.set_title(title, loc="left", pad=pad)
+        self.axes.set_xlabel(x)
+        form = {"style": "sci", "scilimits": (0, 0)} if self.panel.rates else {"useOffset": False}
+        self.axes.ticklabel_format(axis="y", **form)
 
     def draw_published(self) -> None:
         """The published curves and line, thin."""
@@ -367,20 +354,8 @@ class _Axes:
             self.axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=gid)
             self.levels.append(level)
 
-    def draw_alone(self) -> None:
-        """The published curves by themselves, on the paper's y-axis."""
-        self.axes.set(facecolor=style.TINT)
-        if not self.panel.published:
-            style.empty(self.axes, "nothing published")
-            return
-        self.draw_published()
-        for curve in self.panel.curves if self.panel.warmup_ends else ():
-            self.draw_warmup_end(curve)
-        self.draw_boundaries(self.exhibit.published_stages(self.view, self.panel))
-        if limits := self.panel.ylim or self.limits():
-            self.axes.set_ylim(*((0, limits[1]) if self.panel.rates else limits))
-
     def draw_warmup_end(self, curve: Curve) -> None:
+        """A vertical line where the warm-up of a curve's run ends."""
         if run := self.view.planned(curve.runs[0]):
             look = self.look(curve.runs[0]) | {"linestyle": (0, (2, 2)), "linewidth": 0.7}
             self.axes.axvline(warmup_end(run), **look, zorder=1.5)
@@ -390,15 +365,16 @@ class _Axes:
         from matplotlib.transforms import blended_transform_factory
 
         place = blended_transform_factory(self.axes.transData, self.axes.transAxes)
-        for start, length, name in stages:
-            if start > 0:
-                self.axes.axvline(start, color="#777777", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4)
-            turn = 90 if _is_narrow(length, self.panel) else 0
-            label = self.axes.text(start + length / 2, 1.015, name, transform=place, ha="center", va="bottom")
-            label.set(fontsize=6.5 if turn else 7, color="#444444", rotation=turn, in_layout=bool(turn))
+        for stage in stages:
+            if stage.start > 0:
+                look = {"color": "#777777", "linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.4}
+                self.axes.axvline(stage.start, **look)
+            narrow, middle = stage.is_narrow(self.panel), stage.start + stage.billions / 2
+            text = self.axes.text(middle, 1.015, stage.name, transform=place, ha="center", va="bottom")
+            text.set(fontsize=6.5 if narrow else 7, color="#444444", rotation=90 * narrow, in_layout=narrow)
 
     def limits(self) -> Range | None:
-        """Limits of y that an early transient does not squash: what takes more than a third of the height is cut."""
+        """Limits of y that an early transient does not squash: beyond 1.5 of the settled span it is cut."""
         panel, (left, right) = self.panel, self.panel.xlim
         # Beside curves that go on from a trained model, those from scratch may come in from above the axes.
         mixed = len({scratch for scratch, _ in self.lines}) > 1
@@ -429,6 +405,16 @@ class _Ours(_Axes):
         self.apart: list[tuple[str, Line]] = []
         self.nothing = not any(view.runs(name) for name in panel.runs)
 
+    def label(self, title: str, beside: bool, last: bool, pad: float) -> None:
+        panel, view = self.panel, self.view
+        loss = style.LOSS.replace(" (", "\n(") if beside else style.LOSS
+        self.axes.set_ylabel("learning rate" if panel.rates else loss)
+        if beside and not panel.rates:
+            title = f"{title}: {view.corpus_here(panel.y)}"
+        elif not panel.rates:
+            title = f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
+        self.finish(title, style.tokens_label(view) if last else "", pad)
+
     def draw(self) -> None:
         """What there is of each curve, the line of reference, and in the legend what is missing."""
         panel, view, together = self.panel, self.view, self.panel.published and self.view.full_size
@@ -442,18 +428,13 @@ class _Ours(_Axes):
             self.draw_curve(index, curve, compared[index])
         if self.nothing and not together:
             return
-        if panel.reference:
-            self.draw_reference(finals)
+        self.draw_reference(finals)
         self.draw_boundaries(self.exhibit.stages(view, panel))
-        if not self.lines:
-            self.lines = [(False, line) for _, line in self.apart]
+        self.lines = self.lines or [(False, line) for _, line in self.apart]
         limits = panel.ylim if panel.ylim and view.full_size else self.limits()
         if limits is None:
             return
-        if panel.rates:
-            limits = (0, limits[1])
-        elif (floor := self.entropy_floor()) is not None:
-            limits = self.draw_floor(floor, limits)
+        limits = (0, limits[1]) if panel.rates else self.draw_entropy_floor(limits)
         self.axes.set_ylim(*limits)
         for label, (xs, ys) in self.apart:
             late = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
@@ -481,8 +462,8 @@ class _Ours(_Axes):
             self.fit(curve, lines)
         else:
             self.apart.append((label, lines[0]))
-        xs = np.array(compared[0][0])
-        values = [np.array(ys) for other, ys in lines if len(other) == len(xs)]
+        xs = compared[0][0]
+        values = [ys for other, ys in lines if len(other) == len(xs)]
         middle = np.mean([ys for other, ys in compared if len(other) == len(xs)], axis=0)
         if len(values) > 1:
             low, high = np.min(values, axis=0), np.max(values, axis=0)
@@ -497,33 +478,35 @@ class _Ours(_Axes):
     def draw_reference(self, finals: list[float]) -> None:
         """The final loss of the run of reference."""
         reference = self.panel.reference
-        if not finals:
+        if reference and finals:
+            look = self.look(reference.run) | {"linewidth": 0.8}
+            self.levels.append(mean(finals))
+            self.axes.axhline(self.levels[-1], **look, zorder=1.6)
+            self.legend.add(reference.label, reference=True, **look)
+        elif reference:
             self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
-            return
-        look = self.look(reference.run) | {"linewidth": 0.8}
-        self.levels.append(mean(finals))
-        self.axes.axhline(self.levels[-1], **look, zorder=1.6)
-        self.legend.add(reference.label, reference=True, **look)
 
-    def entropy_floor(self) -> float | None:
-        """The entropy rate of the panel's corpus, if it is a generated language."""
-        floors = (one.entropy_floor(self.panel.y) for run in self.panel.runs for one in self.view.runs(run))
-        return next((floor for floor in floors if floor is not None), None)
-
-    def draw_floor(self, floor: float, limits: Range) -> Range:
-        """A line where it is near the curves, else a note; returns limits that show it."""
-        low, high = limits
+    def draw_entropy_floor(self, limits: Range) -> Range:
+        """The entropy rate of a generated language: a line near the curves, else a note; limits that show it."""
+        view, corpus, (low, high) = self.view, self.panel.y, limits
+        floors = (one.entropy_floor(corpus) for run in self.panel.runs for one in view.runs(run))
+        floor = next((floor for floor in floors if floor is not None), None)
+        if floor is None:
+            return limits
         if low - 0.35 * (high - low) <= floor <= high:
             look = {"color": "#555555", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
             self.axes.axhline(floor, **look, zorder=1.5)
             self.legend.add("entropy rate", reference=True, **look)
             return min(low, floor - 0.04 * (high - floor)), high
         if corner := self.empty_corner(limits):
-            (x, y), note = corner, f"entropy rate: {floor:.2f}"
-            place = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
-            self.axes.text(x, y, note, transform=self.axes.transAxes, **place, fontsize=7, color="#555555")
+            place = {
+                "ha": "right" if corner[0] > 0.5 else "left",
+                "va": "top" if corner[1] > 0.5 else "bottom",
+            }
+            look = {"fontsize": 7, "color": "#555555", "transform": self.axes.transAxes}
+            self.axes.text(*corner, f"entropy rate: {floor:.2f}", **place, **look)
         else:
-            note = f"entropy rate of {self.view.corpus_here(self.panel.y)}: {floor:.2f}"
+            note = f"entropy rate of {view.corpus_here(corpus)}: {floor:.2f}"
             self.legend.add(note, reference=True, color="none")
         return limits
 
@@ -536,8 +519,7 @@ class _Ours(_Axes):
         for corner_x, corner_y in ((0.99, 0.98), (0.99, 0.02), (0.01, 0.98), (0.01, 0.02)):
             ends = (0.55, 1) if corner_x > 0.5 else (0, 0.45)
             first, last = (left + end * (right - left) for end in ends)
-            even = np.linspace(first, last, 60)
-            heights = [np.interp(even, *line) for line in lines]
+            heights = [np.interp(np.linspace(first, last, 60), *line) for line in lines]
             heights += [
                 np.array([y for x, y in zip(*line, strict=True) if first <= x <= last]) for line in lines
             ]

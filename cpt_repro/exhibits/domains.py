@@ -17,7 +17,7 @@ UNITS = {"B": (1e9, "billions"), "M": (1e6, "millions"), "": (1, "")}
 
 
 class Domains(TableKind):
-    """Domains of the paper, then those of this scale alone; built ones from the fingerprint, else planned shares."""
+    """Domains of the paper, then those of this scale alone; as built, else the planned shares."""
 
     kind: Literal["domains"] = "domains"
     corpus: str

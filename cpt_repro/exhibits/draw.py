@@ -44,7 +44,7 @@ class Drawn(Strict):
 
 
 def caption(view: View) -> str:
-    """What to see, then the scale, the seeds, what the kind says of its values, and what is missing and why."""
+    """What to see; the scale, the seeds, what the kind says of its values; what is missing and why."""
     scale, exhibit, counts = view.scale, view.exhibit, view.seed_counts
     parts = [exhibit.see]
     if scale.variants:
@@ -72,10 +72,10 @@ def caption(view: View) -> str:
 def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path | None = None) -> list[Path]:
     """Writes `<out>/<scale>/<paper>/<key>.*` and returns the paths; what is missing is drawn as missing.
 
-    A figure gives .png and .svg, a table .csv, .md and .tex; both give .json (`Drawn`). `out` is the project's folder
-    of figures where it is not given. An unknown paper or exhibit is a `UserError`.
+    A figure gives .png and .svg, a table .csv, .md and .tex; both give .json (`Drawn`). `out` is the project's
+    folder of figures where it is not given. An unknown paper or exhibit is a `UserError`.
     """
-    view = catalogue.view(records, paper, key)
+    view = View(catalogue, records, paper, key)
     exhibit, scale, (word, number) = view.exhibit, view.scale.name, key.split("_")
     for name in exhibit.runs:
         view.runs(name)

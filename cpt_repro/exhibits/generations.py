@@ -27,7 +27,7 @@ class Generations(TableKind):
 
     def check(self, checks: Checks) -> None:
         super().check(checks)
-        checks.known(self.corpus, checks.study.paper.corpora, "corpus")
+        checks.corpora(self.corpus)
 
     def table(self, view: View) -> Table:
         at = "" if view.full_size else f" ({view.scale.name} scale)"

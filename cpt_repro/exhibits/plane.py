@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BEGUN = {"color": "#E31A1C", "marker": "o", "markersize": 6}
 WARMED_UP = {
-    "marker": "o", "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3, "markersize": 7,
+    "marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3,
 }  # fmt: skip
 #: In a reading order that starts dark, so that grey print keeps the order of tokens too.
 TOKENS_MAP = "viridis"
@@ -43,8 +43,7 @@ class Plane(FigureKind):
 
     def check(self, checks: Checks) -> None:
         super().check(checks)
-        for corpus in (self.x, self.y):
-            checks.known(corpus, checks.study.paper.corpora, "corpus")
+        checks.corpora(self.x, self.y)
 
     def caption(self, view: View) -> list[str]:
         paths = (

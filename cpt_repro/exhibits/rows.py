@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import Checks, Row, TableKind, View, unique
+from cpt_repro.exhibits.base import Checks, Row, TableKind, View, declaration, unique
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -42,7 +42,7 @@ class Column(Strict):
 
 
 class Anchors(Strict):
-    """What 0 and 1 mean when losses are made comparable across scales: (loss - zero) / (one - zero), per column."""
+    """What makes losses comparable across scales: (loss - zero) / (one - zero), column by column."""
 
     #: the rows it holds for: their new corpus and their model
     new: str
@@ -75,7 +75,6 @@ class Rows(TableKind):
 
     def check(self, checks: Checks) -> None:
         super().check(checks)
-        paper = checks.study.paper
         checks.table((name for column in self.columns for name in column.published), len(self.rows))
         for row in self.rows:
             checks.run(row.model, merges=True)
@@ -85,16 +84,12 @@ class Rows(TableKind):
             ):
                 what = f"shows losses on new data, and '{row.model}' is validated on none."
                 raise checks.fault(what, "Give its row the key 'new'.")
-            if new:
-                checks.known(new, paper.corpora, "corpus", " as the new data of a row")
-        for column in self.columns:
-            if column.losses and column.corpus not in (None, "new"):
-                checks.known(column.corpus, paper.corpora, "corpus", " in a column")
+            checks.corpora(new)
+        checks.corpora(*(c.corpus for c in self.columns if c.corpus != "new"), *(a.new for a in self.anchors))
         for anchors in self.anchors:
-            checks.known(anchors.new, paper.corpora, "corpus", " in 'anchors'")
-            checks.known(anchors.model, paper.models, "model", " in 'anchors'")
+            checks.known(anchors.model, checks.study.paper.models, "model", ".anchors")
             for name in (anchors.zero, anchors.one):
-                checks.known(name, [row.run for row in self.rows if row.run], "row", " in 'anchors'")
+                checks.known(name, [row.run for row in self.rows if row.run], "row", ".anchors")
 
     def caption(self, view: View) -> list[str]:
         out, several = [], "seeds where there are several, else over " if view.several_seeds else ""
@@ -125,7 +120,7 @@ class Rows(TableKind):
         return Table(columns, notes)
 
     def pairs(self, view: View) -> list[Pair]:
-        """Every result that has both values, by column, new corpus and model; a run in two rows counts once."""
+        """Every result with both values, by column, new corpus and model; a run in two rows counts once."""
         builder, out = _Builder(self, view), {}
         for column in builder.columns():
             for key, cell in zip(builder.keys, column.cells, strict=True):
@@ -155,7 +150,7 @@ class _Builder:
 
     def _key(self, row: Row) -> Key:
         return Key(
-            row.model, row.new_corpus(self.view.study) or "", self.view.declaration(row.model)[1].model
+            row.model, row.new_corpus(self.view.study) or "", declaration(self.view.study, row.model)[1].model
         )
 
     def columns(self) -> list[Texts | Values]:
@@ -237,7 +232,7 @@ class _Builder:
     def _made(
         self, column: Column, published: str | None, measure: Callable[[Key], Measured | None] | None
     ) -> Values:
-        """A column of a published one and of what is measured for each row; None: the scale has nothing of the kind."""
+        """A published column beside what is measured of each row (None: the scale has nothing of the kind)."""
         view, cells = self.view, []
         printed = view.published(published, len(self.rows))
         for number, (row, key, value) in enumerate(zip(self.rows, self.keys, printed, strict=True)):

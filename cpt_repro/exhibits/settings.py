@@ -24,7 +24,7 @@ class SettingColumn(Strict):
 
 
 class Setting(Strict):
-    """A setting: a field of the planned training, or the same `everywhere`; what was printed is in the published table."""
+    """A setting: a field of the planned training, or the same `everywhere`; the published table has its own."""
 
     group: str = ""
     label: str

@@ -1,4 +1,4 @@
-"""The look of all figures: bundled fonts, Okabe-Ito colours, sizes of a paper's column, files without dates."""
+"""The look of all figures: bundled fonts, Okabe-Ito colours, a paper's column, files without dates."""
 
 from __future__ import annotations
 
@@ -41,12 +41,9 @@ DASHES: dict[str, Any] = {
     "dashdotdot": (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)),
 }
 HATCHES = ("", "////", "xxxx", "....", "----")
-#: In a reading order that starts dark, so that grey print keeps the order of tokens too.
-TOKENS_MAP = "viridis"
 #: Background of axes that show published values alone.
 TINT = "#F7F4EA"
 DIM = "#666666"
-START, WARMED_UP = "#E31A1C", "#00A000"
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -80,7 +77,7 @@ RC = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draws in seaborn's plain style, this look and the fonts that matplotlib ships; nothing of the user's."""
+    """Draws in seaborn's plain style, this look and matplotlib's own fonts; nothing of the user's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -150,7 +147,7 @@ def letter(index: int, count: int, title: str) -> str:
 
 
 class Legend:
-    """One legend for all panels, below them; entries with the same label are one, lines of reference come last."""
+    """One legend for all panels, below them; equal labels are one entry, lines of reference come last."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Any] = {}
@@ -201,7 +198,7 @@ class Legend:
 
 
 def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
-    """Writes PNG and SVG, whole; their metadata are the title and the digest of the receipts, no date, no version."""
+    """Writes PNG and SVG, whole; metadata: the title and the digest of the records, no date, no version."""
     import matplotlib
 
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")

@@ -1,4 +1,4 @@
-"""The model of a table with published values beside reproduced ones, and its CSV, Markdown and LaTeX (pandas)."""
+"""A table with published values beside reproduced ones, and its CSV, Markdown and LaTeX (pandas)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from cpt_repro.records.lookup import NO_COUNTERPART
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "∪": r"$\cup$", "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "—": "---", "²": r"$^2$",
-    "η": r"$\eta$", "α": r"$\alpha$", "β": r"$\beta$", "„": ",,", "“": "``", "”": "''", "‚": ",", "‘": "`", "’": "'",
-    "…": r"\dots{}", "«": "``", "»": "''", "\u00a0": "~", "€": "EUR", "°": r"$^\circ$", "§": r"\S{}",
-    "ᵈ": r"$^{\mathrm{d}}$", "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$",
-    "ᵐ": r"$^{\mathrm{m}}$",
+    "|": r"\textbar{}", "∪": r"$\cup$", "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "°": r"$^\circ$",
+    "η": r"$\eta$", "α": r"$\alpha$", "β": r"$\beta$", "–": "--", "—": "---", "„": ",,", "“": "``", "”": "''",
+    "‚": ",", "‘": "`", "’": "'", "«": "``", "»": "''", "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}",
+    "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$", "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
 }  # fmt: skip
 #: Characters across an upright page and across one on its side, at 5 points or more.
 UPRIGHT, SIDEWAYS = 130, 270
@@ -91,7 +89,7 @@ class Texts(NamedTuple):
 
 
 class Values(NamedTuple):
-    """A column of compared values; `there` and `here` tell what was measured in the paper and at this scale."""
+    """A column of compared values; `there` and `here`: what was measured in the paper and at this scale."""
 
     heading: str
     there: str
@@ -123,7 +121,7 @@ class Values(NamedTuple):
         return f"{self.heading} ({side}{': ' * bool(detail)}{detail})"
 
     def printed(self) -> list[Texts]:
-        """The columns in print: published, reproduced, compared; the first or last two fall away where all empty."""
+        """The columns in print: published, reproduced, compared; those without anything fall away."""
         out, at = [], f"{self.at}; {NOT_PUBLISHED}"
         if any(cell.published for cell in self.cells):
             at, texts = self.at, []
@@ -231,7 +229,7 @@ def count(tokens: float) -> str:
 
 
 def decimals(values: list[Value | None]) -> int:
-    """Decimals that a published column was printed with: YAML drops closing zeros, but not those of all rows."""
+    """Decimals that a published column was printed with: YAML drops closing zeros, not those of all rows."""
     floats = [repr(v.value) for v in values if v and isinstance(v.value, float)]
     return max((len(text.partition(".")[2]) for text in floats), default=0)
 
@@ -304,7 +302,7 @@ def _width(columns: list[Texts]) -> int:
 
 
 def _tabular(part: Part) -> str:
-    """Columns as wide as their texts, shrunk to the page; long texts break their lines at a share of its width."""
+    """Columns as wide as their texts, shrunk to the page; long texts break their lines."""
     import pandas as pd
 
     columns = list(zip(part.heads, zip(*part.rows, strict=True), strict=True))
@@ -326,7 +324,7 @@ def _tabular(part: Part) -> str:
 
 
 def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
-    """Booktabs tables in one float, or in one float each where they are long; on their side where they are wide."""
+    """Booktabs tables in one float, in one each where they are long; on their side where they are wide."""
     columns = [[Texts(h, c) for h, c in zip(p.heads, zip(*p.rows, strict=True), strict=True)] for p in parts]
     longest = max(len(text) for part in parts for row in part.rows for text in row)
     wide = longest <= LINE and max(map(_width, columns)) > UPRIGHT
