@@ -40,12 +40,6 @@ class PublishedTask:
         self.repository = Repository(project, "dataset", benchmark.dataset_path, benchmark.revision, gating)
         self._do = f"Look at the data, or correct {project.benchmarks / f'{benchmark.task}.yaml'}."
 
-    @property
-    def source(self) -> dict[str, str | int | None]:
-        """Where the items are from."""
-        named = {"dataset": self.benchmark.dataset_path, "commit": self.repository.commit}
-        return named | {"num_fewshot": self.benchmark.num_fewshot}
-
     def items(self) -> list[Item]:
         """The items, in the order of the rows."""
         rows, pool = self._rows(self.benchmark.test_split), defaultdict(list)

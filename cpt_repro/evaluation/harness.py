@@ -84,10 +84,10 @@ class _Task(ConfigurableTask):
     def download(self, *_: Any, **__: Any) -> None:
         self.dataset = {"test": datasets.Dataset.from_list(self._rows)}
 
-    def build_all_requests(self, *, limit: int | None = None, **_: Any) -> None:
+    def build_all_requests(self, **_: Any) -> None:
         # lm-eval's own draws a progress bar that cannot be turned off.
         self._instances = []
-        for number, row in self.doc_iterator(limit=limit):
+        for number, row in self.doc_iterator():
             context = self.fewshot_context(row, num_fewshot=0)
             asked = self.construct_requests(row, context, metadata=(self.config.task, number, 1))
             self._instances += asked if isinstance(asked, list) else [asked]
@@ -156,20 +156,16 @@ class Harness:
         self,
         model: Path | transformers.PreTrainedModel,
         known: Mapping[str, SuiteScores] | None = None,
-        limit: int | None = None,
     ) -> dict[str, SuiteScores]:
-        """Scores a model folder or a model (then moved to the scale's device) on all tasks, by suite.
+        """Scores a model folder, or a model (then moved to the scale's device), on all tasks, by suite.
 
-        Scores in `known` are kept where their declaration is the task's. With `limit` >= 2, on the first
-        items of each task. Values are shares of right answers in [0, 1], errors one standard error over
-        items; a suite's average is the plain mean of its tasks, as in the papers (Ibrahim 2024, Tables 5-7,
-        10, 11); `truncated` counts the items longer than the model's context (with their longest choice, or
-        the longest answer that may be generated); they lose tokens at the left. Each task is scored by
-        itself, so that no score depends on which others there are.
+        Scores in `known` are kept where their declaration is the task's; each task is scored by itself, so
+        that no score depends on which others there are. Values are shares of right answers in [0, 1], errors
+        one standard error over items; a suite's average is the plain mean of its tasks, as in the papers
+        (Ibrahim 2024, Tables 5-7, 10, 11). `truncated` counts the items longer than the model's context
+        (with their longest choice, or the longest answer that may be generated); they lose tokens at the
+        left.
         """
-        if limit is not None and limit < 2:
-            what = f"'limit' is {limit}; a standard error needs 2 items or more."
-            raise UserError(what, do="Raise it.")
         lm, suites = None, {}
         for suite, tasks in self._tasks.items():
             scores = {}
@@ -177,7 +173,7 @@ class Harness:
                 score = known[suite].tasks.get(name) if known and suite in known else None
                 if score is None or score.declaration != task.declaration:
                     lm = lm or self._model(model)
-                    score = self._score(lm, task, limit)
+                    score = self._score(lm, task)
                 scores[name] = score
             values, errors = zip(*((score.value, score.stderr) for score in scores.values()), strict=True)
             average, stderr = mean_and_error(values, errors)
@@ -207,11 +203,9 @@ class Harness:
             encoded=self._encoded,
         )
 
-    def _score(self, lm: _Model, task: _Task, limit: int | None) -> Score:
+    def _score(self, lm: _Model, task: _Task) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
-        output = evaluate(
-            lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=1, log_samples=False
-        )
+        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=False)
         result, asked = output["results"][name], task.instances
         truncated = {one.doc_id for one in asked if self._tokens(one.args) > lm.max_length + 1}
         return Score(

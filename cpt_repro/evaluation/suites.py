@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from cpt_repro.data.tokenizer import load_tokenizer, verify_tokenizer
 from cpt_repro.declarations.benchmarks import Benchmark, Scoring, scoring_of, task_digests
 from cpt_repro.declarations.scale import Scale, Suite, Task
@@ -57,8 +59,6 @@ class TaskFile(Strict):
     declaration: str
     #: SHA-256 of their file
     items: str
-    #: of a published task: data set, commit, and examples before each question
-    source: dict[str, str | int | None] = {}
 
 
 class SuitesRecord(Strict):
@@ -97,21 +97,17 @@ def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Pat
         local = _LocalTasks(project, scale)
         for suite_name, suite in scale.suites.items():
             for name, task in suite.tasks.items():
-                source = {}
                 if isinstance(scoring := scoring_of(project, task), Benchmark):
-                    published = PublishedTask(project, scoring)
-                    items, source = published.items(), published.source
+                    items = PublishedTask(project, scoring).items()
                 else:
                     items = local.items(suite_name, suite, name, task)
                 rows = (item.model_dump(mode="json", exclude_unset=True) for item in items)
                 lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
                 file = folder / suite_name / f"{name}.jsonl"
                 write_text(file, "".join(lines))
-                written = TaskFile(
-                    declaration=digests[suite_name][name], items=file_digest(file), source=source
-                )
+                written = TaskFile(declaration=digests[suite_name][name], items=file_digest(file))
                 tasks[f"{suite_name}/{name}"] = written
-        write_json(record, SuitesRecord(tasks=tasks).model_dump(mode="json", exclude_defaults=True))
+        write_json(record, SuitesRecord(tasks=tasks).model_dump())
     return record
 
 
@@ -140,14 +136,12 @@ def _read_items(path: Path, expected: str, kind: type[Item]) -> list[Item]:
     if (actual := hashlib.sha256(content).hexdigest()) != expected:
         fault = f"the task is altered: SHA-256 {expected} expected, {actual} found."
         raise UserError(fault, where=str(path), do=_REMAKE)
-    items = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"not a line of JSON ({error}).", where=where, do=_REMAKE) from None
-        items.append(parse(kind, row, where))
+    items: list[Item] = []
+    try:
+        items += (kind.model_validate_json(line) for line in content.splitlines())
+    except ValidationError as error:
+        fault, where = error.errors()[0]["msg"], f"{path}, line {len(items) + 1}"
+        raise UserError(f"not an item of this task ({fault}).", where=where, do=_REMAKE) from None
     if len(items) < 2:
         raise UserError("a task needs 2 items or more.", where=str(path), do=_REMAKE)
     return items

@@ -104,13 +104,6 @@ def test_known_scores_are_kept_where_the_task_is_the_same(world, tmp_path):
     assert after["english"] == scores
 
 
-def test_limit_takes_the_first_items(world):
-    project, harness = world
-    assert harness.evaluate(project.root / "random", limit=6)["english"].tasks["last_word"].documents == 6
-    with pytest.raises(UserError, match="limit"):
-        harness.evaluate(project.root / "random", limit=1)
-
-
 def test_truncated_items_are_counted(world):
     project, harness = world
     model = transformers.GPTNeoXForCausalLM.from_pretrained(project.root / "random")

@@ -163,8 +163,6 @@ def test_changed_content_is_refused_and_the_files_are_the_same_bytes_again(proje
         ("winogrande_xl/validation-00000-of-00001.parquet",),
     }
     assert built() == first
-    source = json.loads(first["fingerprint.json"])["tasks"]["english/piqa"]["source"]
-    assert source == {"dataset": "baber/piqa", "commit": None, "num_fewshot": 0}
     rows = [{"goal": "to bake", "sol1": "heat it", "sol2": "cool it", "label": 0}]
     write_hub(project.hub_copies, {"baber/piqa": {"piqa_validation.parquet": rows}})
     with pytest.raises(UserError, match=r"(?s)piqa_validation.parquet.*it changed since it was first used"):
