@@ -1,41 +1,44 @@
 # Paths and resources only; what is run and drawn is declared in configs/, and every command is one of `cpt-repro`.
 #   snakemake --cores all figures/                                  the whole replication at the scale smoke
 #   snakemake --cores all figures/ --config scale=pocket            on real text
-#   snakemake --cores all figures/smoke/ibrahim2024/figure_05.png   one exhibit and what it needs
+#   snakemake --cores all figures/pocket/ibrahim2024/figure_05.png  one exhibit and what it needs, at its scale
 #   snakemake --profile profiles/slurm figures/ --config scale=paper    on a cluster (docs/clusters.md)
-import os
 import sys
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import writing
-from cpt_repro.workflow.jobs import FIGURE_FILES, TABLE_FILES, Workflow
+from cpt_repro.workflow.call import Call
+from cpt_repro.workflow.jobs import FIGURE_FILES, RESOURCES, TABLE_FILES, WARM, WISHES
 
-# `cpt-repro` of the environment that runs snakemake, also where that is not activated.
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ["PATH"]]
-)
-SCALE = config.get("scale", "smoke")
 try:
-    with writing():
-        work = Workflow(SCALE)
-        work.mend_times()
-        TRAINING, EVALUATING = work.training(), work.evaluating()
+    call = Call(config)
 except UserError as error:
     sys.exit(f"cpt-repro: {error}")
+
+if call.stand_in:
+
+    # A read-only folder may be looked at, with -n.
+    workdir: call.stand_in
+
+
+# `cpt-repro`, run by a process that has everything imported where there is one, else by itself.
+
+AT = "--scale {wildcards.scale}" + call.options
 
 
 # Begins a run, not a dry run or a job of one. Snakemake's own lock outlives a killed run and is off (profiles/default).
 onstart:
     try:
-        work.begin()
+        call.begin(local=workflow.local_exec)
     except UserError as error:
         sys.exit(f"cpt-repro: {error}")
 
 
 # On a cluster these run where snakemake does: they take seconds, or a network.
 localrules:
+    wish,
     tokenizer,
     suites,
+    record,
     figure,
     table,
     claims,
@@ -43,171 +46,191 @@ localrules:
 
 
 wildcard_constraints:
-    corpus="|".join(work.plan.scale.corpora),
-    number=r"\d\d",
-    paper="|".join(work.plan.papers),
+    scale="[^/]+",
+    paper="[^/]+",
+    corpus=r"(?!suites/)[^/]+",
+    figure=r"figure_\d\d",
+    table=r"table_\d\d",
+    wish="[^/]+",
 
 
 rule:
     name:
         "figures/"
     input:
-        work.all_files(),
+        call.ask("everything"),
+
+
+# Makes what depends on it be made again (cpt_repro/workflow/jobs.py).
+rule wish:
+    output:
+        f"{WISHES}/{{wish}}",
+    shell:
+        "touch {output}"
 
 
 rule tokenizer:
     input:
-        work.tokenizer_request(),
+        call.ask("tokenizer"),
     output:
-        f"{work.data}/tokenizer/tokenizer.json",
+        "data/{scale}/tokenizer/tokenizer.json",
     log:
-        f"logs/{SCALE}/tokenizer.log",
+        "logs/{scale}/tokenizer.log",
     retries: 0
     shell:
-        "cpt-repro corpus tokenizer --scale {SCALE} > {log} 2>&1"
+        WARM + " corpus tokenizer " + AT + " > {log} 2>&1"
 
 
 rule corpus:
     input:
-        f"{work.data}/tokenizer/tokenizer.json",
-        lambda wildcards: work.corpus_request(wildcards.corpus),
+        call.ask("corpus", "corpus"),
     output:
-        f"{work.data}/{{corpus}}/fingerprint.json",
+        "data/{scale}/{corpus}/fingerprint.json",
     log:
-        f"logs/{SCALE}/corpus-{{corpus}}.log",
-    threads: lambda wildcards: work.corpus_threads(wildcards.corpus)
+        "logs/{scale}/corpus-{corpus}.log",
+    threads: call.ask("corpus_threads", "corpus")
     shell:
-        "cpt-repro corpus {wildcards.corpus} --scale {SCALE} --processes {threads} > {log} 2>&1"
+        WARM + " corpus {wildcards.corpus} " + AT + " --processes {threads} > {log} 2>&1"
 
 
-for name in work.recording():
-
-    rule:
-        name:
-            f"record_{name}"
-        input:
-            work.fingerprint(name),
-        output:
-            work.corpus_record(name),
-        localrule: True
-        shell:
-            "cp {input} {output}.aside && mv {output}.aside {output}"
+rule record:
+    input:
+        call.ask("record", "corpus"),
+    output:
+        "results/{scale}/corpora/{corpus}.json",
+    shell:
+        "cp {input[0]} {output}.aside && mv {output}.aside {output}"
 
 
 rule suites:
     input:
-        work.suites_inputs(),
+        call.ask("suites"),
     output:
-        f"{work.data}/suites/fingerprint.json",
+        "data/{scale}/suites/fingerprint.json",
     log:
-        f"logs/{SCALE}/suites.log",
+        "logs/{scale}/suites.log",
     retries: 0
     shell:
-        "cpt-repro suites --scale {SCALE} > {log} 2>&1"
+        WARM + " suites " + AT + " > {log} 2>&1"
 
 
-# One rule per process that still has something to train (evaluate): its outputs are the receipts that are missing.
-for job in TRAINING:
+# What `update` marks is left where it is until the command has something better.
+rule train:
+    input:
+        call.ask("training", "run"),
+    output:
+        update("results/{scale}/runs/{run}/receipt.json"),
+    log:
+        "logs/{scale}/train/{run}.log",
+    threads: call.ask("training_resources", "run", part="cpus_per_task")
+    resources:
+        **{part: call.ask("training_resources", "run", part=part) for part in RESOURCES},
+        attempt=lambda wildcards, attempt: attempt,
+    params:
+        job=call.ask("job", "run"),
+        again="",
+    message:
+        "training {wildcards.run} ({wildcards.scale})"
+    shell:
+        "{params.job[0]} train {params.job[1]} {params.again} "
+        + AT
+        + " --attempt {resources.attempt} 2>&1 | tee {log}"
 
-    rule:
-        name:
-            f"train_{job.name}"
-        input:
-            job.inputs,
-        output:
-            job.outputs,
-        log:
-            f"logs/{SCALE}/train-{job.name}.log",
-        threads: job.cores
-        resources:
-            **job.resources,
-            attempt=lambda wildcards, attempt: attempt,
-        params:
-            bundle=job.name,
-        message:
-            f"training {len(job.outputs)} segments: {job.name}"
-        shell:
-            "cpt-repro train {params.bundle} --scale {SCALE} --attempt {resources.attempt} 2>&1 | tee {log}"
+
+# A training that has a receipt, and whose weights are gone and needed.
+use rule train as weights with:
+    input:
+        call.ask("training_again", "run"),
+    output:
+        temp(f"{WISHES}/weights/{{scale}}/{{run}}/{{gone}}"),
+    log:
+        "logs/{scale}/weights/{run}/{gone}.log",
+    params:
+        job=call.ask("job", "run"),
+        again="--again",
 
 
-for job in EVALUATING:
+rule evaluate:
+    input:
+        call.ask("evaluating", "run"),
+    output:
+        update("results/{scale}/runs/{run}/evaluation.json"),
+    log:
+        "logs/{scale}/evaluate/{run}.log",
+    threads: call.ask("evaluation_resources", "run", part="cpus_per_task")
+    resources:
+        **{part: call.ask("evaluation_resources", "run", part=part) for part in RESOURCES},
+    params:
+        job=call.ask("job", "run"),
+        verb="evaluate",
+    message:
+        "{params.verb} {wildcards.run} ({wildcards.scale})"
+    shell:
+        "{params.job[0]} {params.verb} {params.job[1]} " + AT + " 2>&1 | tee {log}"
 
-    rule:
-        name:
-            f"evaluate_{job.name}"
-        input:
-            job.inputs,
-        output:
-            job.outputs,
-        log:
-            f"logs/{SCALE}/evaluate-{job.name}.log",
-        threads: job.cores
-        resources:
-            **job.resources,
-        params:
-            group=job.name,
-        message:
-            f"evaluating {len(job.outputs)} models"
-        shell:
-            "cpt-repro evaluate {params.group} --scale {SCALE} 2>&1 | tee {log}"
+
+# Losses of weights that are kept.
+use rule evaluate as measure with:
+    input:
+        call.ask("measuring", "run"),
+    output:
+        update("results/{scale}/runs/{run}/losses.json"),
+    log:
+        "logs/{scale}/measure/{run}.log",
+    params:
+        job=call.ask("job", "run"),
+        verb="measure",
 
 
 rule figure:
     input:
-        lambda wildcards: work.exhibit_inputs(
-            wildcards.paper, f"figure_{wildcards.number}"
-        ),
+        call.ask("exhibit", "paper", "figure"),
     output:
         multiext(
-            f"figures/{SCALE}/{{paper}}/figure_{{number}}",
+            "figures/{scale}/{paper}/{figure}",
             *[f".{suffix}" for suffix in FIGURE_FILES],
         ),
     log:
-        f"logs/{SCALE}/{{paper}}-figure_{{number}}.log",
+        "logs/{scale}/{paper}-{figure}.log",
     retries: 0
     shell:
-        "cpt-repro draw {wildcards.paper}/figure_{wildcards.number} --scale {SCALE} > {log} 2>&1"
+        WARM + " draw {wildcards.paper}/{wildcards.figure} " + AT + " > {log} 2>&1"
 
 
 rule table:
     input:
-        lambda wildcards: work.exhibit_inputs(
-            wildcards.paper, f"table_{wildcards.number}"
-        ),
+        call.ask("exhibit", "paper", "table"),
     output:
         multiext(
-            f"figures/{SCALE}/{{paper}}/table_{{number}}",
+            "figures/{scale}/{paper}/{table}",
             *[f".{suffix}" for suffix in TABLE_FILES],
         ),
     log:
-        f"logs/{SCALE}/{{paper}}-table_{{number}}.log",
+        "logs/{scale}/{paper}-{table}.log",
     retries: 0
     shell:
-        "cpt-repro draw {wildcards.paper}/table_{wildcards.number} --scale {SCALE} > {log} 2>&1"
+        WARM + " draw {wildcards.paper}/{wildcards.table} " + AT + " > {log} 2>&1"
 
 
 rule claims:
     input:
-        work.records(),
-        work.analysis(),
+        call.ask("claims"),
     output:
-        work.ledger_files(),
+        multiext("figures/{scale}/claims", ".json", ".md"),
     log:
-        f"logs/{SCALE}/claims.log",
+        "logs/{scale}/claims.log",
     retries: 0
     shell:
-        "cpt-repro claims --write --scale {SCALE} > {log} 2>&1"
+        WARM + " claims --write " + AT + " > {log} 2>&1"
 
 
 rule report:
     input:
-        work.exhibit_sidecars(),
-        work.ledger_files(),
-        work.records(),
+        call.ask("report"),
     output:
-        work.report_files(),
+        multiext("figures/{scale}/index", ".html", ".json"),
     log:
-        f"logs/{SCALE}/report.log",
+        "logs/{scale}/report.log",
     retries: 0
     shell:
-        "cpt-repro report --scale {SCALE} > {log} 2>&1"
+        WARM + " report " + AT + " > {log} 2>&1"

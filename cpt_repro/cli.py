@@ -1,14 +1,17 @@
-"""The command line: every step of the pipeline, and questions about it. Heavy imports stay inside the commands."""
+"""The command line: every step of the pipeline, and questions about it. Heavy imports stay inside the
+commands.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +19,15 @@ from cpt_repro import __version__
 from cpt_repro.errors import UserError
 from cpt_repro.files import write_text, writing
 
+if TYPE_CHECKING:
+    from cpt_repro.workflow.jobs import Workflow
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Replicates Gupta et al. 2023 and Ibrahim et al. 2024 on continual pre-training. The whole job is "
-    "`snakemake --cores all figures/`; these are its steps, and questions about it.",
+    help="Replicates papers on continual pre-training. The whole job is `snakemake --cores all figures/`; these "
+    "are its steps, and questions about it.",
 )
 bench = typer.Typer(
     no_args_is_help=True, help="Measures speed as a ratio against something plain, in one run."
@@ -30,25 +36,49 @@ corpora = typer.Typer(no_args_is_help=True, help="The real corpora: fetch their 
 app.add_typer(bench, name="bench")
 app.add_typer(corpora, name="corpora")
 
-Scale = Annotated[str, typer.Option("--scale", "-s", help="smoke, pocket, desk or paper (configs/scales/).")]
-Results = Annotated[Path, typer.Option(help="Folder of receipts.")]
+Scale = Annotated[str, typer.Option("--scale", "-s", help="One of configs/scales/.")]
+Papers = Annotated[
+    str, typer.Option("--papers", help="Those that are made, separated by commas; else those of the scale.")
+]
+Results = Annotated[Path | None, typer.Option(help="Folder of receipts, instead of the project's.")]
+Figures = Annotated[
+    Path | None, typer.Option("--out", "--figures", help="Folder of figures, instead of the project's.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Runs = Annotated[str, typer.Argument(help="An id as `plan` and `status` have it, or how several begin.")]
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _workflow(scale: str, results: Path = Path("results")):
+def _print_json(value: Any) -> None:
+    _say(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _workflow(
+    scale: str, papers: str = "", results: Path | None = None, figures: Path | None = None
+) -> Workflow:
+    from cpt_repro.project import Project
     from cpt_repro.workflow.jobs import Workflow
 
-    return Workflow(scale, results=str(results))
+    project = Project.at().with_(results=results, figures=figures)
+    return Workflow(project, scale, tuple(filter(None, papers.split(","))))
+
+
+def _named(begin: str, known: list[str], what: str) -> list[str]:
+    """The one of that name, else all that begin so."""
+    fitting = [begin] if begin in known else [name for name in known if name.startswith(begin)]
+    if not fitting:
+        raise UserError(f"no {what} begins with '{begin}'.", do="See `cpt-repro status --json`.")
+    return fitting
 
 
 @app.command()
 def corpus(
-    name: Annotated[str, typer.Argument(help="pile, sp or german; or `tokenizer`.")],
+    name: Annotated[str, typer.Argument(help="A corpus of the scale; or `tokenizer`.")],
     scale: Scale = "smoke",
+    papers: Papers = "",
     processes: Annotated[
         int, typer.Option(min=1, help="Worker processes; the shards do not depend on it.")
     ] = 1,
@@ -61,36 +91,38 @@ def corpus(
     ] = None,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
-    from cpt_repro.data.build import build_corpus, build_tokenizer, upload_corpus
+    from cpt_repro.data.build import build_corpus, build_tokenizer
+    from cpt_repro.data.corpus import upload_corpus
     from cpt_repro.declarations.scale import load_scale
+    from cpt_repro.project import Project
 
-    loaded = load_scale(scale)
-    root = Path("data") / scale
+    project = Project.at()
+    loaded = load_scale(project, scale)
     if name == "tokenizer":
-        path = build_tokenizer(loaded, root, rebuild)
-    else:
-        path = build_corpus(loaded, name, root, processes, rebuild=rebuild)
-        if upload:
-            upload_corpus(root, name, upload)
-    _say(str(path))
+        _say(str(build_tokenizer(project, loaded, rebuild)))
+        return
+    _say(str(build_corpus(project, loaded, name, processes, rebuild=rebuild)))
+    if upload:
+        upload_corpus(project, scale, name, upload)
 
 
 @app.command()
-def suites(scale: Scale = "smoke") -> None:
+def suites(scale: Scale = "smoke", papers: Papers = "") -> None:
     """Makes the scale's benchmark tasks, from held-out text or from published data, which it fetches."""
-    from cpt_repro.declarations.scale import load_scale
     from cpt_repro.evaluation.suites import build_suites
 
-    _say(str(build_suites(load_scale(scale), Path("data") / scale)))
+    plan = _workflow(scale, papers).plan
+    _say(str(build_suites(plan.project, plan.scale, plan.data)))
 
 
 @app.command()
 def train(
-    bundle: Annotated[
-        str | None, typer.Argument(help="A bundle of segments, or a run id or its beginning.")
-    ] = None,
+    runs: Runs = "",
     scale: Scale = "smoke",
-    results: Results = Path("results"),
+    papers: Papers = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Train what has a receipt too, to have all points of its curves.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the command that starts the ranks.")
     ] = False,
@@ -98,63 +130,81 @@ def train(
         int, typer.Option(min=1, help="Above 1, what failed by itself is not tried again.")
     ] = 1,
 ) -> None:
-    """Trains a bundle of segments (see `plan`), or the runs whose id begins so, ancestors first.
+    """Trains a run, or those whose ids begin so, and what they start from where that is missing.
 
-    Where the scale's `execution` asks for several ranks, this starts them; inside a launch (RANK is set) it is one.
+    Where the scale's `execution` asks for several ranks, this starts them; inside a launch (RANK is set) it
+    is one.
     """
-    from cpt_repro.training.train import train_segments
+    from cpt_repro.training.train import train_runs
     from cpt_repro.workflow import launch
 
-    workflow = _workflow(scale, results)
-    plan = workflow.plan
-    wanted = {s.id for s in plan.bundles.get(bundle, ())}
-    if not wanted:
-        named = [s for s in plan.segments.values() if bundle is None or s.id.startswith(bundle)]
-        if not named:
-            raise UserError(f"no bundle or run begins with '{bundle}'.", do="See `cpt-repro plan`.")
-        wanted = {ancestor.id for segment in named for ancestor in plan.lineage(segment.id)}
-    segments = [plan.segments[segment] for segment in workflow.outstanding[0] if segment in wanted]
-    # A rank of a launch; its failure is told by the launcher, so that the first of many is the one that is read.
+    work = _workflow(scale, papers)
+    ids = _named(runs, list(work.plan.runs), "run")
+    todo = work.outstanding(ids, (), again)[0]
+    arguments = (work.plan, work.records, todo, work.store)
+    # A rank of a launch; its failure is told by the launcher, so that the first of many is the one that is
+    # read.
     if launch.launched():
         launch.join()
         from torch.distributed.elastic.multiprocessing.errors import record
 
         say = _say if os.environ["RANK"] == "0" else lambda line: None
-        record(train_segments)(plan, segments, workflow.data, results, workflow.store, say)
+        record(train_runs)(*arguments, say, again)
         return
-    if not (segments or dry_run):
+    if not (todo or dry_run):
         return
-    model, execution = workflow.execution_of({plan.segments[segment].model_name for segment in wanted})
-    arguments = ["train", *([bundle] if bundle else []), "--scale", scale, "--results", str(results)]
-    command = launch.command(execution, workflow.cores(execution), arguments)
+    model, execution = work.execution_of(todo or [work.plan.runs[run_id] for run_id in ids])
+    options = [*(["--papers", papers] if papers else []), *(["--again"] if again else [])]
+    command = launch.command(execution, work.cores(execution), ["train", runs, "--scale", scale, *options])
     if dry_run:
         _say(shlex.join(command))
         return
     where = f"configs/scales/{scale}.yaml, execution.{model}"
     launch.check(execution, where)
-    workflow.forget_failures(segments) if attempt == 1 else workflow.refuse_failed(segments)
+    work.forget_failures(todo) if attempt == 1 else work.refuse_failed(todo)
     # Over several nodes Slurm has assigned the GPUs.
-    alone = plan.scale.device == "gpu" and execution.nodes == 1
-    with _gpus(execution.ranks_per_node, execution.jobs_per_gpu, where) if alone else nullcontext() as held:
+    with _gpus(work, execution.ranks_per_node, execution.jobs_per_gpu, where, execution.nodes == 1) as held:
         if execution.ranks == 1:
-            train_segments(plan, segments, workflow.data, results, workflow.store, _say)
+            train_runs(*arguments, _say, again)
         else:
             if held:
                 held.hand_on()
             launch.become(command)
 
 
-def _gpus(count: int, jobs_per_gpu: int, where: str):
+def _gpus(
+    work: Workflow, count: int, jobs_per_gpu: int, where: str, wanted: bool = True
+) -> AbstractContextManager[Any]:
+    """A lease of GPUs, where the scale is for them."""
+    if work.scale.device != "gpu" or not wanted:
+        return nullcontext()
     from cpt_repro.workflow.gpus import lease
 
     return lease(count, jobs_per_gpu, where, _say)
 
 
 @app.command()
+def measure(runs: Runs = "", scale: Scale = "smoke", papers: Papers = "") -> None:
+    """Measures losses that are wanted by now, on the weights that trained runs kept."""
+    work = _workflow(scale, papers)
+    todo = [work.plan.runs[run] for run in _named(runs, list(work.plan.runs), "run")]
+    todo = list({run.identity: run for run in todo if work.can_measure(run)}.values())
+    if not todo:
+        return
+    from cpt_repro.training.corpora import Corpora
+    from cpt_repro.training.measure import measure_kept
+
+    with _gpus(work, 1, 1, f"configs/scales/{scale}.yaml, device"):
+        built = Corpora(work.plan)
+        for run in todo:
+            measure_kept(work.plan, work.records, run, work.store, built, _say)
+
+
+@app.command()
 def evaluate(
-    group: Annotated[str, typer.Argument(help="A group of models (see the Snakefile), or `all`.")] = "all",
+    models: Runs = "",
     scale: Scale = "smoke",
-    results: Results = Path("results"),
+    papers: Papers = "",
     released: Annotated[
         bool,
         typer.Option(
@@ -163,36 +213,31 @@ def evaluate(
     ] = False,
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
-    from cpt_repro.evaluation.evaluate import evaluate_models
-
-    workflow = _workflow(scale, results)
-    models = workflow.evaluations if group == "all" or released else workflow.group(group)
-    todo = released or not set(models).isdisjoint(workflow.outstanding[1])
-    gpu = todo and workflow.plan.scale.device == "gpu"
-    with _gpus(1, 1, f"configs/scales/{scale}.yaml, device") if gpu else nullcontext():
+    work = _workflow(scale, papers)
+    named = [] if released else _named(models, list(work.catalogue.models), "model")
+    if not released and not work.outstanding((), named)[1]:
+        return
+    with _gpus(work, 1, 1, f"configs/scales/{scale}.yaml, device"):
         if released:
             from cpt_repro.evaluation.released import evaluate_released
 
-            return evaluate_released(workflow.plan, group, workflow.data, results, _say)
-        evaluate_models(
-            workflow.plan, models, workflow.generating, workflow.data, results, workflow.store, _say
-        )
+            return evaluate_released(work.plan, models or "*", _say)
+        from cpt_repro.evaluation.evaluate import evaluate_models
+
+        evaluate_models(work.plan, work.records, named, work.store, _say, work.catalogue.generating)
 
 
 @app.command("released")
-def released_weights(
-    scale: Scale = "paper", results: Results = Path("results"), as_json: AsJson = False
-) -> None:
+def released_weights(scale: Scale = "paper", papers: Papers = "", as_json: AsJson = False) -> None:
     """Compares published scores with those measured on the weights that the authors published."""
-    from cpt_repro.evaluation import released
+    from cpt_repro.evaluation.released import MARK
+    from cpt_repro.report import released
 
-    found = released.compare(_workflow(scale, results).plan, results)
-    if as_json:
-        _say(
-            json.dumps({"scale": scale, "note": released.MARK, "models": found}, indent=1, ensure_ascii=False)
-        )
-    else:
-        released.print_comparison(found)
+    compared = released.compare(_workflow(scale, papers).catalogue)
+    if not as_json:
+        return released.print_comparison(compared)
+    models = [model.model_dump(mode="json") for model in compared]
+    _print_json({"scale": scale, "note": MARK, "models": models})
 
 
 @app.command()
@@ -200,6 +245,7 @@ def export(
     run: Annotated[str, typer.Argument(help="A run's id, or <paper>/<run> for its first seed.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     scale: Scale = "smoke",
+    papers: Papers = "",
     iteration: Annotated[
         int | None, typer.Option(help="Of the weights that were kept; the last without it.")
     ] = None,
@@ -207,33 +253,34 @@ def export(
     """Writes a trained model as a Hugging Face folder: weights, tokenizer, receipt, model card."""
     from cpt_repro.training.export import export_run
 
-    workflow = _workflow(scale)
-    _say(str(export_run(workflow.plan, workflow.store, workflow.data, run, out, iteration)))
+    work = _workflow(scale, papers)
+    _say(str(export_run(work.plan, work.store, run, out, iteration)))
 
 
 @app.command()
 def draw(
-    exhibit: Annotated[str, typer.Argument(help="Such as ibrahim2024/figure_05; or `all`.")] = "all",
+    exhibit: Annotated[str, typer.Argument(help="<paper>/<exhibit>, or `all`.")] = "all",
     scale: Scale = "smoke",
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    papers: Papers = "",
+    results: Results = None,
+    out: Figures = None,
 ) -> None:
     """Draws one exhibit, or all, from the receipts at hand; what was not run is marked so."""
     from cpt_repro.exhibits.draw import draw as draw_exhibit
 
-    workflow = _workflow(scale, results)
-    keys = list(workflow.exhibits) if exhibit == "all" else [tuple(exhibit.split("/", 1))]
-    for paper, key in keys:
-        for path in draw_exhibit(workflow.plan, paper, key, results, out):
+    work = _workflow(scale, papers, results, out)
+    for paper, key in list(work.catalogue.exhibits) if exhibit == "all" else [work.exhibit_named(exhibit)]:
+        for path in draw_exhibit(work.catalogue, work.records, paper, key):
             _say(str(path))
 
 
 @app.command()
 def plan(
     scale: Scale = "smoke",
+    papers: Papers = "",
     exhibit: Annotated[
         list[str] | None,
-        typer.Option(help="What this exhibit needs, such as ibrahim2024/figure_05; may be repeated."),
+        typer.Option(help="What <paper>/<exhibit> needs; may be repeated."),
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs at hand, for the wall time.")] = None,
     cores: Annotated[int | None, typer.Option(help="CPU cores at hand, at scales for CPUs.")] = None,
@@ -248,54 +295,47 @@ def plan(
     price: Annotated[float | None, typer.Option(help="USD per GPU-hour.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="GB of a GPU (80).")] = None,
     attention: Annotated[str, typer.Option(help="FLOPs per token with full or causal attention.")] = "full",
-    results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory."""
-    from cpt_repro.planning.cost import Options, estimate
-    from cpt_repro.report.cost_table import print_estimate
+    """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory.
 
-    many = tuple(exhibit or ()), gpus, cores, tuple(tokens_per_second or ())
-    options = Options(*many, mfu, peak_tflops, price, gpu_memory, attention)
-    told = estimate(_workflow(scale, results), options)
+    Wall times are lower bounds: the longest chain of runs, or all work shared out evenly, whichever is more.
+    """
+    from cpt_repro.declarations.strict import parse
+    from cpt_repro.workflow.cost import Options, estimate
+    from cpt_repro.workflow.cost_table import print_estimate
+
+    given = {"gpus": gpus, "cores": cores, "mfu": mfu, "peak_tflops": peak_tflops, "price": price}
+    given |= {"gpu_memory": gpu_memory, "attention": attention}
+    given |= {"exhibits": exhibit, "tokens_per_second": tokens_per_second}
+    options = {name: value for name, value in given.items() if value is not None}
+    cost = estimate(_workflow(scale, papers), parse(Options, options, "the command line"))
     if as_json:
-        _say(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
+        _print_json(dataclasses.asdict(cost))
     else:
-        print_estimate(told)
+        print_estimate(cost)
 
 
 @app.command()
-def status(scale: Scale = "smoke", results: Results = Path("results"), as_json: AsJson = False) -> None:
+def status(scale: Scale = "smoke", papers: Papers = "", as_json: AsJson = False) -> None:
     """Tells what is done and what is left at a scale."""
-    workflow = _workflow(scale, results)
-    segments, models = workflow.outstanding
-    files = workflow.all_files()
-    counts = {
-        "segments": [len(workflow.plan.segments) - len(segments), len(workflow.plan.segments)],
-        "evaluations": [len(workflow.evaluations) - len(models), len(workflow.evaluations)],
-        "exhibit files": [sum(Path(path).exists() for path in files), len(files)],
-    }
+    state = _workflow(scale, papers).status()
     if as_json:
-        _say(
-            json.dumps(
-                {"scale": scale, **counts, "to_train": sorted(segments), "to_evaluate": sorted(models)},
-                indent=1,
-            )
-        )
-        return
-    for name, (done, total) in counts.items():
-        _say(f"{name}: {done} of {total} done")
+        return _print_json({"scale": scale, **dataclasses.asdict(state)})
+    for line in state.lines():
+        _say(line)
 
 
 @app.command()
 def claims(
     scale: Scale = "smoke",
+    papers: Papers = "",
     paper: Annotated[str | None, typer.Option(help="One paper's claims alone.")] = None,
     claim: Annotated[
-        str | None, typer.Option(help="One claim with its tests, such as C1 or ibrahim2024/12.")
+        str | None, typer.Option(help="One claim with its tests, such as C1 or <paper>/12.")
     ] = None,
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    results: Results = None,
+    out: Figures = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")
     ] = False,
@@ -307,71 +347,76 @@ def claims(
     """Says of every claim of the papers whether it held, with what was measured, published, and what decided."""
     from cpt_repro.claims import ledger as claims
 
-    plan = _workflow(scale, results).plan
+    work = _workflow(scale, papers, results, out)
+    ledger = claims.build_ledger(work.catalogue, work.records, [paper] if paper else None)
     if write:
-        for path in claims.write_ledger(claims.build_ledger(plan, results), out):
+        for path in claims.write_ledger(ledger, work.figures):
             _say(str(path))
     if readme:
-        text = claims.in_readme(
-            claims.build_ledger(plan, results), readme.read_text(encoding="utf-8"), str(readme)
-        )
-        write_text(readme, text)
+        write_text(readme, claims.in_readme(ledger, readme.read_text(encoding="utf-8"), str(readme)))
         _say(str(readme))
     if write or readme:
         return
-    told = claims.build_ledger(plan, results, [paper] if paper else None)
-    told = claims.selected(told, claim) if claim else told
+    ledger = claims.selected(ledger, claim) if claim else ledger
     if as_json:
-        _say(json.dumps(told.model_dump(mode="json"), indent=1, ensure_ascii=False, sort_keys=True))
+        _print_json(ledger.model_dump(mode="json"))
     else:
-        claims.print_ledger(told, details=claim is not None)
+        claims.print_ledger(ledger, details=claim is not None)
 
 
 @app.command()
-def report(
-    scale: Scale = "smoke",
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
-) -> None:
+def report(scale: Scale = "smoke", papers: Papers = "", results: Results = None, out: Figures = None) -> None:
     """Writes the page figures/<scale>/index.html from the exhibits, the ledger and the receipts at hand."""
     from cpt_repro.report.page import write_report
 
-    _say(str(write_report(_workflow(scale, results).plan, results, out)))
+    work = _workflow(scale, papers, results, out)
+    _say(str(write_report(work.catalogue, work.records)))
 
 
 @app.command()
 def verify(
     scale: Scale = "smoke",
-    results: Results = Path("results"),
-    figures: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    papers: Papers = "",
+    results: Results = None,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any difference."""
+    """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any
+    difference.
+    """
     from cpt_repro.report import verify as verifying
 
+    work = _workflow(scale, papers, results, figures)
     quiet = (lambda line: None) if as_json else _say
-    found = verifying.verify(_workflow(scale, results).plan, results, figures, say=quiet)
-    _say(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(verifying.summary(found)))
-    if not found["ok"]:
+    found = verifying.verify(work.catalogue, work.records, say=quiet)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        _say("\n".join(found.summary()))
+    if not found.ok:
         raise typer.Exit(1)
 
 
 @app.command()
 def cite(
-    exhibit: Annotated[
-        str | None, typer.Argument(help="Such as ibrahim2024/figure_05; the whole without it.")
-    ] = None,
+    exhibit: Annotated[str | None, typer.Argument(help="<paper>/<exhibit>; the whole without it.")] = None,
     scale: Scale = "smoke",
-    figures: Annotated[Path, typer.Option(help="Folder of figures.")] = Path("figures"),
+    papers: Papers = "",
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the paper."""
+    """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the
+    paper.
+    """
     from cpt_repro.files import code_commit
-    from cpt_repro.project import ROOT
     from cpt_repro.report.citation import citation
 
-    told = citation(_workflow(scale).plan, figures, exhibit, code_commit(ROOT))
-    _say(json.dumps(told, indent=1, ensure_ascii=False) if as_json else f"{told['text']}\n\n{told['bibtex']}")
+    work = _workflow(scale, papers, figures=figures)
+    cited = citation(work.catalogue, exhibit, code_commit(work.project.root))
+    if as_json:
+        _print_json(cited.model_dump(mode="json"))
+    else:
+        _say(f"{cited.text}\n\n{cited.bibtex}")
 
 
 @bench.command("train")
@@ -379,21 +424,23 @@ def bench_train(scale: Scale = "pocket", rounds: int = 5, iterations: int = 200)
     """Tokens/s of our training against a plain PyTorch loop, in turns; needs the scale's corpora."""
     from cpt_repro.bench import bench_train as run
 
-    _say(json.dumps(run(scale, Path("data") / scale, rounds, iterations)))
+    _say(json.dumps(run(_workflow(scale).plan, rounds, iterations)))
 
 
 @bench.command("data")
 def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
-    """Tokens/s of building a corpus against the tokenizer alone; and of files of the hub, with 1 and 2 processes."""
+    """Tokens/s of building a corpus against the tokenizer alone; and of files of the hub, with 1 and 2
+    processes.
+    """
     from cpt_repro.bench import bench_data as run
 
-    _say(json.dumps(run(scale, rounds)))
+    _say(json.dumps(run(_workflow(scale).plan, rounds)))
 
 
 @bench.command("gpu")
 def bench_gpu(
     scale: Scale = "paper",
-    model: Annotated[str, typer.Option(help="405m or 10b, as the scale names it.")] = "405m",
+    model: Annotated[str | None, typer.Option(help="As the scale names it; the first without it.")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps timed in each arm, after those that warm up.")
     ] = 20,
@@ -403,7 +450,9 @@ def bench_gpu(
     device: Annotated[str, typer.Option(help="gpu; cpu for a dry run at a small scale.")] = "gpu",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all arms.")] = 1,
 ) -> None:
-    """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled or not."""
+    """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled
+    or not.
+    """
     from cpt_repro.bench import bench_gpu as run
 
     if not (microbatch == "auto" or (microbatch.isdecimal() and int(microbatch))):
@@ -413,24 +462,27 @@ def bench_gpu(
     if device not in ("gpu", "cpu"):
         raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
     size = microbatch if microbatch == "auto" else int(microbatch)
-    for row in run(scale, model, Path("data") / scale, steps, size, device, rounds):
+    for row in run(_workflow(scale).plan, model, steps, size, device, rounds):
         _say(json.dumps(row))
 
 
 @corpora.command("fetch")
 def corpora_fetch(checkouts: Path) -> None:
     """Clones the sources of the real corpora at their commits (needs a network)."""
-    from cpt_repro.data.extract import fetch_sources
+    from cpt_repro.data.extract import fetch_sources, load_sources
+    from cpt_repro.project import Project
 
-    fetch_sources(checkouts)
+    fetch_sources(load_sources(Project.at()), checkouts)
 
 
 @corpora.command("extract")
-def corpora_extract(checkouts: Path, out: Path = Path("data/corpora")) -> None:
+def corpora_extract(checkouts: Path, out: Path | None = None) -> None:
     """Makes the real corpora from checkouts of their sources."""
-    from cpt_repro.data.extract import extract
+    from cpt_repro.data.extract import extract, load_sources
+    from cpt_repro.project import Project
 
-    extract(checkouts, out)
+    project = Project.at()
+    extract(load_sources(project), checkouts, out or project.root / "data" / "corpora")
 
 
 def main() -> None:

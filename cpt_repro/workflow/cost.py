@@ -1,627 +1,478 @@
 """What a plan costs before anything runs: work, time, money, disk and memory, by formula. Imports no torch.
 
-Every number comes from the declarations, except the speed: that is given, measured (`benchmarks/`, receipts) or an
-assumption that is named. Units are in the names; GB are 10^9 bytes.
+Every number comes from the declarations, except the speed: that is given, measured (`benchmarks/`, receipts)
+or an assumption that is named. A device is a GPU, or a core at scales for CPUs. GB are 10^9 bytes.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from cpt_repro.declarations.exhibits import absent, find_exhibit, needs
-from cpt_repro.declarations.manifests import Files, Hub, load_manifest
-from cpt_repro.declarations.scale import Scale
+from pydantic import BaseModel, Field
+
+from cpt_repro.declarations.manifests import Files, Hub
+from cpt_repro.declarations.strict import Count, Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.files import read_json
-from cpt_repro.models.sizes import FORMULAS, GB, IN_MEMORY, flops_per_token, matmul_parameters, parameters
-from cpt_repro.planning.evaluation_identity import evaluation_identity
-from cpt_repro.planning.plan import Part, Plan, Segment
-from cpt_repro.project import ROOT
-from cpt_repro.records.receipts import corpus_path, read_fingerprint, receipt_path
+from cpt_repro.models.architecture import GB, IN_MEMORY, Attention, architecture
+from cpt_repro.planning.mixture import Mixture
+from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.training.store import kept_bytes, state_bytes
-from cpt_repro.workflow.jobs import Workflow, outstanding
+from cpt_repro.workflow.jobs import Workflow
 
-#: Rows of what was measured, one JSON object a line.
-MEASUREMENTS = ROOT / "benchmarks"
-
-#: Where no speed is known: share of the peak that training reaches, and the peak of an H100 or H200 (dense bf16).
+#: Where no speed is known: share of the peak that training reaches, and the peak of an H100 (dense bf16).
 MFU, PEAK_TFLOPS = 0.45, 989.0
-#: Published utilisations are of models at least this wide; narrower ones do not fill a GPU, and nothing is assumed.
+#: Published utilisations are of models at least this wide; for narrower ones nothing is assumed.
 FILLS_A_GPU = 1024
-#: Tokens are stored in 16 bits.
 TOKEN_BYTES = 2
 NOT_COUNTED = "text, building data, starting, compiling, saving, communication, benchmarks, recomputation"
 
-
-# -- tokens
-
-
-def validation_tokens(segment: Segment) -> int:
-    """Tokens of all the segment's validation passes (forward only)."""
-    once = len(segment.validate_on) * segment.validation_sequences * segment.sequence_length
-    return len(segment.evaluations) * once
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def corpus_tokens(segment: Segment) -> dict[str, float]:
-    """Corpus -> tokens that the segment trains on from it, replay included."""
+class Options(Strict):
+    """What the user may say of a plan's cost."""
 
-    def leaves(parts: Iterable[Part], share: float) -> Iterator[tuple[str, float]]:
-        for part in parts:
-            if part.stream:
-                yield part.stream.corpus, share * part.share
-            else:
-                yield from leaves(part.parts, share * part.share)
+    exhibits: tuple[str, ...] = ()
+    gpus: Count | None = None
+    cores: Count | None = None
+    #: `X`, or `MODEL=X` for each of several models: tokens per second of one device
+    tokens_per_second: tuple[str, ...] = ()
+    mfu: Annotated[float, Field(gt=0, le=1)] | None = None
+    peak_tflops: Positive | None = None
+    #: USD per GPU-hour
+    price: Positive | None = None
+    #: GB
+    gpu_memory: Positive = 80
+    attention: Attention = "full"
 
-    out: dict[str, float] = {}
-    for corpus, share in leaves(segment.mixture, 1):
-        out[corpus] = out.get(corpus, 0) + share * segment.tokens
-    return out
+
+class Measurement(BaseModel):
+    """What counts of a row of `benchmarks/`: `bench gpu` gives tokens of all its GPUs, `bench train` of a
+    process.
+    """
+
+    benchmark: str = ""
+    scale: str = "paper"
+    model: str | None = None
+    device: str | None = None
+    arm: str = ""
+    gpus: int = Field(default=1, ge=0)
+    tokens_per_second: Positive | None = None
+    composer: Positive | None = None
+    date: str = ""
+    hardware: str = ""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Trained tokens per second of one device, None where it is unknown, and where that comes from."""
+
+    tokens_per_second: float | None
+    kind: Literal["given", "measured", "assumed", "unknown"]
+    source: str
+    #: the model is too small for the utilisation that is taken: it will be slower, perhaps many times
+    at_best: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """One of the scale's models; memory is that of weights, gradients and Adam's moments on each device."""
+
+    parameters: int
+    matmul_parameters: int
+    flops_per_token: int
+    speed: Speed
+    #: that one training holds; and trainings that share one
+    devices: int
+    trainings_per_device: int
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """One training, under its first name; hours are None where the speed is unknown."""
+
+    id: str
+    parent: str | None
+    model: str
+    identity: str
+    #: its receipt is there, and its weights are if anything asked for still starts from them
+    done: bool
+    iterations: int
+    tokens: int
+    training_flops: int
+    validation_flops: int
+    device_hours: float | None
+    kept_bytes: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Several trainings together."""
+
+    trainings: int
+    tokens: int
+    training_flops: int
+    validation_flops: int
+    device_hours: float | None
+
+    @classmethod
+    def of(cls, runs: Iterable[RunCost]) -> Sum:
+        """The sum of some trainings."""
+        runs = list(runs)
+        parts = ([getattr(run, name) for run in runs] for name in list(cls.__annotations__)[1:])
+        return cls(len(runs), *(None if None in part else sum(part) for part in parts))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Least hours on a number of devices: the longest chain, or all work shared out evenly, whichever is
+    more.
+
+    `devices` None: any number, so that the chain alone counts.
+    """
+
+    devices: int | None
+    all_hours: float | None
+    left_hours: float | None
+
+
+@dataclass(frozen=True)
+class CorpusCost:
+    """The shards of one corpus, where their size is from, and what all training reads, replay included."""
+
+    tokens: int
+    bytes: int
+    basis: str
+    tokens_read: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scale, or some exhibits of it, cost; runs come after what they start from."""
+
+    scale: str
+    device: Literal["cpu", "gpu"]
+    exhibits: list[str]
+    #: tokens in units of the papers
+    units: float
+    unit: str
+    #: models to be evaluated
+    evaluations: int
+    #: of FLOPs per token
+    formula: str
+    models: dict[str, ModelCost]
+    runs: list[RunCost]
+    all: Sum
+    done: Sum
+    left: Sum
+    #: USD per GPU-hour
+    price: float | None
+    wall: list[Bound]
+    #: FLOPs and device-hours of every lineage trained by itself
+    alone_flops: int
+    alone_hours: float | None
+    corpora: dict[str, CorpusCost]
+    #: that are kept, and their bytes
+    checkpoints: int
+    checkpoints_bytes: int
+    #: at a time, against interruption, on the most devices of `wall`
+    states_bytes: int
+    #: run -> why the scale has none
+    no_counterpart: dict[str, str]
+    not_counted: str = NOT_COUNTED
 
 
 # -- speed
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user may say; None takes the default that `estimate` describes."""
-
-    exhibits: tuple[str, ...] = ()
-    gpus: int | None = None
-    cores: int | None = None
-    #: `X`, or `MODEL=X` for each of several models: tokens per second of one GPU (core).
-    tokens_per_second: tuple[str, ...] = ()
-    mfu: float | None = None
-    peak_tflops: float | None = None
-    price: float | None = None
-    gpu_memory: float | None = None
-    attention: str = "full"
-
-    def checked(self, device: str, scale: str) -> Options:
-        """Itself, or a `UserError` on a number that is none, and on what does not fit the scale's device."""
-        numbers = ("gpus", "cores", "mfu", "peak_tflops", "price", "gpu_memory")
-        told = {name: value for name in numbers if (value := getattr(self, name)) is not None}
-        for name, value in told.items():
-            _positive(_flag(name), value)
-        if self.mfu is not None and self.mfu > 1:
-            raise UserError(f"--mfu {self.mfu:g} is above 1.", do="It is a share of the peak, such as 0.45.")
-        if self.attention not in FORMULAS:
-            raise UserError(
-                f"--attention '{self.attention}' is unknown.", do=f"Known: {', '.join(FORMULAS)}."
-            )
-        foreign = {"cores"} if device == "gpu" else set(numbers) - {"cores"}
-        if wrong := sorted(map(_flag, foreign & set(told))):
-            where, runs_on = f"configs/scales/{scale}.yaml, device", {"gpu": "GPUs", "cpu": "CPUs"}[device]
-            other = {"gpu": "--gpus", "cpu": "--cores"}[device]
-            do = f"Leave {'them' if len(wrong) > 1 else 'it'} out; {other} says how many."
-            raise UserError(f"{', '.join(wrong)}: the scale '{scale}' runs on {runs_on}.", where=where, do=do)
-        if self.tokens_per_second and (self.mfu is not None or self.peak_tflops is not None):
-            what = "--tokens-per-second and --mfu (--peak-tflops) both say how fast it is."
-            raise UserError(what, do="Give one of them.")
-        return self
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _positive(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise UserError(f"{name} must be a number above 0 (given: {value}).", do="Correct it.")
-    return number
-
-
-def _given_speeds(told: tuple[str, ...], models: list[str]) -> dict[str, float]:
+def given_speeds(texts: tuple[str, ...], models: list[str]) -> dict[str, float]:
     """Model -> tokens per second of one device, as `--tokens-per-second` says."""
     out: dict[str, float] = {}
-    for text in told:
+    for text in texts:
         model, equals, number = text.rpartition("=")
+        fault, do = None, f"Write {' '.join(f'--tokens-per-second {name}=X' for name in models)}."
         if not equals and len(models) > 1:
-            do = f"Write {' '.join(f'--tokens-per-second {name}=X' for name in models)}, or choose exhibits."
-            raise UserError(f"--tokens-per-second {text}: there are several models.", do=do)
-        names = [model] if equals else models
-        if equals and model not in models:
-            what = f"--tokens-per-second {text}: no segment is of the model '{model}'."
-            raise UserError(what, do=f"Known here: {', '.join(models) or 'none'}.")
-        if set(names) & set(out):
-            raise UserError(f"--tokens-per-second says twice how fast '{model}' is.", do="Give one of them.")
-        out |= dict.fromkeys(names, _positive("--tokens-per-second", number))
+            fault = "there are several models"
+        elif equals and model not in models:
+            fault = f"no training is of '{model}'"
+        elif model in out:
+            fault = f"it is said twice how fast '{model}' is"
+        if fault:
+            raise UserError(f"{fault}.", where=f"--tokens-per-second {text}", do=do)
+        speed = parse(Measurement, {"tokens_per_second": number}, "the command line").tokens_per_second
+        out |= dict.fromkeys([model] if equals else models, speed)
     return out
 
 
-def _benchmark_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file, row) of every measurement, oldest first."""
-    rows = []
+def measured_speed(work: Workflow, model: str) -> Speed | None:
+    """By the latest row of `benchmarks/` that fits; on CPUs else the median of the scale's receipts."""
+    scale, gpu, folder = work.scale, work.scale.device == "gpu", work.project.measurements
+    cores, latest = scale.threads + scale.loader_workers, None
+    # `bench train` measures the model of the plan's first run.
+    first = next(iter(work.plan.runs.values())).model_name
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            where = f"{path}, line {number}"
             try:
-                row = json.loads(line) if line.strip() else {}
+                row = parse(Measurement, json.loads(line or "{}"), where)
             except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(
-                    "not a JSON object.", where=f"{path}, line {number}", do="Correct or remove the line."
-                )
-            rows.append((path.name, row))
-    return iter(sorted(rows, key=lambda item: str(item[1].get("date", ""))))
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Trained tokens per second of one device (None: unknown), and where that comes from."""
-
-    tokens_per_second: float | None
-    kind: Literal["given", "measured", "assumed", "unknown"]
-    source: str
-    #: The model is too small for the utilisation that is taken: it will be slower, perhaps many times.
-    at_best: bool = False
-
-
-def _cores(scale: Scale) -> int:
-    """CPU cores that a rank uses."""
-    return scale.threads + scale.loader_workers
-
-
-def _measured(plan: Plan, model: str, results: Path, folder: Path) -> Speed | None:
-    """The latest benchmark row that fits the model and scale; on CPUs else the median of its receipts.
-
-    Of one day the last row counts: `bench gpu` puts the way in which the scale trains there.
-    """
-    scale, gpu = plan.scale, plan.scale.device == "gpu"
-    # `bench train` measures the model of the plan's first segment.
-    first = next(iter(plan.segments.values())).model_name
-    found = None
-    for name, row in _benchmark_rows(folder):
-        # Names of models are those of the papers, at any scale.
-        fits = (row.get("benchmark"), row.get("scale", "paper")) == ("gpu" if gpu else "train", scale.name)
-        # `bench gpu` also measures a plain loop, and on CPUs itself.
-        fits = fits and row.get("device", scale.device) == scale.device and row.get("arm") != "plain"
-        if fits and row.get("model", first) == model:
-            found = name, row
-    if found:
-        name, row = found
-        key = "tokens_per_second" if gpu else "composer"
-        where = f"benchmarks/{name}: {key}"
-        # A row counts the tokens of all its GPUs; one of `bench train` those of a process.
-        devices = _positive(f"{where}: gpus", row.get("gpus", 1)) if gpu else _cores(scale)
-        speed = _positive(where, row.get(key)) / devices
-        return Speed(speed, "measured", f"benchmarks/{name}, {row.get('date')}, {row.get('hardware')}")
-    if gpu:
+                raise UserError("not JSON.", where=where, do="Correct or remove the line.") from None
+            fits = (row.benchmark, row.scale) == ("gpu" if gpu else "train", scale.name)
+            # `bench gpu` also measures a plain loop, and on CPUs itself.
+            fits &= (row.device or scale.device) == scale.device and row.arm != "plain"
+            # Of one day the last row counts: `bench gpu` puts the way in which the scale trains there.
+            if fits and (row.model or first) == model and (latest is None or row.date >= latest[0].date):
+                latest = row, path
+    if latest:
+        row, path = latest
+        speed = row.tokens_per_second / row.gpus if gpu else row.composer / cores
+        return Speed(speed, "measured", f"{folder.name}/{path.name}, {row.date}, {row.hardware}")
+    receipts = [work.records.receipt(run) for run in work.plan.runs.values() if run.model_name == model]
+    receipts = [one for one in receipts if one and one.measured.tokens_per_second]
+    if gpu or not receipts:
         return None
-    paths = [receipt_path(results, scale.name, s.id) for s in plan.segments.values() if s.model_name == model]
-    told = [read_json(path) for path in paths if path.exists()]
-    speeds = [speed for receipt in told if (speed := receipt.get("measured", {}).get("tokens_per_second"))]
-    if not speeds:
-        return None
-    machines = sorted({receipt.get("environment", {}).get("hardware", "?") for receipt in told})
-    source = f"median of {len(speeds)} receipts, {', '.join(machines)}"
-    return Speed(statistics.median(speeds) / _cores(scale), "measured", source)
+    machines = ", ".join(sorted({receipt.environment.get("hardware", "?") for receipt in receipts}))
+    speed = statistics.median(receipt.measured.tokens_per_second for receipt in receipts) / cores
+    return Speed(speed, "measured", f"median of {len(receipts)} receipts, {machines}")
 
 
-def speed_of(
-    plan: Plan, segment: Segment, flops: int, options: Options, given: dict[str, float], results: Path
-) -> Speed:
-    """How fast a segment trains: as given, else as measured, else (on GPUs) by an assumed utilisation, else unknown.
+def speed_of(work: Workflow, run: PlannedRun, flops: int, options: Options, given: dict[str, float]) -> Speed:
+    """How fast a run trains: as given, else as measured, else on GPUs by an assumed utilisation, else
+    unknown.
 
-    `flops`: per token; `given`: model -> tokens per second of a device.
+    `flops`: per token; `given`: as `given_speeds` has it.
     """
-    model = segment.model_name
-    if model in given:
-        return Speed(given[model], "given", "--tokens-per-second")
-    chosen = options.mfu is not None or options.peak_tflops is not None
-    if not chosen and (found := _measured(plan, model, results, MEASUREMENTS)):
-        return found
-    gpu, small = plan.scale.device == "gpu", segment.model.width < FILLS_A_GPU
+    if run.model_name in given:
+        return Speed(given[run.model_name], "given", "--tokens-per-second")
+    chosen = bool(options.mfu or options.peak_tflops)
+    if not chosen and (measured := measured_speed(work, run.model_name)):
+        return measured
+    gpu, small = work.scale.device == "gpu", run.training.model.width < FILLS_A_GPU
     if not gpu or (small and not chosen):
-        bench = "gpu" if gpu else "train"
-        return Speed(
-            None, "unknown", f"measure it with `cpt-repro bench {bench}`, or give --tokens-per-second"
-        )
+        bench = f"cpt-repro bench {'gpu' if gpu else 'train'}"
+        return Speed(None, "unknown", f"measure it with `{bench}`, or give --tokens-per-second")
     mfu, peak = options.mfu or MFU, options.peak_tflops or PEAK_TFLOPS
-    source = f"MFU {mfu:g} of {peak:g} TFLOP/s, {FORMULAS[options.attention]}"
-    return Speed(mfu * peak * 1e12 / flops, "given" if chosen else "assumed", source, small)
+    kind, source = "given" if chosen else "assumed", f"MFU {mfu:g} of {peak:g} TFLOP/s"
+    return Speed(mfu * peak * 1e12 / flops, kind, source, small)
 
 
-# -- time
+# -- models and runs
 
 
-@dataclass
-class Process:
-    """One process of the workflow (a bundle): what it waits for, holds and takes."""
-
-    name: str
-    after: set[str]
-    #: Devices it needs at once, and its part of each: below 1 where several share one.
-    devices: int
-    part: float
-    #: With its devices to itself.
-    seconds: float
-    states_bytes: int
-    longest_path_seconds: float = field(default=0, compare=False)
-
-
-def critical_path(processes: list[Process]) -> float:
-    """Seconds of the longest chain, which no number of devices makes shorter; notes each process' own way to the end.
-
-    Processes come after those they wait for.
-    """
-    behind: dict[str, float] = {}
-    for process in reversed(processes):
-        process.longest_path_seconds = process.seconds + behind.get(process.name, 0)
-        for name in process.after:
-            behind[name] = max(behind.get(name, 0), process.longest_path_seconds)
-    return max((process.longest_path_seconds for process in processes), default=0)
-
-
-def schedule(processes: list[Process], devices: int) -> tuple[float, int]:
-    """(seconds until all is done, most bytes of training states at a time) on a number of devices.
-
-    List scheduling: whenever devices are free, of what can begin the process with the longest way to the end does.
-    Those that share a device share its speed. Each process must fit on `devices`.
-    """
-    critical_path(processes)
-    devices = min(devices, sum(process.devices for process in processes))
-    waiting = sorted(processes, key=lambda process: (-process.longest_path_seconds, process.name))
-    load, clock, most = [0.0] * devices, 0.0, 0
-    done: set[str] = set()
-    running: dict[str, tuple[Process, list[int]]] = {}
-    left = {process.name: process.seconds for process in processes}
-    while waiting or running:
-        for process in [process for process in waiting if process.after <= done]:
-            if process.part == 1 and load.count(0) < process.devices:
-                continue
-            room = [k for k in range(devices) if load[k] + process.part < 1 + 1e-9]
-            if len(room) >= process.devices:
-                held = sorted(room, key=load.__getitem__)[: process.devices]
-                for k in held:
-                    load[k] += process.part
-                running[process.name] = process, held
-                waiting.remove(process)
-        most = max(most, sum(process.states_bytes for process, _ in running.values()))
-        speed = {name: min(process.part / load[k] for k in held) for name, (process, held) in running.items()}
-        step = min(left[name] / speed[name] for name in running)
-        clock += step
-        for name, (process, held) in list(running.items()):
-            left[name] -= step * speed[name]
-            if left[name] <= 1e-9 * process.seconds:
-                done.add(name)
-                del running[name]
-                for k in held:
-                    load[k] = round(load[k] - process.part, 9)
-    return clock, most
+def _model(work: Workflow, run: PlannedRun, options: Options, given: dict[str, float]) -> ModelCost:
+    """Of the model of a run; `UserError` where a GPU is too small for it, or too few devices are at hand."""
+    training, name, scale, gpu = run.training, run.model_name, work.scale, work.scale.device == "gpu"
+    shape, run_as, size = (
+        architecture(training.model.architecture),
+        scale.run_as(name),
+        (training.model, training.vocabulary),
+    )
+    flops, parameters = (
+        shape.flops_per_token(*size, training.sequence_length, options.attention),
+        shape.parameters(*size),
+    )
+    devices, shared = run_as.ranks if gpu else work.cores(run_as) * run_as.nodes, run_as.jobs_per_gpu
+    memory = IN_MEMORY * parameters / (run_as.ranks if run_as.fsdp else 1) * shared / GB
+    where, at_hand = f"configs/scales/{scale.name}.yaml, execution.{name}", options.gpus or options.cores
+    if gpu and memory > options.gpu_memory:
+        need = f"{memory:.1f} GB on each GPU for weights, gradients and Adam's moments alone"
+        what = f"the model {name} needs {need}, and a GPU has {options.gpu_memory:g} (--gpu-memory)."
+        raise UserError(what, where=where, do="Set 'fsdp' there, with more ranks, or lower 'jobs_per_gpu'.")
+    if at_hand and at_hand < devices:
+        what = f"one training of the model {name} needs {devices} {'GPUs' if gpu else 'cores'}"
+        do = "Give more, lower its ranks (or threads), choose exhibits without it, or set the model to null."
+        raise UserError(f"{what}, and there are {at_hand}.", where=where, do=do)
+    speed = speed_of(work, run, flops, options, given)
+    return ModelCost(parameters, shape.matmul_parameters(*size), flops, speed, devices, shared, memory)
 
 
-# -- the estimate
+def _run(work: Workflow, run: PlannedRun, model: ModelCost, done: bool) -> RunCost:
+    training, wanted, speed = run.training, work.plan.wanted(run.identity), model.speed.tokens_per_second
+    once = len(wanted.corpora) * wanted.sequences * training.sequence_length
+    validated = len(wanted.evaluations) * once
+    return RunCost(
+        id=run.id,
+        parent=run.parent,
+        model=run.model_name,
+        identity=run.identity,
+        done=done,
+        iterations=training.iterations,
+        tokens=training.tokens,
+        training_flops=training.tokens * model.flops_per_token,
+        # A forward pass is a third of the work on a trained token.
+        validation_flops=validated * model.flops_per_token // 3,
+        device_hours=(training.tokens + validated / 3) / speed / 3600 if speed else None,
+        kept_bytes=kept_bytes(training, work.plan.kept(run.identity)),
+    )
 
 
-def _selection(
-    workflow: Workflow, exhibits: tuple[str, ...]
-) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """(exhibits, segments with ancestors, models to evaluate) asked for; everything without `exhibits`."""
-    plan = workflow.plan
+def _selected(work: Workflow, exhibits: list[tuple[str, str]]) -> tuple[list[PlannedRun], list[str]]:
+    """(runs, one a training, parents first; models to evaluate) of exhibits, or of all where there are none."""
+    plan, catalogue = work.plan, work.catalogue
     if not exhibits:
-        return list(workflow.exhibits), list(plan.segments), workflow.evaluations
-    keys = list(dict.fromkeys(tuple(text.split("/", 1)) for text in exhibits))
-    wanted: set[str] = set()
-    models: dict[str, None] = {}
-    for key in keys:
-        if len(key) < 2:
-            raise UserError(
-                f"'{key[0]}' is no exhibit.", do="Write <paper>/<exhibit>, such as ibrahim2024/figure_05."
-            )
-        segments, evaluated = needs(plan, key[0], find_exhibit(*key))
-        models |= dict.fromkeys(evaluated)
-        sources = [s.id for model in evaluated for s, _ in evaluation_identity(plan, model)[1]]
-        wanted |= {s.id for shown in (*segments, *sources) for s in plan.lineage(shown)}
-    return keys, [s for s in plan.segments if s in wanted], list(models)
+        return [runs[0] for runs in plan.trainings.values()], list(catalogue.models)
+    needs = [catalogue.needs(*exhibit) for exhibit in exhibits]
+    models = list(dict.fromkeys(model for need in needs for model in need.models))
+    shown = {run for need in needs for run in need.runs}
+    shown |= {run.id for model in models for run, _ in plan.model(model).weights}
+    wanted = {run.identity for name in shown for run in plan.lineage(name)}
+    return [runs[0] for identity, runs in plan.trainings.items() if identity in wanted], models
 
 
-def _to_train(workflow: Workflow, selected: list[str], models: list[str]) -> set[str]:
-    """Those of `selected` that have no receipt, and what must be trained again for them or for `models`."""
-    part = copy.copy(workflow.plan)
-    part.segments = {name: workflow.plan.segments[name] for name in selected}
-    return set(outstanding(part, workflow.results, workflow.store, models)[0])
+# -- time, sharing, disk
 
 
-def _lineages_alone(plan: Plan, selected: list[str]) -> list[tuple[Segment, int]]:
-    """(segment, tokens) of the same runs without sharing: every last run of a lineage with its ancestors, each of them
-    as far as its child goes on from it. A run that another goes on from at its end is that one's beginning."""
-    parents = {s.parent for name in selected if (s := plan.segments[name]).parent and _from_the_end(plan, s)}
-    out = []
-    for name in selected:
-        if name not in parents:
-            below = None
-            for segment in reversed(plan.lineage(name)):
-                iterations = segment.iterations if below is None else below.parent_iteration
-                out.append((segment, iterations * segment.batch_sequences * segment.sequence_length))
-                below = segment
+def _chain(work: Workflow, costs: list[RunCost], models: dict[str, ModelCost]) -> float:
+    """Hours of the longest chain of trainings."""
+    until: dict[str, float] = {}
+    for cost in costs:
+        start = work.plan.runs[cost.id].training.start
+        before = until.get(start.parent, 0) if start else 0
+        until[cost.identity] = before + cost.device_hours / models[cost.model].devices
+    return max(until.values(), default=0)
+
+
+def bounds(
+    work: Workflow, costs: list[RunCost], models: dict[str, ModelCost], at_hand: int | None
+) -> list[Bound]:
+    """For the devices at hand, else for the least that will do and doublings until no more help; then for
+    any.
+    """
+    if any(cost.device_hours is None for cost in costs):
+        return [Bound(None, None, None)]
+    parts = costs, [cost for cost in costs if not cost.done]
+    chains, hours = (
+        [_chain(work, part, models) for part in parts],
+        [Sum.of(part).device_hours for part in parts],
+    )
+    counts = [at_hand or max((model.devices for model in models.values()), default=1)]
+    while not at_hand and len(counts) < 6 and hours[0] / counts[-1] > 1.01 * chains[0]:
+        counts.append(2 * counts[-1])
+    limits = list(zip(chains, hours, strict=True))
+    return [
+        *(Bound(n, *(max(chain, work / n) for chain, work in limits)) for n in counts),
+        Bound(None, *chains),
+    ]
+
+
+def alone(work: Workflow, runs: list[PlannedRun]) -> Counter[str]:
+    """Model -> tokens of every last training of a lineage with its ancestors, each as far as its child goes
+    on.
+
+    A training that another goes on from at its end is that one's beginning.
+    """
+    ends = {identity: named[0].training.iterations for identity, named in work.plan.trainings.items()}
+    starts = [run.training.start for run in runs if run.training.start]
+    begun = {start.parent for start in starts if start.iteration == ends[start.parent]}
+    tokens: Counter[str] = Counter()
+    for last in runs:
+        iterations = last.training.iterations
+        for run in reversed(work.plan.lineage(last.id)) if last.identity not in begun else ():
+            tokens[run.model_name] += iterations * run.training.batch_sequences * run.training.sequence_length
+            iterations = run.parent_iteration
+    return tokens
+
+
+def tokens_by_corpus(mixture: Mixture, tokens: float) -> Counter[str]:
+    """Corpus -> tokens that a training of so many takes from it, replay included."""
+    out: Counter[str] = Counter()
+    for part in mixture:
+        share = part.share * tokens
+        out.update({part.stream.corpus: share} if part.stream else tokens_by_corpus(part.parts, share))
     return out
 
 
-def _from_the_end(plan: Plan, segment: Segment) -> bool:
-    return segment.parent_iteration == plan.segments[segment.parent].iterations
-
-
-def corpus_disk(workflow: Workflow, corpus: str) -> dict[str, Any]:
-    """Tokens and bytes of a corpus' shards: as built, else as its manifest says, else estimated from its text."""
-    scale = workflow.plan.scale
-    manifest, length = load_manifest(scale.corpora[corpus]), scale.sequence_length
-    for path in (Path(workflow.fingerprint(corpus)), corpus_path(workflow.results, scale.name, corpus)):
-        built = read_fingerprint(path) if path.exists() else {}
-        if (built.get("manifest"), built.get("sequence_length")) == (manifest.digest, length):
-            domains = [domain for split in built["splits"].values() for domain in split.values()]
-            tokens = sum(domain["tokens"] for domain in domains)
-            size = sum(domain["sequences"] for domain in domains) * (length + 1) * TOKEN_BYTES
-            return {"tokens": tokens, "bytes": size, "basis": "built"}
+def _corpus(work: Workflow, corpus: str, read: float) -> CorpusCost:
+    manifest, length = work.plan.manifest(corpus), work.scale.sequence_length
+    if built := work.built(corpus):
+        domains = [domain for split in built.splits.values() for domain in split.values()]
+        size = sum(domain.sequences for domain in domains) * (length + 1) * TOKEN_BYTES
+        return CorpusCost(sum(domain.tokens for domain in domains), size, "built", round(read))
     if isinstance(manifest, Hub):
-        # What is built of it does not depend on the scale.
         tokens, basis = manifest.tokens_billions * 1e9, "manifest"
     elif isinstance(manifest, Files):
-        tokens, basis = (
-            sum(split.text_bytes for split in manifest.splits.values()) / 4,
-            "estimate: 4 bytes a token",
-        )
+        text = sum(split.text_bytes for split in manifest.splits.values())
+        tokens, basis = text / 4, "estimate: 4 bytes a token"
     else:
         tokens, basis = sum(manifest.words.values()), "estimate: 1 token a word"
-    return {
-        "tokens": round(tokens),
-        "bytes": round(tokens * TOKEN_BYTES * (length + 1) / length),
-        "basis": basis,
-    }
+    return CorpusCost(round(tokens), round(tokens * TOKEN_BYTES * (length + 1) / length), basis, round(read))
 
 
-def _counts(device_count: int | None, least: int, seconds: float, processes: list[Process]) -> list[int]:
-    """The numbers of devices to tell of: the one asked for, else doublings from the least until no more helps."""
-    if device_count:
-        return [device_count]
-    out = [least]
-    while len(out) < 6 and schedule(processes, out[-1])[0] > 1.01 * seconds:
-        out.append(2 * out[-1])
-    return out
+def _states(work: Workflow, runs: list[PlannedRun], models: dict[str, ModelCost], devices: int) -> int:
+    """Most bytes of states against interruption at a time, on a number of devices."""
+    total, free = 0, float(devices)
+    largest = sorted(((state_bytes(run.training), run.model_name) for run in runs), reverse=True)
+    for size, name in largest if work.scale.save_every else ():
+        if (held := models[name].devices / models[name].trainings_per_device) <= free:
+            total, free = total + size, free - held
+    return total
 
 
-def estimate(workflow: Workflow, options: Options) -> dict[str, Any]:
-    """The cost of a scale, or of some exhibits of it, as `cpt-repro plan --json` prints it.
+def _check(options: Options, scale: str, device: str) -> None:
+    """Raises `UserError` for what does not go together."""
+    foreign = {"cpu": ("gpus", "mfu", "peak_tflops", "price"), "gpu": ("cores",)}[device]
+    if wrong := [f"--{name.replace('_', '-')}" for name in foreign if getattr(options, name) is not None]:
+        what = f"{', '.join(wrong)}: the scale '{scale}' runs on {device.upper()}s."
+        raise UserError(what, where=f"configs/scales/{scale}.yaml, device", do="Leave it out.")
+    if options.tokens_per_second and (options.mfu or options.peak_tflops):
+        what = "--tokens-per-second and --mfu (--peak-tflops) both say how fast it is."
+        raise UserError(what, do="Give one of them.")
 
-    Keys (a device is a GPU, or a core at scales for CPUs; None where the speed of a model is unknown):
-    - scale, device, exhibits, tokens, units_of_300B, evaluations: what it is about; evaluations are counted only.
-    - formula: name and text of the FLOPs per trained token.
-    - models: name -> parameters, matmul_parameters, flops_per_token, tokens_per_second_per_device, speed (given,
-      measured, assumed, unknown), speed_source, at_best (too small a model for the utilisation taken: slower in
-      truth), devices_per_process, processes_per_device, memory_gb_per_device (weights, gradients and Adam's moments;
-      None at scales for CPUs), all (its part of `all`).
-    - all, done, left: segments, processes, tokens, training_flops, validation_flops, device_hours, price_usd.
-    - wall: for numbers of devices: devices, all_hours, left_hours, busy_share (of the devices' time that is worked, in
-      `all`), held_usd (the price of all devices from begin to end of `left`), states_bytes (the most at a time).
-    - critical_path_hours: all, left: what no number of devices makes shorter.
-    - sharing: alone_tokens, alone_flops, alone_device_hours: every lineage trained by itself; times: its share of
-      `all` in FLOPs.
-    - disk: corpora (name -> tokens, bytes, basis, tokens_read: by all training, replay included), shards_bytes,
-      checkpoints, checkpoints_bytes, states_bytes, total_bytes.
-    - segments: id, paper, name, seed, parent, model, process, iterations, tokens, identity, done, training_flops,
-      validation_flops, device_hours, kept_bytes.
-    - no_counterpart: run -> why the scale has none. not_counted: what the hours leave out.
 
-    Raises `UserError` on options that make no sense, exhibits that are unknown, devices that are too few, or too small.
+def estimate(work: Workflow, options: Options) -> Cost:
+    """The cost of a scale, or of some exhibits of it.
+
+    Raises `UserError` on options that make no sense, unknown exhibits, and devices that are too few, or
+    small.
     """
-    plan, scale = workflow.plan, workflow.plan.scale
-    gpu = scale.device == "gpu"
-    options.checked(scale.device, scale.name)
-    exhibits, selected, evaluated = _selection(workflow, options.exhibits)
-    segments = [plan.segments[name] for name in selected]
-    models: dict[str, dict[str, Any]] = {}
-    names = list(dict.fromkeys(segment.model_name for segment in segments))
-    given = _given_speeds(options.tokens_per_second, names)
-    for segment in segments:
-        if segment.model_name not in models:
-            models[segment.model_name] = _model(plan, segment, options, given, workflow.results)
-    if gpu:
-        _check_memory(models, scale.name, options.gpu_memory)
-    least = max((model["devices_per_process"] for model in models.values()), default=0)
-    asked = options.gpus or options.cores
-    if asked and asked < least:
-        name, model = max(models.items(), key=lambda item: item[1]["devices_per_process"])
-        what = f"one process of the model {name} needs {least} {'GPUs' if gpu else 'cores'}, and there are {asked}."
-        do = "Give more, lower its ranks (or threads), choose exhibits without it, or set the model to null."
-        raise UserError(what, where=f"configs/scales/{scale.name}.yaml, execution.{name}", do=do)
-    left = _to_train(workflow, selected, evaluated)
-    process_of = {s.id: name for name, members in plan.bundles.items() for s in members}
-    rows = [_row(plan, s, models[s.model_name], process_of[s.id], s.id not in left) for s in segments]
-    known = all(model["tokens_per_second_per_device"] for model in models.values())
-    for name, model in models.items():
-        model["all"] = sums_of([row for row in rows if row["model"] == name], options.price)
-    sums = {
-        "all": sums_of(rows, options.price),
-        "done": sums_of([row for row in rows if row["done"]], options.price),
-        "left": sums_of([row for row in rows if not row["done"]], options.price),
-    }
-    processes = {part: _processes(plan, rows, models, part) for part in ("all", "left")}
-    paths = {part: critical_path(members) for part, members in processes.items()}
-    wall = []
-    for count in _counts(asked, least, paths["all"], processes["all"]) if segments else []:
-        (seconds, states), (remaining, _) = (schedule(processes[part], count) for part in ("all", "left"))
-        worked = sum(process.seconds * process.devices for process in processes["all"])
-        wall.append(
-            {
-                "devices": count,
-                "all_hours": seconds / 3600 if known else None,
-                "left_hours": remaining / 3600 if known else None,
-                "busy_share": worked / (seconds * count) if known else None,
-                "held_usd": remaining / 3600 * count * options.price if known and options.price else None,
-                "states_bytes": states,
-            }
-        )
-    alone = _lineages_alone(plan, selected)
-    alone_flops = sum(tokens * models[s.model_name]["flops_per_token"] for s, tokens in alone)
-    disk = _disk(workflow, segments, rows, wall)
-    return {
-        "scale": scale.name,
-        "device": scale.device,
-        "exhibits": ["/".join(key) for key in exhibits],
-        "tokens": sums["all"]["tokens"],
-        "units_of_300B": sum(segment.billions for segment in segments) / 300,
-        "evaluations": len(evaluated),
-        "formula": {"attention": options.attention, "flops_per_token": FORMULAS[options.attention]},
-        "models": models,
-        **sums,
-        "wall": wall,
-        "critical_path_hours": {part: seconds / 3600 if known else None for part, seconds in paths.items()},
-        "sharing": {
-            "alone_tokens": sum(tokens for _, tokens in alone),
-            "alone_flops": alone_flops,
-            "alone_device_hours": _hours(
-                tokens / speed if (speed := models[s.model_name]["tokens_per_second_per_device"]) else None
-                for s, tokens in alone
-            ),
-            "times": alone_flops / sums["all"]["training_flops"] if segments else None,
-        },
-        "disk": disk,
-        "segments": rows,
-        "no_counterpart": _absent(plan, exhibits if options.exhibits else None),
-        "not_counted": NOT_COUNTED,
-    }
-
-
-def _absent(plan: Plan, exhibits: list[tuple[str, str]] | None) -> dict[str, str]:
-    """Run or merge -> why it has no counterpart, of those that `exhibits` show; all runs where that is None."""
-    if exhibits is None:
-        return {"/".join(run): why for run, why in plan.absent.items()}
-    shown = {(paper, key): find_exhibit(paper, key) for paper, key in exhibits}
-    named = [(paper, name) for (paper, _), one in shown.items() for name in (*one.runs, *one.evaluations)]
-    return {"/".join(run): why for run in named if (why := absent(plan, *run))}
-
-
-def _model(
-    plan: Plan, segment: Segment, options: Options, given: dict[str, float], results: Path
-) -> dict[str, Any]:
-    scale, execution = plan.scale, plan.scale.run_as(segment.model_name)
-    count = parameters(segment.model, segment.vocabulary)
-    flops = flops_per_token(segment.model, segment.vocabulary, segment.sequence_length, options.attention)
-    speed = speed_of(plan, segment, flops, options, given, results)
-    gpu = scale.device == "gpu"
-    memory = IN_MEMORY * count / (execution.ranks if execution.fsdp else 1) * execution.jobs_per_gpu / GB
-    return {
-        "parameters": count,
-        "matmul_parameters": matmul_parameters(segment.model, segment.vocabulary),
-        "flops_per_token": flops,
-        "tokens_per_second_per_device": speed.tokens_per_second,
-        "speed": speed.kind,
-        "speed_source": speed.source,
-        "at_best": speed.at_best,
-        "devices_per_process": execution.ranks * (1 if gpu else _cores(scale)),
-        "processes_per_device": execution.jobs_per_gpu if gpu else 1,
-        "memory_gb_per_device": memory if gpu else None,
-    }
-
-
-def _check_memory(models: dict[str, dict[str, Any]], scale: str, told: float | None) -> None:
-    there = told or 80
-    for name, model in models.items():
-        needed = model["memory_gb_per_device"]
-        if needed > there:
-            what = (
-                f"the model {name} needs {needed:.1f} GB on each GPU for weights, gradients and Adam's moments alone, "
-                f"and a GPU has {there:g} (--gpu-memory)."
-            )
-            do = "Set 'fsdp' there, with more ranks, or lower 'jobs_per_gpu'."
-            raise UserError(what, where=f"configs/scales/{scale}.yaml, execution.{name}", do=do)
-
-
-def _row(plan: Plan, segment: Segment, model: dict[str, Any], process: str, done: bool) -> dict[str, Any]:
-    speed, validated = model["tokens_per_second_per_device"], validation_tokens(segment)
-    return {
-        "id": segment.id,
-        "paper": segment.paper,
-        "name": segment.name,
-        "seed": segment.seed,
-        "parent": segment.parent,
-        "model": segment.model_name,
-        "process": process,
-        "iterations": segment.iterations,
-        "tokens": segment.tokens,
-        "identity": segment.identity,
-        "done": done,
-        "training_flops": segment.tokens * model["flops_per_token"],
-        # A forward pass is a third of the work on a trained token.
-        "validation_flops": validated * model["flops_per_token"] // 3,
-        "device_hours": (segment.tokens + validated / 3) / speed / 3600 if speed else None,
-        "kept_bytes": kept_bytes(segment, plan.checkpoints[segment.id]),
-    }
-
-
-def _hours(seconds: Iterable[float | None]) -> float | None:
-    told = list(seconds)
-    return None if None in told else sum(told) / 3600
-
-
-def sums_of(rows: list[dict[str, Any]], price: float | None) -> dict[str, Any]:
-    hours = [row["device_hours"] for row in rows]
-    total = None if None in hours else sum(hours)
-    return {
-        "segments": len(rows),
-        "processes": len({row["process"] for row in rows}),
-        "tokens": sum(row["tokens"] for row in rows),
-        "training_flops": sum(row["training_flops"] for row in rows),
-        "validation_flops": sum(row["validation_flops"] for row in rows),
-        "device_hours": total,
-        "price_usd": total * price if price and total is not None else None,
-    }
-
-
-def _processes(
-    plan: Plan, rows: list[dict[str, Any]], models: dict[str, dict[str, Any]], part: str
-) -> list[Process]:
-    """The processes of all rows, or of those left, in an order in which what is waited for comes first.
-
-    Where a speed is unknown all times are in FLOPs, which keeps their proportions.
-    """
-    rows = [row for row in rows if part == "all" or not row["done"]]
-    process_of = {row["id"]: row["process"] for row in rows}
-    known = all(model["tokens_per_second_per_device"] for model in models.values())
-    members: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        members.setdefault(row["process"], []).append(row)
-    out = []
-    for name in (name for name in plan.bundles if name in members):
-        model = models[members[name][0]["model"]]
-        work = [
-            3600 * r["device_hours"] if known else r["training_flops"] + r["validation_flops"]
-            for r in members[name]
-        ]
-        parents = {process_of.get(row["parent"]) for row in members[name]} - {None, name}
-        states = (
-            max(state_bytes(plan.segments[row["id"]]) for row in members[name])
-            if plan.scale.save_every
-            else 0
-        )
-        devices, part_of = model["devices_per_process"], 1 / model["processes_per_device"]
-        out.append(Process(name, parents, devices, part_of, sum(work) / devices, states))
-    return out
-
-
-def _disk(
-    workflow: Workflow, segments: list[Segment], rows: list[dict[str, Any]], wall: list[dict[str, Any]]
-) -> dict[str, Any]:
-    used = {corpus for segment in segments for corpus in segment.data}
-    corpora = {
-        corpus: corpus_disk(workflow, corpus) for corpus in workflow.plan.scale.corpora if corpus in used
-    }
-    for corpus, told in corpora.items():
-        told["tokens_read"] = round(sum(corpus_tokens(segment).get(corpus, 0) for segment in segments))
-    sizes = {
-        "shards_bytes": sum(told["bytes"] for told in corpora.values()),
-        "checkpoints_bytes": sum(row["kept_bytes"] for row in rows),
-        "states_bytes": max((row["states_bytes"] for row in wall), default=0),
-    }
-    count = sum(len(workflow.plan.checkpoints[segment.id]) for segment in segments)
-    return {"corpora": corpora, "checkpoints": count, **sizes, "total_bytes": sum(sizes.values())}
+    plan, scale, catalogue = work.plan, work.scale, work.catalogue
+    _check(options, scale.name, scale.device)
+    exhibits = [work.exhibit_named(text) for text in dict.fromkeys(options.exhibits)]
+    runs, evaluated = _selected(work, exhibits)
+    first = dict(reversed({run.model_name: run for run in reversed(runs)}.items()))
+    given = given_speeds(options.tokens_per_second, list(first))
+    models = {name: _model(work, run, options, given) for name, run in first.items()}
+    left = {run.identity for run in work.outstanding([run.id for run in runs], evaluated)[0]}
+    costs = [_run(work, run, models[run.model_name], run.identity not in left) for run in runs]
+    wall = bounds(work, costs, models, options.gpus or options.cores)
+    by_itself = alone(work, runs)
+    speeds = {name: models[name].speed.tokens_per_second for name in by_itself}
+    read = sum((tokens_by_corpus(run.training.mixture, run.training.tokens) for run in runs), Counter())
+    absent = plan.absent
+    if exhibits:
+        shown = [(paper, catalogue.find(paper, key)) for paper, key in exhibits]
+        named = [(paper, name) for paper, one in shown for name in (*one.runs, *one.evaluations)]
+        absent = {run: why for run in named if (why := plan.why_absent(*run))}
+    units = {run.paper: plan.studies[run.paper].paper.unit for run in runs}
+    formulas = {architecture(run.training.model.architecture).formulas[options.attention] for run in runs}
+    return Cost(
+        scale=scale.name,
+        device=scale.device,
+        exhibits=["/".join(key) for key in exhibits or catalogue.exhibits],
+        units=sum(run.billions / units[run.paper].billions for run in runs),
+        unit=", ".join(dict.fromkeys(unit.name for unit in units.values())),
+        evaluations=len(evaluated),
+        formula=", ".join(sorted(formulas)),
+        models=models,
+        runs=costs,
+        all=Sum.of(costs),
+        done=Sum.of(cost for cost in costs if cost.done),
+        left=Sum.of(cost for cost in costs if not cost.done),
+        price=options.price,
+        wall=wall,
+        alone_flops=sum(tokens * models[name].flops_per_token for name, tokens in by_itself.items()),
+        alone_hours=None
+        if None in speeds.values()
+        else sum(tokens / speeds[name] / 3600 for name, tokens in by_itself.items()),
+        corpora={corpus: _corpus(work, corpus, read[corpus]) for corpus in scale.corpora if read[corpus]},
+        checkpoints=sum(len(plan.kept(run.identity)) for run in runs),
+        checkpoints_bytes=sum(cost.kept_bytes for cost in costs),
+        states_bytes=_states(work, runs, models, max(bound.devices or 0 for bound in wall)),
+        no_counterpart={"/".join(run): why for run, why in absent.items()},
+    )

@@ -1,62 +1,70 @@
-"""GPUs of one machine, leased to processes through lock files that the kernel frees when their holder dies.
+"""GPUs of one machine, leased to processes by locks that the kernel frees when their holder dies.
 
-The workflow engine counts GPUs and assigns none. Here every process that needs GPUs puts a file into one folder of the
-user's, locks it for as long as it lives, and writes into it what it waits for or holds. So calls from several clones
-share fairly too: whoever came first takes first, all GPUs of a job at once, and small jobs share a GPU.
+The workflow engine counts GPUs and assigns none. Here each GPU has an empty file in a folder of the user's.
+Its range of bytes stands for the GPU: a job locks its part of it, so that small jobs share a GPU. Who takes
+must have the turn of every GPU that it could use, another lock on the files: so calls from several clones
+share fairly, and a job that needs several GPUs takes all of them at once and is passed by none.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import stat
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from fractions import Fraction
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import locked, writing
+from cpt_repro.files import writing
 
 #: Seconds between two looks at what is free.
 POLL = 1.0
+FOLDER = "CPT_REPRO_GPU_LEASES"
+#: Bytes that stand for a GPU: any number up to 10 divides them.
+_WHOLE = 2520
 
 
-def _asked(command: list[str]) -> list[str] | None:
+def _lines(command: list[str]) -> list[str] | None:
     """Lines that a command prints; None where it is missing or fails."""
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.split("\n")[:-1] if told.returncode == 0 else None
+    return result.stdout.split("\n")[:-1] if result.returncode == 0 else None
 
 
 def _installed() -> dict[str, str]:
     """Index -> UUID ("" where unknown) of the machine's GPUs, found without starting CUDA in this process.
 
-    `$CPT_REPRO_GPUS` (a number) says how many there are instead: for tests, and machines where nothing can be asked.
+    `$CPT_REPRO_GPUS` (a number) says how many there are instead: for tests, and machines where nothing can be
+    asked.
     """
-    if told := os.environ.get("CPT_REPRO_GPUS"):
-        if not told.isdecimal():
-            raise UserError(
-                f"'{told}' is no number of GPUs.", where="$CPT_REPRO_GPUS", do="Correct or unset it."
-            )
-        return {str(index): "" for index in range(int(told))}
-    rows = _asked(["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"])
+    if count := os.environ.get("CPT_REPRO_GPUS"):
+        if not count.isdecimal():
+            do = "Correct or unset it."
+            raise UserError(f"'{count}' is no number of GPUs.", where="$CPT_REPRO_GPUS", do=do)
+        return {str(index): "" for index in range(int(count))}
+    rows = _lines(["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"])
     if rows is not None:
         # CUDA numbers the fastest GPU first unless told to number them as nvidia-smi does.
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         return {index.strip(): uuid.strip() for index, _, uuid in (row.partition(",") for row in rows)}
-    # Counting starts CUDA on some machines, after which CUDA_VISIBLE_DEVICES has no effect any more: not in here.
-    count = _asked([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"])
-    return {str(index): "" for index in range(int(count[-1]) if count else 0)}
+    # Counting starts CUDA on some machines, after which CUDA_VISIBLE_DEVICES has no effect any more: not in
+    # here.
+    lines = _lines([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"])
+    return {str(index): "" for index in range(int(lines[-1]) if lines else 0)}
 
 
 def visible() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; those of that variable where it is set."""
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; those of that variable where it is
+    set.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return list(_installed())
@@ -65,37 +73,53 @@ def visible() -> list[str]:
         if name in ("", "-1"):  # hides all that follow
             break
         # One GPU should have one name, however it was chosen; a UUID may be cut short.
-        same = (
-            [i for i, uuid in _installed().items() if uuid.startswith(name)]
-            if name.startswith("GPU-")
-            else []
-        )
+        uuids = _installed().items() if name.startswith("GPU-") else ()
+        same = [index for index, uuid in uuids if uuid.startswith(name)]
         names.append(same[0] if len(same) == 1 else name)
     return list(dict.fromkeys(names))
 
 
-def folder() -> Path:
-    """Folder of the leases: `$CPT_REPRO_GPU_LEASES`, or one of the user's in /tmp.
+def folders() -> tuple[Path, ...]:
+    """The folder of the leases, last, and the one that holds it where that is made here too.
 
-    Not in $TMPDIR: two shells may differ in that, and would each hand out every GPU. A Slurm job has a folder of its
-    own, as within each the numbers of GPUs begin at 0.
+    `$CPT_REPRO_GPU_LEASES`, or one of the user's in /tmp. Not in $TMPDIR: two shells may differ in that, and
+    would each hand out every GPU. A Slurm job has a folder of its own, as within each the numbers of GPUs
+    begin at 0.
     """
-    told, job = os.environ.get("CPT_REPRO_GPU_LEASES"), os.environ.get("SLURM_JOB_ID")
-    base = Path(told) if told else Path("/tmp") / f"cpt-repro-gpus-{os.getuid()}"
-    return base / f"slurm-{job}" if job else base
+    given, job = os.environ.get(FOLDER), os.environ.get("SLURM_JOB_ID")
+    base = Path(given) if given else Path("/tmp") / f"cpt-repro-gpus-{os.getuid()}"
+    return (base, base / f"slurm-{job}") if job else (base,)
 
 
-def _opened(path: Path) -> None:
-    """Makes the folder, only for this user; raises `UserError` where it cannot be used."""
-    do = "Set CPT_REPRO_GPU_LEASES to a folder on this machine that you may write to."
+def _own_folder(path: Path) -> None:
+    """Makes the folder; raises `UserError` where others could put files into it, or it cannot be used."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        usable = path.stat().st_uid == os.getuid() and os.access(path, os.W_OK | os.X_OK)
-        fault = "it is not yours to write to"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True, mode=0o700)
+        there = os.lstat(path)
+        fault = None
+        if not stat.S_ISDIR(there.st_mode):
+            fault = "it is a link"
+        elif there.st_uid != os.getuid():
+            fault = "it is not yours"
+        elif there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            fault = "others may write to it"
+        elif not os.access(path, os.W_OK | os.X_OK):
+            fault = "you may not write to it"
     except OSError as error:
-        usable, fault = False, error.strerror
-    if not usable:
+        fault = error.strerror
+    if fault:
+        do = f"Set {FOLDER} to a folder on this machine that you alone may write to."
         raise UserError(f"the folder of GPU leases cannot be used ({fault}).", where=str(path), do=do)
+
+
+def _lock(descriptor: int, start: int, length: int, kind: int = fcntl.F_WRLCK) -> bool:
+    """Locks (or with F_UNLCK frees) some bytes for this opening of a file; False where another has them."""
+    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
+    with suppress(BlockingIOError, PermissionError):
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        return True
+    return False
 
 
 class Lease:
@@ -105,78 +129,62 @@ class Lease:
     """
 
     def __init__(self, count: int, jobs_per_gpu: int, among: list[str], say: Callable[[str], None]):
-        """Waits, and says so, until `count` of `among` have room for one of `jobs_per_gpu` jobs; takes them at once."""
-        self.root = folder()
-        _opened(self.root)
-        self.own = {"gpus": [], "among": among, "jobs_per_gpu": jobs_per_gpu, "pid": os.getpid()}
-        with self._alone():
-            # Named by the time, so that names sort by who came first.
-            self.path = self.root / f"{time.time_ns():020d}-{os.getpid()}.job"
-            with writing(self.path):
-                self._stream = open(self.path, "w")  # noqa: SIM115 - held open
-            fcntl.flock(self._stream, fcntl.LOCK_EX)
-            self._write()
-        self.gpus = self._taken(count)
-        while not self.gpus:
-            if say:
-                say(f"waiting for {count} of the GPUs {', '.join(among)}: others hold them or were first")
-                say = None
-            time.sleep(POLL)
-            self.gpus = self._taken(count)
+        """Waits, and says so, until `count` of `among` each have room for one of `jobs_per_gpu` jobs."""
+        for folder in folders():
+            _own_folder(folder)
+        self._files: dict[str, int] = {}
+        for gpu in among:
+            path = folder / f"gpu-{quote(gpu, safe='')}.lock"
+            with writing(path):
+                self._files[gpu] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.gpus: list[str] = []
+        if not (self._turn(fcntl.LOCK_NB) and self._take(count, jobs_per_gpu)):
+            say(f"waiting for {count} of the GPUs {', '.join(among)}: others hold them or were first")
+            self._turn()
+            while not self._take(count, jobs_per_gpu):
+                time.sleep(POLL)
+        for gpu in among:
+            if gpu in self.gpus:
+                fcntl.flock(self._files[gpu], fcntl.LOCK_UN)
+            else:
+                os.close(self._files.pop(gpu))
 
-    def _alone(self):
-        return locked(self.root / "lock")
+    def _turn(self, flags: int = 0) -> bool:
+        """Takes the turn of every GPU, in one order for all; False where somebody has one and it may not
+        wait.
+        """
+        with suppress(BlockingIOError):
+            for gpu in sorted(self._files):
+                fcntl.flock(self._files[gpu], fcntl.LOCK_EX | flags)
+            return True
+        return False
 
-    def _write(self) -> None:
-        self._stream.seek(0)
-        json.dump(self.own, self._stream)
-        self._stream.truncate()
-        self._stream.flush()
-
-    def _others(self) -> dict[str, dict[str, Any]]:
-        """File name -> what each other living process holds or waits for; files of the dead are removed."""
-        out = {}
-        for path in sorted(self.root.glob("*.job")):
-            if path == self.path:
-                continue
-            with open(path, "r+") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    out[path.name] = json.load(stream)
-                    continue
-                path.unlink()
-        return out
-
-    def _taken(self, count: int) -> list[str]:
-        """Takes `count` GPUs, or none where too few are free or somebody who wants one of them came first."""
-        with self._alone():
-            others, among = self._others(), self.own["among"]
-            for name, other in others.items():
-                if not other["gpus"] and name < self.path.name and set(other["among"]) & set(among):
-                    return []
-            used = {
-                gpu: sum(
-                    Fraction(1, other["jobs_per_gpu"]) for other in others.values() if gpu in other["gpus"]
-                )
-                for gpu in among
-            }
-            share = Fraction(1, self.own["jobs_per_gpu"])
-            free = sorted(
-                (gpu for gpu in among if used[gpu] + share <= 1), key=used.get
-            )  # the emptiest first
-            if len(free) >= count:
-                self.own["gpus"] = sorted(free[:count], key=among.index)
-                self._write()
-            return self.own["gpus"]
+    def _take(self, count: int, jobs_per_gpu: int) -> bool:
+        """Takes a part of `count` GPUs, empty ones first, or of none."""
+        empty = [gpu for gpu, file in self._files.items() if _lock(file, 0, _WHOLE)]
+        for file in self._files.values():
+            _lock(file, 0, _WHOLE, fcntl.F_UNLCK)
+        part, taken = _WHOLE // jobs_per_gpu, set()
+        for gpu in sorted(self._files, key=lambda gpu: gpu not in empty):
+            places = range(jobs_per_gpu if len(taken) < count else 0)
+            if any(_lock(self._files[gpu], part * place, part) for place in places):
+                taken.add(gpu)
+        if len(taken) < count:
+            for gpu in taken:
+                _lock(self._files[gpu], 0, _WHOLE, fcntl.F_UNLCK)
+            return False
+        self.gpus = [gpu for gpu in self._files if gpu in taken]
+        return True
 
     def hand_on(self) -> None:
         """Keeps the lease through a following `exec`: the new program holds it without knowing."""
-        os.set_inheritable(self._stream.fileno(), True)
+        for file in self._files.values():
+            os.set_inheritable(file, True)
 
     def close(self) -> None:
         """Gives the GPUs back."""
-        self._stream.close()
+        while self._files:
+            os.close(self._files.popitem()[1])
 
     def __enter__(self) -> Lease:
         return self

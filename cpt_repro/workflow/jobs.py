@@ -1,404 +1,435 @@
-"""The jobs of a scale as paths and commands: all that the Snakefile needs to know."""
+"""What the Snakefile needs to know: the files of a scale, what each is made from, and what jobs ask for.
+
+What is current is decided by content, not by times of files: a product that is what is wanted now has no
+inputs, so that the workflow engine leaves it alone, whoever made it. One that lies there and is something
+else gets a *wish* as input, an empty file of a new name, which makes the engine make it again. Nothing here
+writes a file.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import time
+import shlex
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cpt_repro.declarations.exhibits import find_exhibit, load_exhibits, needs
-from cpt_repro.declarations.manifests import Hub, load_manifest
+from cpt_repro.declarations.benchmarks import task_digests
+from cpt_repro.declarations.manifests import Hub
 from cpt_repro.declarations.scale import Execution, load_scale
+from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.benchmarks import declared_suites
-from cpt_repro.files import digest, read_json, write_text, writing
-from cpt_repro.planning.evaluation_identity import evaluation_identity
-from cpt_repro.planning.plan import Plan, Segment
-from cpt_repro.records.receipts import (
-    corpus_path,
-    evaluation_path,
-    is_current,
-    read_fingerprint,
-    receipt_path,
-)
+from cpt_repro.evaluation import evaluate
+from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.exhibits.draw import Drawn
+from cpt_repro.files import digest, read_json
+from cpt_repro.planning.plan import Plan, PlannedRun
+from cpt_repro.project import Project
+from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import Fingerprint, read_fingerprint
 from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
-#: Models that one evaluation process takes where runs are bundled: imports cost ten times what a small model does.
-MODELS_PER_PROCESS = 20
+#: Empty files that make the workflow engine make again what is there and is not what is wanted.
+WISHES = ".snakemake/wishes"
+#: `cpt-repro`, run by the process that has everything imported if there is one; and always by itself.
+WARM, ALONE = (f"{shlex.quote(sys.executable)} -m cpt_repro.{module}" for module in ("workflow.warm", "cli"))
+#: What a job asks for beside its cores of a node (`cpus_per_task`).
+RESOURCES = ("nodes", "tasks", "mem_mb", "runtime", "gpu_percent", "slurm_extra", "mpi")
 #: Processes that build a corpus of the hub.
 HUB_PROCESSES = 32
-#: Seconds that a file server's clock may be ahead.
-CLOCK_TOLERANCE = 60
 
 
 @dataclass(frozen=True)
-class Job:
-    """One process: what it reads and writes, as paths relative to the repository."""
+class Status:
+    """What is done and what is left at a scale; lists are of ids, a training under its first name."""
 
-    name: str
-    inputs: list[str]
-    outputs: list[str]
-    #: CPU cores of one node.
-    cores: int
-    #: As the workflow engine and its Slurm executor call them.
-    resources: dict[str, int | str]
+    trainings: int
+    to_train: list[str]
+    #: runs whose curves lack points that are wanted, and those of them of which kept weights give some
+    to_be_measured: list[str]
+    measurable: list[str]
+    evaluations: int
+    to_evaluate: list[str]
+    exhibits: int
+    to_draw: list[str]
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        parts = (
+            ("trainings", self.trainings, self.to_train),
+            ("evaluations", self.evaluations, self.to_evaluate),
+            ("exhibits", self.exhibits, self.to_draw),
+        )
+        out = [f"{name}: {whole - len(left)} of {whole} done" for name, whole, left in parts]
+        if count := len(self.to_be_measured):
+            kept = f"{len(self.measurable)} of them on weights that are kept"
+            out.append(f"curves to be measured: {count} runs, {kept}; `train --again` gives all points")
+        return out
 
 
 class Workflow:
-    """Jobs still to be run at a scale, and the files of every exhibit.
+    """The jobs of one scale; every method that names inputs answers [] for what is current."""
 
-    `results`, `figures`, `data` are folders relative to the working directory.
-    """
-
-    def __init__(self, scale: str, results: str = "results", figures: str = "figures", data: str = "data"):
-        self.plan = Plan(load_scale(scale))
-        self.scale, self.results, self.figures = scale, Path(results), Path(figures)
-        self.data = Path(data) / scale
-        self.store = Store(scale)
-        self.exhibits = {
-            (paper, key): e for paper in self.plan.papers for key, e in load_exhibits(paper).items()
-        }
+    def __init__(self, project: Project, scale: str, papers: tuple[str, ...] = ()):
+        self.project = project
+        self.plan = Plan(project, load_scale(project, scale), papers)
+        self.scale, self.records, self.store = self.plan.scale, Records(self.plan), Store(project, scale)
+        self.data = project.data / scale
+        self.figures = project.figures / scale
 
     @cached_property
-    def needs(self) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
-        """(paper, exhibit) -> (segments, models to be evaluated)."""
-        return {
-            (paper, key): needs(self.plan, paper, exhibit) for (paper, key), exhibit in self.exhibits.items()
-        }
+    def catalogue(self) -> Catalogue:
+        """What is shown."""
+        return Catalogue(self.plan)
 
-    @cached_property
-    def evaluations(self) -> list[str]:
-        """Every model that some exhibit wants evaluated, in a fixed order."""
-        return list(dict.fromkeys(model for _, models in self.needs.values() for model in models))
+    # -- what is to be made
 
-    @cached_property
-    def generating(self) -> set[str]:
-        """Models whose continuations of prompts some exhibit shows."""
-        shown = [key for key, exhibit in self.exhibits.items() if exhibit.kind == "generations"]
-        return {model for key in shown for model in self.needs[key][1]}
+    def outstanding(
+        self, runs: Iterable[str], models: Iterable[str], again: bool = False
+    ) -> tuple[list[PlannedRun], list[str]]:
+        """(trainings to do for these runs and models, parents first; models to evaluate).
 
-    @cached_property
-    def outstanding(self) -> tuple[list[str], list[str]]:
-        """(segments to train, models to evaluate), in the plan's order."""
-        return outstanding(self.plan, self.results, self.store, self.evaluations)
-
-    def begin(self) -> None:
-        """Claims this folder and scale until this process ends, however it ends; a second run at once is refused."""
-        path = Path(".snakemake") / f"{self.scale}.running"
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            self._running = open(path, "a")  # noqa: SIM115 - held open
-        try:
-            fcntl.flock(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"snakemake is already running for the scale '{self.scale}' in this folder.",
-                where=str(Path.cwd()),
-                do="Wait for it to end, or end it; what it finished is kept.",
-            ) from None
-
-    def mend_times(self) -> None:
-        """After the clock was set back: files of the future count as made just now, drawn ones as older than all.
-
-        The workflow engine would take the former for changed at every call, and the latter for current until then.
+        A training that has a receipt is done again only where its weights are gone and something still to be
+        made starts from them; so committed receipts redraw every exhibit without training.
+        `again`: these runs are done again in any case.
         """
-        now = time.time()
-        corpora = self.plan.scale.corpora
-        built = [self.data / "tokenizer" / "tokenizer.json", self.data / "suites" / "fingerprint.json"]
-        read = [*built, *map(self.fingerprint, corpora), *map(self.corpus_record, corpora), *self.records()]
-        requests = (self.store.root / "requests").rglob("*")
-        # Snakemake takes a time of 0 for none.
-        for paths, counts_as in ((self.all_files(), 1), ((*read, *requests), now - 1)):
-            for path in paths:
-                with suppress(OSError):
-                    if os.stat(path).st_mtime > now + CLOCK_TOLERANCE:
-                        os.utime(path, (counts_as, counts_as))
+        to_evaluate = evaluate.outstanding(self.plan, self.records, list(models), self.catalogue.generating)
+        to_train: dict[str, PlannedRun] = {}
 
-    def execution_of(self, models: set[str]) -> tuple[str, Execution]:
-        """A model and how it is spread, for one process that trains `models`; those must not differ in their ranks."""
-        spread = {model: self.plan.scale.run_as(model) for model in sorted(models)}
-        if len({(e.nodes, e.ranks_per_node) for e in spread.values()}) > 1:
+        def need(run: PlannedRun) -> None:
+            if run.identity in to_train:
+                return
+            to_train[run.identity] = run
+            if run.parent:
+                need_weights(self.plan.runs[run.parent], run.parent_iteration, "optimizer" in run.keep)
+
+        def need_weights(run: PlannedRun, iteration: int, optimizer: bool = False) -> None:
+            if not self.store.has(run.identity, iteration, optimizer):
+                need(run)
+
+        for run in (self.plan.runs[run_id] for run_id in runs):
+            if again or not self.records.has_receipt(run):
+                need(run)
+        for run, iteration in (weights for one in to_evaluate for weights in self.plan.model(one).weights):
+            if not self.records.has_receipt(run):
+                need(run)
+            need_weights(run, iteration)
+        order = {run_id: number for number, run_id in enumerate(self.plan.runs)}
+        return sorted(to_train.values(), key=lambda run: order[run.id]), to_evaluate
+
+    def status(self) -> Status:
+        """What is done and what is left."""
+        first = [runs[0] for runs in self.plan.trainings.values()]
+        to_train, to_evaluate = self.outstanding(self.plan.runs, self.catalogue.models)
+        files = {f"{paper}/{key}": self.exhibit_files(paper, key) for paper, key in self.catalogue.exhibits}
+        drawn = {key for key in files if all(Path(file).is_file() for file in files[key])}
+        drawn = {key for key in drawn if not self.exhibit(*key.split("/"))}
+        return Status(
+            trainings=len(first),
+            to_train=[run.id for run in to_train],
+            to_be_measured=[run.id for run in first if self.records.incomplete_curves(run)],
+            measurable=[run.id for run in first if self.can_measure(run)],
+            evaluations=len(self.catalogue.models),
+            to_evaluate=to_evaluate,
+            exhibits=len(files),
+            to_draw=[key for key in files if key not in drawn],
+        )
+
+    def exhibit_named(self, text: str) -> tuple[str, str]:
+        """(paper, key) of `<paper>/<exhibit>`; anything else is a `UserError`."""
+        paper, _, key = text.partition("/")
+        if not key:
+            example = "/".join(next(iter(self.catalogue.exhibits), ("<paper>", "<exhibit>")))
+            raise UserError(f"'{text}' is no exhibit.", do=f"Write <paper>/<exhibit>, such as {example}.")
+        self.catalogue.find(paper, key)
+        return paper, key
+
+    def execution_of(self, runs: Iterable[PlannedRun]) -> tuple[str, Execution]:
+        """A model and how it is spread, for one process that trains `runs`; those must not differ in their
+        ranks.
+        """
+        spread = {model: self.scale.run_as(model) for model in sorted({run.model_name for run in runs})}
+        if len({(one.nodes, one.ranks_per_node) for one in spread.values()}) > 1:
             fault = f"the models {', '.join(spread)} are spread differently over hardware."
-            where = f"configs/scales/{self.scale}.yaml, execution"
-            raise UserError(fault, where=where, do="Train one bundle or run at a time.")
+            where = f"configs/scales/{self.scale.name}.yaml, execution"
+            raise UserError(fault, where=where, do="Train one run at a time.")
         return min(spread.items(), key=lambda item: item[1].jobs_per_gpu)
 
-    def _failure(self, segment: Segment) -> Path:
-        return Path(self.receipt(segment.id)).with_name("failure.json")
+    @cached_property
+    def _to_evaluate(self) -> frozenset[str]:
+        return frozenset(self.outstanding((), self.catalogue.models)[1])
 
-    def forget_failures(self, segments: list[Segment]) -> None:
-        """A new call tries anew what failed."""
-        for segment in segments:
-            self._failure(segment).unlink(missing_ok=True)
+    def named(self, folder: str) -> str:
+        """The id of the run or merge whose records lie, or are to lie, in a folder of the results."""
+        if folder in self.plan.runs and self._folder(self.plan.runs[folder]) == folder:
+            return folder
+        if folder in self._others:
+            return self._others[folder]
+        if folder in self.plan.runs:
+            path = self.records.receipt_path(self.plan.runs[folder])
+            raise UserError(f"'{folder}' is the same training as that of {path}.", do="Ask for that file.")
+        where = f"scale '{self.scale.name}'"
+        raise UserError(f"there is no run '{folder}'.", where=where, do="See `cpt-repro plan`.")
 
-    def refuse_failed(self, segments: list[Segment]) -> None:
-        """Raises `UserError` where an earlier attempt of the same call failed by itself, and was not just cut off."""
-        for segment in segments:
-            told = read_json(path) if (path := self._failure(segment)).is_file() else {}
-            if told.get("identity") == segment.identity:
-                fault = f"it failed in an earlier attempt: {told['why']}"
-                raise UserError(fault, where=segment.id, do="The next call tries it anew.")
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """Folders of models, and of runs whose receipts lie under another name."""
+        runs = {self._folder(run): run.id for run in self.plan.runs.values()}
+        paths = {model: self.records.evaluation_path(model).parent for model in self.catalogue.models}
+        models = {str(path.relative_to(self.records.folder / "runs")): model for model, path in paths.items()}
+        return models | runs
 
-    def cores(self, execution: Execution) -> int:
-        """CPU cores that a training uses on each node."""
-        scale = self.plan.scale
-        return execution.ranks_per_node * (scale.threads + scale.loader_workers)
+    def _folder(self, run: PlannedRun) -> str:
+        return str(self.records.receipt_path(run).parent.relative_to(self.records.folder / "runs"))
 
-    def _resources(
-        self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float
-    ) -> dict[str, int | str]:
-        """What a job asks for. `gpus`: of one node, below 1 where jobs share one.
+    def _wish(self, wanted: str, product: Path) -> list[str]:
+        """An input that makes `product` anew, where one lies there that is not what is `wanted`."""
+        there = product.exists()
+        return [f"{WISHES}/{digest([wanted, str(product), product.stat().st_mtime_ns])}"] if there else []
 
-        GPUs are not asked for under the name `gpu`: of that the Slurm executor makes one task for every GPU, each of
-        which sees that GPU alone, and here one task of a node starts all ranks.
-        """
-        asked = {
-            "nodes": nodes,
-            "tasks": nodes,
-            "cpus_per_task": cores,
-            "mem_mb": memory_gb * 1000,
-            "runtime": math.ceil(hours * 60),
-        }
-        if self.plan.scale.device == "gpu":
-            # Hundredths of a GPU, for a limit on one machine; and whole ones, for Slurm.
-            asked |= {"gpu_percent": int(100 * gpus), "slurm_extra": f"--gres=gpu:{math.ceil(gpus)}"}
-        if nodes > 1:
-            asked["mpi"] = "srun"  # the executor then leaves it to the job to start what runs on the nodes
-        return asked
+    # -- inputs of trainings and evaluations
 
-    def receipt(self, segment_id: str) -> str:
-        """Path of a segment's receipt."""
-        return str(receipt_path(self.results, self.scale, segment_id))
+    def training(self, folder: str) -> list[str]:
+        """Of a run's receipt."""
+        run = self.plan.runs[self.named(folder)]
+        if self.records.has_receipt(run):
+            return []
+        return [*self.training_again(run.id), *self._wish(run.identity, self.records.receipt_path(run))]
 
-    def evaluation(self, model_id: str) -> str:
-        """Path of a model's benchmark results."""
-        return str(evaluation_path(self.results, self.scale, model_id))
+    def training_again(self, run_id: str) -> list[str]:
+        """Of a training, whether it has a receipt or not."""
+        run = self.plan.runs[run_id]
+        corpora = dict.fromkeys((*run.training.data, *self.plan.wanted(run.identity).corpora))
+        inputs = [self.fingerprint(corpus) for corpus in corpora]
+        if run.parent:
+            parent, optimizer = self.plan.runs[run.parent], "optimizer" in run.keep
+            inputs += self._weights(parent, run.parent_iteration, optimizer)
+        return inputs
+
+    def _weights(self, run: PlannedRun, iteration: int, optimizer: bool = False) -> list[str]:
+        """What makes a run's weights; [] where they are in the store."""
+        path = self.records.receipt_path(run)
+        if not self.records.has_receipt(run):
+            return [str(path)]
+        if self.store.has(run.identity, iteration, optimizer):
+            return []
+        gone = digest([run.identity, path.stat().st_mtime_ns])[:16]
+        return [f"{WISHES}/weights/{self.scale.name}/{run.id}/{gone}"]
+
+    def measuring(self, folder: str) -> list[str]:
+        """Of losses measured on kept weights."""
+        run = self.plan.runs[self.named(folder)]
+        left = self.records.to_measure(run)
+        wish = self._wish(run.identity + str(left), self.records.later_path(run)) if left else []
+        return [*map(self.fingerprint, left), *wish]
+
+    def can_measure(self, run: PlannedRun) -> bool:
+        """Whether losses are wanted that the run's weights, which are kept, can still give."""
+        return self.store.has(run.identity, run.training.iterations) and bool(self.records.to_measure(run))
+
+    def _has_later(self, run: PlannedRun) -> bool:
+        return self.can_measure(run) or self.records.later(run) is not None
+
+    def evaluating(self, folder: str) -> list[str]:
+        """Of the benchmark results of a run or merge."""
+        model_id = self.named(folder)
+        if model_id not in self._to_evaluate:
+            return []
+        model = self.plan.model(model_id)
+        weights = [path for run, iteration in model.weights for path in self._weights(run, iteration)]
+        wish = self._wish(model.identity, self.records.evaluation_path(model_id))
+        return [str(self.data / "suites" / "fingerprint.json"), *weights, *wish]
+
+    # -- corpora, tokenizer and tasks
 
     def fingerprint(self, corpus: str) -> str:
         """Path of a corpus' fingerprint, its last file to be written."""
         return str(self.data / corpus / "fingerprint.json")
 
-    def _request(self, what: str, wanted: str, product: str | Path, current: bool) -> str:
-        """A small file, input of the job that makes `product`, that says what is wanted; its path.
-
-        The workflow engine compares times of files and cannot know that a product is of another identity than the one
-        wanted. So the file is written anew when the wish changes, or when a product that is not current is newer.
-        """
-        path, product = self.store.root / "requests" / what, Path(product)
-        stale = not current and product.exists()
-        if (
-            not path.exists()
-            or path.read_text() != wanted
-            or (stale and product.stat().st_mtime >= path.stat().st_mtime)
-        ):
-            write_text(path, wanted)
-        return str(path)
-
-    def _lost_request(self, what: str, wanted: str, product: Path) -> None:
-        """Puts back a wish, older than its `product`, which is known to be current: nothing is to be made again.
-
-        The store, where wishes lie, was moved or emptied, or the product was made without the workflow engine.
-        """
-        path = self.store.root / "requests" / what
-        if not path.exists():
-            write_text(path, wanted)
-            before = product.stat().st_mtime - 1
-            os.utime(path, (before, before))
-
-    def tokenizer_request(self) -> str:
-        """Wish for the tokenizer, input of its job."""
+    @cached_property
+    def _tokenizer(self) -> str | None:
+        """SHA-256 of the tokenizer, if it is there and the one wanted."""
         from cpt_repro.data.build import current_tokenizer
 
-        scale, product = self.plan.scale, self.data / "tokenizer" / "tokenizer.json"
-        wanted = digest([load_manifest(scale.corpora[scale.upstream]).digest, scale.tokenizer.identity])
-        if product.exists():
-            with suppress(UserError):
-                current_tokenizer(scale, self.data)
-                self._lost_request("tokenizer", wanted, product)
-        return self._request("tokenizer", wanted, product, True)
+        with suppress(UserError):
+            return current_tokenizer(self.project, self.scale)
 
-    def corpus_request(self, corpus: str) -> str:
-        """Wish for a built corpus, input of its job."""
-        if corpus not in self.plan.scale.corpora:
-            raise UserError(
-                f"the corpus '{corpus}' is unknown.", do=f"Known: {', '.join(self.plan.scale.corpora)}."
-            )
-        manifest, length = (
-            load_manifest(self.plan.scale.corpora[corpus]).digest,
-            self.plan.scale.sequence_length,
+    def tokenizer(self) -> list[str]:
+        product = self.data / "tokenizer" / "tokenizer.json"
+        wanted = digest([self.plan.manifest(self.scale.upstream).digest, self.scale.tokenizer.identity])
+        return [] if self._tokenizer else self._wish(wanted, product)
+
+    def _fits(self, corpus: str, built: Fingerprint) -> bool:
+        return (built.manifest, built.sequence_length) == (
+            self.plan.manifest(corpus).digest,
+            self.scale.sequence_length,
         )
+
+    def built(self, corpus: str) -> Fingerprint | None:
+        """The corpus, if it is there and the one wanted."""
         path = Path(self.fingerprint(corpus))
-        built = read_fingerprint(path) if path.exists() else {}
-        current = (built.get("manifest"), built.get("sequence_length")) == (manifest, length)
-        if current:
-            self._lost_request(f"corpora/{corpus}", digest([manifest, length]), path)
-        return self._request(f"corpora/{corpus}", digest([manifest, length]), path, current)
+        built = read_fingerprint(path) if path.exists() else None
+        current = built and self._fits(corpus, built) and built.tokenizer == self._tokenizer
+        return built if current else None
+
+    def corpus(self, corpus: str) -> list[str]:
+        if corpus not in self.scale.corpora:
+            known = ", ".join(self.scale.corpora)
+            raise UserError(f"the scale '{self.scale.name}' has no corpus '{corpus}'.", do=f"Known: {known}.")
+        if self.built(corpus):
+            return []
+        path = self.fingerprint(corpus)
+        return [
+            str(self.data / "tokenizer" / "tokenizer.json"),
+            *self._wish(self.plan.data[corpus], Path(path)),
+        ]
 
     def corpus_threads(self, corpus: str) -> int:
-        """Processes that build a corpus, where there are as many cores: many for hundreds of billions of tokens."""
-        return HUB_PROCESSES if isinstance(load_manifest(self.plan.scale.corpora[corpus]), Hub) else 1
+        """Processes that build a corpus, where there are as many cores: many for hundreds of billions of
+        tokens.
+        """
+        return HUB_PROCESSES if isinstance(self.plan.manifest(corpus), Hub) else 1
 
-    def suites_request(self) -> str:
-        """Wish for the benchmark tasks, input of their job."""
-        wanted = digest(declared_suites(self.plan.scale))
-        return self._request("suites", wanted, self.data / "suites" / "fingerprint.json", True)
+    def record(self, corpus: str) -> list[str]:
+        record, built = self.records.fingerprint(corpus), self.built(corpus)
+        if record and self._fits(corpus, record) and built in (None, record):
+            return []
+        return [
+            self.fingerprint(corpus),
+            *self._wish(self.plan.data[corpus], self.records.corpus_path(corpus)),
+        ]
 
-    def suites_inputs(self) -> list[str]:
-        """What the benchmark tasks are made from: the wish for them, and the text of local ones."""
-        suites = self.plan.scale.suites.values()
-        corpora = [c for c in self.plan.scale.corpora if any(c in suite.corpora for suite in suites)]
-        return [self.suites_request(), *map(self.fingerprint, corpora)]
+    def suites(self) -> list[str]:
+        from cpt_repro.evaluation.suites import SuitesRecord, suites_record
 
-    def recording(self) -> list[str]:
-        """Corpora of which no current record lies among the results."""
-        current = {}
-        for corpus, name in self.plan.scale.corpora.items():
-            path = corpus_path(self.results, self.scale, corpus)
-            current[corpus] = (
-                path.exists() and read_fingerprint(path)["manifest"] == load_manifest(name).digest
-            )
-        return [corpus for corpus, there in current.items() if not there]
+        path = suites_record(self.project, self.scale)
+        digests = task_digests(self.project, self.scale, self.plan.data)
+        wanted = {f"{suite}/{task}": digests[suite][task] for suite in digests for task in digests[suite]}
+        made = parse(SuitesRecord, read_json(path), str(path)).tasks if path.is_file() else None
+        if made is not None and {name: task.declaration for name, task in made.items()} == wanted:
+            return []
+        suites = self.scale.suites.values()
+        corpora = [
+            corpus for corpus in self.scale.corpora if any(corpus in suite.corpora for suite in suites)
+        ]
+        return [*map(self.fingerprint, corpora), *self._wish(digest(wanted), path)]
 
-    def corpus_record(self, corpus: str) -> str:
-        """Path of a corpus' record among the results."""
-        return str(corpus_path(self.results, self.scale, corpus))
+    # -- exhibits, claims, report
 
-    def training(self) -> list[Job]:
-        """One job per bundle that has something to train; nothing where every receipt is current."""
-        to_train = set(self.outstanding[0])
-        jobs = []
-        for name, members in self.plan.bundles.items():
-            todo = [segment for segment in members if segment.id in to_train]
-            if not todo:
-                continue
-            own = {segment.id for segment in todo}
-            corpora = sorted({corpus for segment in todo for corpus in segment.data})
-            parents = sorted({s.parent for s in todo if s.parent in to_train and s.parent not in own})
-            inputs = [self.fingerprint(corpus) for corpus in corpora] + [
-                self.receipt(parent) for parent in parents
-            ]
-            inputs += [self._request(f"runs/{s.id}", s.identity, self.receipt(s.id), False) for s in todo]
-            run_as = self.plan.scale.run_as(todo[0].model_name)
-            cores, gpus = self.cores(run_as), run_as.ranks_per_node / run_as.jobs_per_gpu
-            resources = self._resources(run_as.nodes, cores, run_as.hours, run_as.memory_gb, gpus)
-            jobs.append(Job(name, inputs, [self.receipt(segment.id) for segment in todo], cores, resources))
-        return jobs
-
-    def evaluating(self) -> list[Job]:
-        """One job per group of models without a current evaluation; groups follow the plan's order."""
-        to_train, to_evaluate = (set(part) for part in self.outstanding)
-        jobs = []
-        step = self.models_per_process
-        for start in range(0, len(self.evaluations), step):
-            todo = [m for m in self.evaluations[start : start + step] if m in to_evaluate]
-            if todo:
-                sources = {s.id for model in todo for s, _ in evaluation_identity(self.plan, model)[1]}
-                inputs = [self.receipt(source) for source in sorted(sources & to_train)]
-                for model in todo:
-                    wanted = evaluation_identity(self.plan, model)[0]
-                    inputs.append(
-                        self._request(f"evaluations/{model}", wanted, self.evaluation(model), False)
-                    )
-                suites = str(self.data / "suites" / "fingerprint.json")
-                weights = {
-                    s.model_name for model in todo for s, _ in evaluation_identity(self.plan, model)[1]
-                }
-                run_as = [self.plan.scale.run_as(model) for model in weights]
-                hours, memory = max(e.hours for e in run_as), max(e.memory_gb for e in run_as)
-                threads, outputs = self.plan.scale.threads, [self.evaluation(model) for model in todo]
-                resources = self._resources(1, threads, hours, memory, 1)
-                jobs.append(Job(f"{start // step:03d}", [suites, *inputs], outputs, threads, resources))
-        return jobs
-
-    def group(self, name: str) -> list[str]:
-        """The models of the evaluation job `name`."""
-        start = int(name) * self.models_per_process
-        return self.evaluations[start : start + self.models_per_process]
-
-    @property
-    def models_per_process(self) -> int:
-        """Models that one evaluation process takes."""
-        return MODELS_PER_PROCESS if self.plan.scale.bundle else 1
-
-    def exhibit_inputs(self, paper: str, key: str) -> list[str]:
-        """Receipts and evaluations that an exhibit is drawn from."""
-        find_exhibit(paper, key)
-        segments, models = self.needs[paper, key]
-        corpora = [exhibit.corpus] if (exhibit := self.exhibits[paper, key]).kind == "domains" else []
-        records = [self.corpus_record(corpus) for corpus in corpora]
-        return [*map(self.receipt, segments), *map(self.evaluation, models), *records]
+    def exhibit(self, paper: str, key: str) -> list[str]:
+        """Records that an exhibit is drawn from; [] where its files are there, drawn from just these."""
+        needs = self.catalogue.needs(paper, key)
+        runs = [self.plan.runs[run_id] for run_id in needs.runs]
+        records = {f"receipt {run.id}": self.records.receipt_path(run) for run in runs}
+        records |= {f"losses {run.id}": self.records.later_path(run) for run in runs if self._has_later(run)}
+        records |= {f"evaluation {model}": self.records.evaluation_path(model) for model in needs.models}
+        records |= {f"corpus {corpus}": self.records.corpus_path(corpus) for corpus in needs.corpora}
+        *files, sidecar = map(Path, self.exhibit_files(paper, key))
+        current = all(self.records.has_receipt(run) and not self.can_measure(run) for run in runs)
+        current &= self._to_evaluate.isdisjoint(needs.models) and not any(map(self.record, needs.corpora))
+        if current and all(path.is_file() for path in (*files, sidecar)):
+            drawn = parse(Drawn, read_json(sidecar), str(sidecar)).sha256
+            if drawn == {name: self.records.digest(path) for name, path in records.items()}:
+                return []
+        return list(dict.fromkeys(map(str, records.values())))
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
-        """The files of one exhibit."""
+        """The files of one exhibit; the last one says what it was drawn from."""
         suffixes = FIGURE_FILES if key.startswith("figure") else TABLE_FILES
-        return [str(self.figures / self.scale / paper / f"{key}.{suffix}") for suffix in suffixes]
+        return [str(self.figures / paper / f"{key}.{suffix}") for suffix in suffixes]
 
-    def exhibit_sidecars(self) -> list[str]:
-        """The record beside each exhibit: what it was drawn from."""
-        return [str(self.figures / self.scale / paper / f"{key}.json") for paper, key in self.exhibits]
+    def all_records(self) -> list[str]:
+        """Every receipt and evaluation, and what was measured later: what the claims are judged by."""
+        runs = self.plan.runs.values()
+        paths = [self.records.receipt_path(run) for run in runs]
+        paths += [self.records.later_path(run) for run in runs if self._has_later(run)]
+        paths += map(self.records.evaluation_path, self.catalogue.models)
+        return list(dict.fromkeys(map(str, paths)))
 
-    def records(self) -> list[str]:
-        """Every receipt and evaluation of the scale: what the claims are judged by."""
-        return [*map(self.receipt, self.plan.segments), *map(self.evaluation, self.evaluations)]
+    def claims(self) -> list[str]:
+        # Sentences on claims that failed, where somebody wrote them.
+        analysis = self.records.folder / "analysis.yaml"
+        return [*self.all_records(), *([str(analysis)] if analysis.exists() else [])]
 
-    def ledger_files(self) -> list[str]:
-        """The claims with their verdicts."""
-        return [str(self.figures / self.scale / name) for name in ("claims.json", "claims.md")]
+    def report(self) -> list[str]:
+        sidecars = [self.exhibit_files(*exhibit)[-1] for exhibit in self.catalogue.exhibits]
+        return [*sidecars, *self._made("claims.json", "claims.md"), *self.all_records()]
 
-    def analysis(self) -> list[str]:
-        """Sentences on claims that failed, where somebody wrote them."""
-        path = self.results / self.scale / "analysis.yaml"
-        return [str(path)] if path.exists() else []
-
-    def report_files(self) -> list[str]:
-        """The page that shows all, and the record of its hash."""
-        return [str(self.figures / self.scale / name) for name in ("index.html", "index.json")]
-
-    def all_files(self) -> list[str]:
+    def everything(self) -> list[str]:
         """The files of every exhibit, the claims and the report."""
-        exhibits = [path for paper, key in self.exhibits for path in self.exhibit_files(paper, key)]
-        return [*exhibits, *self.ledger_files(), *self.report_files()]
+        exhibits = [path for exhibit in self.catalogue.exhibits for path in self.exhibit_files(*exhibit)]
+        return [*exhibits, *self._made("claims.json", "claims.md", "index.html", "index.json")]
 
+    def _made(self, *names: str) -> list[str]:
+        return [str(self.figures / name) for name in names]
 
-def outstanding(
-    plan: Plan, results: Path, store: Store, evaluations: list[str]
-) -> tuple[list[str], list[str]]:
-    """(segments to train, models to evaluate): those without a current receipt, and what they need from the store.
+    # -- what jobs ask for
 
-    A segment with a current receipt is trained again only where its weights are gone and something still to be made
-    starts from them; so committed receipts redraw every exhibit without training.
-    """
-    scale = plan.scale.name
-    to_evaluate = [
-        model_id
-        for model_id in evaluations
-        if not is_current(evaluation_path(results, scale, model_id), evaluation_identity(plan, model_id)[0])
-    ]
-    to_train: set[str] = set()
+    def job(self, folder: str) -> tuple[str, str]:
+        """(`cpt-repro` as it is called, the run or model): of what is trained or evaluated there."""
+        alone = self.scale.device == "gpu" or any(one.ranks > 1 for one in self.scale.execution.values())
+        return ALONE if alone else WARM, self.named(folder)
 
-    def need(segment: Segment) -> None:
-        if segment.id not in to_train:
-            to_train.add(segment.id)
-            if segment.parent:
-                need_weights(
-                    plan.segments[segment.parent], segment.parent_iteration, "optimizer" in segment.keep
-                )
+    def cores(self, execution: Execution) -> int:
+        """CPU cores that a training uses on each node."""
+        return execution.ranks_per_node * (self.scale.threads + self.scale.loader_workers)
 
-    def need_weights(segment: Segment, iteration: int, optimizer: bool = False) -> None:
-        if not store.has(segment, iteration, optimizer):
-            need(segment)
+    def training_resources(self, folder: str) -> dict[str, int | str]:
+        """What a training asks for, in the words of the workflow engine and its Slurm executor."""
+        run_as = self.scale.run_as(self.plan.runs[self.named(folder)].model_name)
+        gpus = run_as.ranks_per_node / run_as.jobs_per_gpu
+        return self._resources(run_as.nodes, self.cores(run_as), run_as.hours, run_as.memory_gb, gpus)
 
-    for segment in plan.segments.values():
-        if not is_current(receipt_path(results, scale, segment.id), segment.identity):
-            need(segment)
-    for model_id in to_evaluate:
-        for segment, iteration in evaluation_identity(plan, model_id)[1]:
-            need_weights(segment, iteration)
-    return [s for s in plan.segments if s in to_train], to_evaluate
+    def evaluation_resources(self, folder: str) -> dict[str, int | str]:
+        """What an evaluation asks for."""
+        weights = self.plan.model(self.named(folder)).weights
+        run_as = [self.scale.run_as(run.model_name) for run, _ in weights]
+        hours, memory = max(one.hours for one in run_as), max(one.memory_gb for one in run_as)
+        return self._resources(1, self.scale.threads, hours, memory, 1)
+
+    def _resources(
+        self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float
+    ) -> dict[str, int | str]:
+        """`gpus`: of one node, below 1 where jobs share one.
+
+        GPUs are not asked for under the name `gpu`: of that the Slurm executor makes one task for every GPU,
+        each of which sees that GPU alone, and here one task of a node starts all ranks.
+        """
+        gpus *= self.scale.device == "gpu"
+        return {
+            "nodes": nodes,
+            "tasks": nodes,
+            "cpus_per_task": cores,
+            "mem_mb": memory_gb * 1000,
+            "runtime": math.ceil(hours * 60),
+            # Hundredths of a GPU, for a limit on one machine; and whole ones, for Slurm.
+            "gpu_percent": int(100 * gpus),
+            "slurm_extra": f"--gres=gpu:{math.ceil(gpus)}" if gpus else "",
+            # The executor then leaves it to the job to start what runs on the nodes.
+            "mpi": "srun" if nodes > 1 else "",
+        }
+
+    # -- failures
+
+    def _failure(self, run: PlannedRun) -> Path:
+        return self.records.place_of(run.id) / "failure.json"
+
+    def forget_failures(self, runs: Iterable[PlannedRun]) -> None:
+        """A new call tries anew what failed."""
+        for run in runs:
+            self._failure(run).unlink(missing_ok=True)
+
+    def refuse_failed(self, runs: Iterable[PlannedRun]) -> None:
+        """Raises `UserError` where an earlier attempt of the same call failed by itself, and was not just cut
+        off.
+        """
+        for run in runs:
+            path = self._failure(run)
+            if path.is_file() and (failure := read_json(path)).get("identity") == run.identity:
+                fault = f"it failed in an earlier attempt: {failure['why']}"
+                raise UserError(fault, where=run.id, do="The next call tries it anew.")

@@ -1,0 +1,103 @@
+"""One call of the workflow engine: what the Snakefile asks, the lock against a second call, what it may
+write.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cpt_repro.errors import UserError
+from cpt_repro.files import writing
+from cpt_repro.project import Project
+from cpt_repro.workflow import warm
+from cpt_repro.workflow.jobs import Workflow
+
+#: The workflow engine's own folder.
+NOTES = Path(".snakemake")
+
+
+class Call:
+    """The scales that one call is about, each read when its first file is asked for.
+
+    `config`: `scale` is the one of targets that name none, `papers` those that are made, separated by commas.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self.project, self.scale = Project.at(), str(config.get("scale", "smoke"))
+        self.papers = tuple(filter(None, str(config.get("papers", "")).split(",")))
+        self.options = f" --papers {shlex.quote(','.join(self.papers))}" if self.papers else ""
+        self._workflows: dict[str, Workflow] = {}
+        self._locks: list[Any] = []
+        self.here = Path.cwd()
+        #: A folder that the engine works in where it may not write here.
+        self.stand_in = self._stand_in()
+
+    def of(self, scale: str) -> Workflow:
+        """The jobs of a scale."""
+        if scale not in self._workflows:
+            self._workflows[scale] = Workflow(self.project, scale, self.papers)
+        return self._workflows[scale]
+
+    def ask(self, question: str, *wildcards: str, part: str | None = None) -> Callable[[Any], Any]:
+        """A function of a job's wildcards: what the method `question` of its scale's jobs says of some of
+        them.
+
+        `part`: a key of that answer. A `UserError` ends the call in its one sentence.
+        """
+
+        def answer(given: Any) -> Any:
+            try:
+                workflow = self.of(getattr(given, "scale", self.scale))
+                whole = getattr(workflow, question)(*(getattr(given, name) for name in wildcards))
+            except UserError as error:
+                sys.exit(f"cpt-repro: {error}")
+            return whole if part is None else whole[part]
+
+        return answer
+
+    def begin(self, local: bool) -> None:
+        """Claims the folder for the scales asked for until this process ends, however it ends; refuses a
+        second call.
+
+        `local`: jobs run on this machine, and so in children of a process that has everything imported.
+        """
+        if self.stand_in:
+            do = "Make it writable, or look with -n."
+            raise UserError("nothing may be written here.", where=str(self.here), do=do)
+        for scale in sorted(self._workflows):
+            path = NOTES / f"{scale}.running"
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                self._locks.append(open(path, "a"))  # noqa: SIM115 - held open
+            try:
+                fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"snakemake is already running for the scale '{scale}' in this folder.",
+                    where=str(self.here),
+                    do="Wait for it to end, or end it; what it finished is kept.",
+                ) from None
+        if local:
+            warm.start(path.with_suffix(".warm"))
+
+    def _stand_in(self) -> str | None:
+        """Where this folder is read-only, a temporary one that has all that is here, and room for the
+        engine's notes.
+        """
+        if os.access(NOTES if NOTES.exists() else Path(), os.W_OK):
+            return None
+        folder = tempfile.mkdtemp(prefix="cpt-repro-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for entry in Path().iterdir():
+            if entry.name != NOTES.name:
+                os.symlink(entry.resolve(), Path(folder) / entry.name)
+        return folder

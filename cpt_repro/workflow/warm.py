@@ -1,0 +1,171 @@
+"""A process that has everything imported and forks a child for each job, so that no job pays for imports.
+
+`start` begins it beside the workflow engine, with which it ends. `python -m cpt_repro.workflow.warm
+ARGUMENTS` is `cpt-repro ARGUMENTS`, run by such a child where $CPT_REPRO_WARM names the socket, and else by
+itself. The child has the caller's folder, environment and open files. It gets the signals that end the
+caller, and where that is killed outright it is killed too, with all that it started.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+SOCKET = "CPT_REPRO_WARM"
+#: Command -> what it needs that takes long to import; imported when the first job of a kind comes.
+_MODULES = {
+    "corpus": ("cpt_repro.data.build",),
+    "suites": ("cpt_repro.evaluation.suites",),
+    "train": ("cpt_repro.training.train", "cpt_repro.training.composer"),
+    "measure": ("cpt_repro.training.train",),
+    "evaluate": ("cpt_repro.evaluation.evaluate", "cpt_repro.evaluation.harness"),
+    "draw": ("cpt_repro.exhibits.draw",),
+    "claims": ("cpt_repro.claims.ledger",),
+    "report": ("cpt_repro.report.page",),
+}
+_LENGTH = struct.Struct("!I")
+
+
+def end_with(parent: int) -> None:
+    """From now on this process is killed when its parent, of that number, ends, in whatever way."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+
+
+def start(path: Path) -> None:
+    """Begins the process, and names its socket `path` to all that this one will run."""
+    path.unlink(missing_ok=True)
+    listener, mask = socket.socket(socket.AF_UNIX), os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(64)
+    command = [sys.executable, "-m", "cpt_repro.workflow.warm", "--serve", str(os.getpid())]
+    descriptors = {"stdin": subprocess.DEVNULL, "pass_fds": [listener.fileno()]}
+    subprocess.Popen([*command, str(listener.fileno())], **descriptors, start_new_session=True)
+    listener.close()
+    os.environ[SOCKET] = str(path)
+    atexit.register(path.unlink, missing_ok=True)
+
+
+def _serve(listener: socket.socket, parent: int) -> int:
+    """Takes jobs until the parent ends; returns in the child of a job, with its exit status."""
+    end_with(parent)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    last: list[tuple[socket.socket, int]] = []  # of a child: whom to tell its status
+    atexit.register(lambda: [_tell(*end) for end in last])  # before anything is imported, so it comes last
+    server = os.getpid()
+    while True:
+        caller = listener.accept()[0]
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        files: list[int] = []
+        try:
+            header, files, _, _ = socket.recv_fds(caller, _LENGTH.size, 3)
+            content = caller.recv(_LENGTH.unpack(header)[0], socket.MSG_WAITALL)
+            arguments, folder, environment = json.loads(content)
+        except (OSError, ValueError, struct.error):  # the caller has gone
+            arguments = None
+        for module in _MODULES.get(arguments[0], ()) if arguments else ():
+            with suppress(ImportError):  # the child will say it
+                importlib.import_module(module)
+        gc.freeze()
+        if arguments is not None and os.fork() == 0:
+            end_with(server)
+            os.setsid()
+            listener.close()
+            for standard, file in enumerate(files):
+                os.dup2(file, standard)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
+            threading.Thread(target=_obey, args=[caller], daemon=True).start()
+            last.append((caller, status := _run(arguments)))
+            return status
+        for file in files:
+            os.close(file)
+        caller.close()
+
+
+def _obey(caller: socket.socket) -> None:
+    """In a child: gets the caller's signals, and when the caller has gone kills all of the job."""
+    with suppress(OSError):
+        while number := caller.recv(1):
+            os.kill(os.getpid(), number[0])
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit status of `cpt-repro ARGUMENTS`."""
+    from cpt_repro.cli import main
+
+    sys.argv = ["cpt-repro", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _tell(caller: socket.socket, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with suppress(OSError):
+        caller.sendall(bytes([status & 0xFF]))
+
+
+def _connected() -> socket.socket | None:
+    """To the process that $CPT_REPRO_WARM names, if it is there and this user's."""
+    if not (path := os.environ.pop(SOCKET, None)):
+        return None
+    server = socket.socket(socket.AF_UNIX)
+    with suppress(OSError):
+        server.connect(path)
+        if (
+            struct.unpack("3i", server.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+            == os.getuid()
+        ):
+            return server
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command of `cpt-repro` by the process, or here; its exit status."""
+    server = _connected()
+    if server is None:
+        return _run(arguments)
+    content = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [_LENGTH.pack(len(content))], [0, 1, 2])
+    server.sendall(content)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    status = server.recv(1)
+    if not status:
+        print("cpt-repro: the process of this job was killed.", file=sys.stderr)
+    return status[0] if status else 128 + signal.SIGKILL
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        sys.exit(_serve(socket.socket(fileno=int(sys.argv[3])), int(sys.argv[2])))
+    sys.exit(main(sys.argv[1:]))
