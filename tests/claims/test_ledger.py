@@ -1,0 +1,171 @@
+"""The ledger: pocket's as committed, what changes it, and how it is written."""
+
+import json
+
+import pytest
+
+from cpt_repro.claims import ledger as ledgers
+from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN
+from cpt_repro.errors import UserError
+from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.records.lookup import Records
+
+WEAK, OLD = "405m/pile--sp/replay-0", "405m/pile"
+LOW, HIGH = "405m/pile--sp/eta_max-1.5e-4", "405m/pile--sp/eta_max-6e-4"
+IDS = [("gupta2023", f"C{k}") for k in range(1, 17)] + [("ibrahim2024", str(k)) for k in range(1, 33)]
+
+
+@pytest.fixture(scope="module")
+def committed(plan_of):
+    """The ledger of pocket from the committed receipts."""
+    plan = plan_of("pocket")
+    return ledgers.build_ledger(Catalogue(plan), Records(plan))
+
+
+def claim_in(ledger, paper, name):
+    return next(claim for claim in ledger.claims if (claim.paper, claim.id) == (paper, name))
+
+
+def ledger_of(pocket, *papers):
+    return ledgers.build_ledger(*pocket.read(*(papers or ("ibrahim2024",))))
+
+
+# -- pocket
+
+
+def test_pockets_ledger_is_the_committed_one(committed, repository, tmp_path):
+    """All but the digests of records, which `verify` compares."""
+    written = ledgers.write_ledger(committed, tmp_path / "pocket")
+    folder = repository.figures / "pocket"
+    assert [path.name for path in written] == ["claims.json", "claims.md"]
+    new, old = (json.loads(path.read_text()) for path in (written[0], folder / "claims.json"))
+    for key in ("scale", "about", "counts", "claims"):
+        assert new[key] == old[key]
+    assert [(claim["paper"], claim["id"]) for claim in new["claims"]] == IDS
+    assert set(new["sha256"]) == set(old["sha256"])
+    assert written[1].read_bytes() == (folder / "claims.md").read_bytes()
+
+
+def test_failed_claims_of_pocket_are_analysed(committed):
+    assert all(bool(claim.analysis) == (claim.verdict == FAILED) for claim in committed.claims)
+
+
+def test_a_part_for_another_scale_is_named_and_does_not_count(committed):
+    claim = claim_in(committed, "ibrahim2024", "19")
+    assert {test.verdict for test in claim.tests if test.only_at} == {NOT_RUN} and claim.verdict != NOT_RUN
+    assert "not at this scale: MMLU-DE" in claim.reason and "and 2 more" in claim.reason
+
+
+def test_the_readme_is_current(committed, repository):
+    """It says of pocket what the committed receipts say; `cpt-repro claims --readme` renews it."""
+    text = (repository.root / "README.md").read_text(encoding="utf-8")
+    assert ledgers.in_readme(committed, text, "README.md") == text
+    table = ledgers.readme_table(committed)
+    rows = [line for line in table.splitlines() if line.startswith(("| Gupta C", "| Ibrahim "))]
+    assert len(rows) == 48 and "\n- Ibrahim 8: Regime" in table
+    with pytest.raises(UserError, match=r"README.md: the marks .* <!-- claims pocket -->"):
+        ledgers.in_readme(committed, "no marks", "README.md")
+
+
+def test_one_claim_is_selected(committed):
+    for name, claim in (("C1", "C1"), ("ibrahim2024/12", "12")):
+        one = ledgers.selected(committed, name)
+        assert [claim.id for claim in one.claims] == [claim] and sum(one.counts.values()) == 1
+    with pytest.raises(UserError, match="'ibrahim2024/99' is unknown. Did you mean 'ibrahim2024/9'"):
+        ledgers.selected(committed, "ibrahim2024/99")
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_it_is_printed(committed, monkeypatch, capsys, details):
+    monkeypatch.setenv("COLUMNS", "200")
+    ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/12"), details)
+    text = capsys.readouterr().out
+    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "share of the rise" in text
+    assert ("Size. Under the strong shift" in text) == details
+
+
+# -- other records
+
+
+def test_two_swapped_receipts_turn_held_into_failed(pocket):
+    runs = (LOW, WEAK, HIGH)
+    pocket.bring(*(f"{run}/seed-0" for run in runs))
+    for run, loss in zip(runs, (2.3, 2.4, 2.6), strict=True):
+        pocket.change(run, loss=loss, of_sequences=(), noise=0.001)
+    test = claim_in(ledger_of(pocket), "ibrahim2024", "8").tests[0]
+    assert (test.verdict, [item.value for item in test.measured]) == (HELD, [2.3, 2.4, 2.6])
+    assert [item.published for item in test.measured] == [2.43, 2.44, 2.48]
+    assert {item.mark for item in test.measured} == {"printed"} and test.published_verdict == HELD
+    pocket.change(LOW, loss=2.6)
+    pocket.change(HIGH, loss=2.3)
+    claim = claim_in(ledger_of(pocket), "ibrahim2024", "8")
+    assert claim.tests[0].verdict == FAILED == claim.verdict and "at pocket" in claim.reason
+    assert claim.decided_by == "evaluation noise, 1 seed"
+
+
+def test_what_was_not_run_says_so(pocket):
+    pocket.bring(f"{WEAK}/seed-0", "405m/pile--sp-100b/replay-0/seed-0")
+    ledger = ledger_of(pocket)
+    test = claim_in(ledger, "ibrahim2024", "30").tests[0]
+    assert (test.verdict, test.missing) == (NOT_RUN, ("405m/pile--sp-200b/replay-0 was not run",))
+    assert [item.value is None for item in test.measured] == [False, True, False]
+    # Compute is known from the plan.
+    assert {claim.id for claim in ledger.claims if claim.verdict != NOT_RUN} == {"3"}
+
+
+def test_a_claim_on_a_run_of_another_paper(pocket):
+    """The third paper's run with replay is a training of Ibrahim's under another name."""
+    other, kept = "405m/pile--german/replay-0", "continued/replay-0.25"
+    path = pocket.project.papers / "third2026" / "claims.yaml"
+    path.write_text(path.read_text().replace("continued/replay-0.02", kept))
+    pocket.bring(f"{other}/seed-0", "405m/pile--german/replay-0.25/seed-0")
+    ledger = ledger_of(pocket, "third2026", "ibrahim2024")
+    claim = claim_in(ledger, "third2026", "1")
+    assert (claim.verdict, claim.decided_by) == (HELD, "evaluation noise, 1 seed")
+    assert claim.runs == (kept, f"ibrahim2024/{other}")
+    low, high = claim.tests[0].measured
+    assert (low.published, high.published, high.mark) == (None, 3.56, "printed") and low.value < high.value
+    assert {f"receipt third2026/{kept}/seed-0", f"receipt ibrahim2024/{other}/seed-0"} <= set(ledger.sha256)
+    assert ledgers.markdown(ledger).count("\n## ") == 2 and "| Third 1 |" in ledgers.readme_table(ledger)
+
+
+def test_a_bar_and_a_line_end_stay_in_their_cell(pocket):
+    path = pocket.project.papers / "third2026" / "claims.yaml"
+    path.write_text(path.read_text().replace("Two percent of replay forget less than none.", '"A|B\\nC."'))
+    for text in (ledgers.markdown, ledgers.readme_table):
+        (row,) = (line for line in text(ledger_of(pocket, "third2026")).splitlines() if "A\\|B C." in line)
+        assert row.replace("\\|", "").count("|") == 6
+
+
+# -- what is refused
+
+
+def test_an_unknown_paper_is_refused(plan_of):
+    plan = plan_of("pocket")
+    with pytest.raises(UserError, match="'ibrahim2023' is unknown. Did you mean 'ibrahim2024'"):
+        ledgers.build_ledger(Catalogue(plan), Records(plan), ["ibrahim2023"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ibrahim2024/99: It is the regime.", "'ibrahim2024/99' is unknown"),
+        ("8: It is the regime.", "'8' is unknown"),
+        ("ibrahim2024/8: [no]", "must map"),
+        ("- ibrahim2024/8", "must map"),
+    ],
+)
+def test_a_bad_analysis_is_refused(pocket, text, says):
+    path = pocket.project.results / "pocket" / "analysis.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        ledger_of(pocket)
+    assert says in str(caught.value) and "pocket/analysis.yaml" in str(caught.value)
+
+
+def test_an_analysis_of_a_paper_that_is_not_made_stays(pocket):
+    path = pocket.project.results / "pocket" / "analysis.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("gupta2023/C4: Regime.\nibrahim2024/8: It is the regime.\n")
+    assert claim_in(ledger_of(pocket), "ibrahim2024", "8").analysis == "It is the regime."
