@@ -66,7 +66,7 @@ class Reading(Strict):
     @classmethod
     def of_text(cls, text: str) -> Reading:
         """A reading from `<run> <what> [<when>]`."""
-        run, written, when, *more = [*text.split(), "", ""]
+        run, written, when, *more = [*text.split(), "", "", ""]
         kinds = {
             kind: match for kind, (what, _) in _WRITTEN.items() if (match := re.fullmatch(what, written))
         }
