@@ -201,6 +201,9 @@ class Scale(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Scale:
+        for name, suite in self.suites.items():
+            if unknown := sorted(set(suite.corpora) - set(self.corpora)):
+                raise ValueError(f"suites.{name} names the corpus {unknown[0]}, which 'corpora' lacks")
         for model, execution in self.execution.items():
             if model not in self.models:
                 raise ValueError(f"'execution' names the model {model}, which 'models' lacks")

@@ -22,7 +22,7 @@ def outstanding(
 
     def complete(model_id: str, record: Evaluation | None) -> bool:
         written = record is not None and (bool(record.generations) or model_id not in generating)
-        return written and record.declarations == wanted
+        return written and all(record.has(s, t, w) for s, tasks in wanted.items() for t, w in tasks.items())
 
     return [one for one in models if not complete(one, records.evaluation(one))]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,11 +35,6 @@ from cpt_repro.records.receipts import Score, SuiteScores  # noqa: E402
 #: token). Fixed for a scale, because padding and so the last bits of a likelihood depend on it.
 BATCH_SIZE, BATCH_TOKENS = 64, 32_768
 _MIXED_PRECISION = {"fp32": None, "amp_bf16": "bfloat16", "amp_fp16": "float16"}
-
-
-def mean_and_error(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """Plain mean of a suite's tasks, and its standard error, tasks being independent: sqrt(sum e^2) / n."""
-    return math.fsum(values) / len(values), math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
@@ -175,9 +169,7 @@ class Harness:
                     lm = lm or self._model(model)
                     score = self._score(lm, task)
                 scores[name] = score
-            values, errors = zip(*((score.value, score.stderr) for score in scores.values()), strict=True)
-            average, stderr = mean_and_error(values, errors)
-            suites[suite] = SuiteScores(tasks=scores, average=average, stderr=stderr)
+            suites[suite] = SuiteScores(tasks=scores)
         return suites
 
     def _model(self, model: Path | transformers.PreTrainedModel) -> _Model:

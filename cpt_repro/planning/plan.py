@@ -227,9 +227,20 @@ class Plan:
             run = self.runs[run.parent] if run.parent else None
         return out[::-1]
 
+    def _include(self, paper: str, name: str) -> None:
+        """Plans a run of a paper that is not made, since one that is made shows it."""
+        if paper not in self.papers and name in self.studies[paper].paper.runs:
+            before = len(self.runs)
+            for seed in self.scale.seeds:
+                self._planned(paper, name, seed, ())
+            if len(self.runs) > before:
+                self.__dict__.pop("trainings", None)
+                self.__dict__.pop("_kept", None)
+
     def find(self, paper: str, name: str) -> list[PlannedRun]:
         """A run's seeds; [] where the scale has no counterpart. `name` as that paper writes it."""
         paper, name = self.studies[paper].resolve(name)
+        self._include(paper, name)
         return [run for seed in self.seeds if (run := self.runs.get(self.id_of(paper, name, seed)))]
 
     @property
@@ -244,7 +255,10 @@ class Plan:
         paper, name = study.resolve(name)
         merge = self.studies[paper].paper.merges.get(name)
         names = (merge.base, merge.task) if merge else (name,)
-        return paper, name, [self.studies[paper].resolve(one) for one in names]
+        behind = [self.studies[paper].resolve(one) for one in names]
+        for run in behind:
+            self._include(*run)
+        return paper, name, behind
 
     def ids(self, paper: str, name: str) -> list[str]:
         """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from cpt_repro.declarations.benchmarks import task_digests
 from cpt_repro.declarations.study import Study
 from cpt_repro.files import digest, read_json
 from cpt_repro.planning.plan import Plan, PlannedRun
@@ -94,16 +95,25 @@ class Records:
             return None
         return self._one(self.evaluation_path(model_id), lambda path: read_record(Evaluation, path))
 
+    def scores(self, model_id: str) -> Evaluation | None:
+        """The same with the scores of tasks as they are declared now, of suites that are whole."""
+        evaluation = self.evaluation(model_id)
+        return evaluation and evaluation.current(self._tasks)
+
+    @cached_property
+    def _tasks(self) -> dict[str, dict[str, str]]:
+        return task_digests(self.plan.project, self.plan.scale, self.plan.data)
+
     def fingerprint(self, corpus: str) -> Fingerprint | None:
         """What was built of a corpus."""
         return self._one(self.corpus_path(corpus), read_fingerprint)
 
     def later(self, run: PlannedRun) -> LaterLosses | None:
         """Losses measured on the run's kept weights; those of other weights are none."""
-        path = self.later_path(run)
-        if not self.has_receipt(run) or identity_in(path) != run.identity:
+        if not self.has_receipt(run):
             return None
-        return self._one(path, lambda path: read_record(LaterLosses, path))
+        later = self._one(self.later_path(run), lambda path: read_record(LaterLosses, path))
+        return later if later and later.identity == run.identity else None
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a record's content, without what was `measured` of speed."""
@@ -245,7 +255,7 @@ class Evidence:
         """The evaluations of a run or a merge, one a seed; their `id` is the name that is asked for."""
         out = []
         for model_id in self.plan.ids(self.paper, name) if self._has_counterpart(name) else ():
-            evaluation = self.records.evaluation(model_id)
+            evaluation = self.records.scores(model_id)
             self._note("evaluation", model_id, self.records.evaluation_path(model_id), evaluation is not None)
             if evaluation:
                 out.append(evaluation.model_copy(update={"id": model_id}))

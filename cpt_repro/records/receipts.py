@@ -3,6 +3,7 @@ from."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -125,11 +126,19 @@ class Score(Strict):
 
 
 class SuiteScores(Strict):
-    """What the tasks of one suite gave, and their plain mean."""
+    """What the tasks of one suite gave."""
 
-    tasks: dict[str, Score]
-    average: Share
-    stderr: float
+    tasks: dict[str, Score] = Field(min_length=1)
+
+    @property
+    def average(self) -> float:
+        """Plain mean of the tasks, as in the papers (Ibrahim Tables 5-7, 10, 11)."""
+        return math.fsum(score.value for score in self.tasks.values()) / len(self.tasks)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the average, the tasks' errors being independent: sqrt(sum e^2) / n."""
+        return math.sqrt(math.fsum(score.stderr**2 for score in self.tasks.values())) / len(self.tasks)
 
 
 class Evaluation(Strict):
@@ -145,13 +154,19 @@ class Evaluation(Strict):
     suites_fingerprint: str
     environment: dict[str, str]
 
-    @property
-    def declarations(self) -> dict[str, dict[str, str]]:
-        """Suite -> task -> digest of all that decided it."""
-        return {
-            suite: {task: score.declaration for task, score in scores.tasks.items()}
-            for suite, scores in self.suites.items()
+    def has(self, suite: str, task: str, declaration: str) -> bool:
+        """Whether a task was scored as it is declared."""
+        scores = self.suites.get(suite)
+        return bool(scores) and task in scores.tasks and scores.tasks[task].declaration == declaration
+
+    def current(self, wanted: dict[str, dict[str, str]]) -> Evaluation:
+        """The scores of `wanted`, {suite: {task: digest of its declaration}}, of suites that are whole."""
+        suites = {
+            suite: SuiteScores(tasks={task: self.suites[suite].tasks[task] for task in tasks})
+            for suite, tasks in wanted.items()
+            if all(self.has(suite, task, declaration) for task, declaration in tasks.items())
         }
+        return self.model_copy(update={"suites": suites})
 
 
 class Domain(Strict):

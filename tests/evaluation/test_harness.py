@@ -28,9 +28,10 @@ from cpt_repro.declarations.benchmarks import scoring_of
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.declarations.study import Studies
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.harness import Harness, load_tokenizer, mean_and_error
+from cpt_repro.evaluation.harness import Harness, load_tokenizer
 from cpt_repro.evaluation.suites import build_suites
 from cpt_repro.exhibits.catalogue import load_exhibits
+from cpt_repro.records.receipts import Score, SuiteScores
 
 SCALE, CONTEXT = scale_of(local_suites()), 512
 TEXT = chain(random.Random(0), 6000)
@@ -136,10 +137,6 @@ def test_unfit_models_are_refused(world, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="GPU"):
             Harness(project, SCALE.model_copy(update={"device": "gpu"}), DATA)
-
-
-def test_mean_and_error():
-    assert mean_and_error([0.25, 0.75], [0.03, 0.04]) == pytest.approx((0.5, 0.025))
 
 
 # --- what is shared is data ---
@@ -342,6 +339,10 @@ def test_printed_averages_are_the_mean_that_ours_is(key, repository):
     declared, printed = load_exhibits(study).exhibits[key], study.published.tables[key]
     tasks = next(column.published for column in declared.columns if column.show == "tasks")
     for number in range(len(declared.rows)):
-        values = [float(printed.cell(key, number, head).value) / 100 for head in tasks]
-        average, _ = mean_and_error(values, [0.0] * len(values))
-        assert 100 * average == pytest.approx(float(printed.cell(key, number, "AVG").value), abs=0.0101)
+        values = {head: float(printed.cell(key, number, head).value) / 100 for head in tasks}
+        scores = {
+            h: Score(metric="acc", value=v, stderr=0, documents=1, declaration="") for h, v in values.items()
+        }
+        assert 100 * SuiteScores(tasks=scores).average == pytest.approx(
+            float(printed.cell(key, number, "AVG").value), abs=0.0101
+        )

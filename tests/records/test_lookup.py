@@ -196,3 +196,20 @@ def test_a_broken_receipt_is_one_sentence(pocket, tmp_path, change, said):
     with pytest.raises(UserError) as caught:
         read_record(Receipt, path)
     assert said in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_scores_are_those_of_the_tasks_as_they_are_declared(pocket, third_project, repository):
+    model = "ibrahim2024/405m/pile/seed-0"
+    score = pocket("ibrahim2024").scores(model)
+    assert set(score.suites) == {"english", "german"}
+    tasks = score.suites["english"].tasks
+    assert score.suites["english"].average == sum(one.value for one in tasks.values()) / 2
+    assert score.suites["english"].stderr == pytest.approx(
+        sum(one.stderr**2 for one in tasks.values()) ** 0.5 / 2
+    )
+    # A further task: its suite is not whole, the others stand. A dropped one: the rest is what the suite is now.
+    line = "      last_word: {kind: last_word, documents: 200, context_words: 20}\n"
+    edit(third_project, "configs/scales/pocket.yaml", line, line + line.replace("last_word:", "another:", 1))
+    assert set(pocket("ibrahim2024").scores(model).suites) == {"german"}
+    edit(third_project, "configs/scales/pocket.yaml", line + line.replace("last_word:", "another:", 1), "")
+    assert set(pocket("ibrahim2024").scores(model).suites["english"].tasks) == {"continuation"}
