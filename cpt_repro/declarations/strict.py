@@ -120,10 +120,13 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     return [field.alias or name for name, field in current.model_fields.items()]
 
 
-def parse(model: type[T], value: Any, where: str) -> T:
-    """Validates `value` as `model`; the first fault is a `UserError` naming the file and the key."""
+def parse(model: type[T], value: Any, where: str, context: Any = None) -> T:
+    """Validates `value` as `model`; the first fault is a `UserError` naming the file and the key.
+
+    `context` is handed to the model's own validators, such as the study that declares what a name means.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=context)
     except ValidationError as error:
         fault = error.errors()[0]
         location = fault["loc"]

@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 class Agreement(Strict):
-    """Two measures of agreement, each with the 95 % interval of a bootstrap; None where nothing can be said."""
+    """Two measures of agreement, each with the 95 % interval of a bootstrap; None: nothing can be said."""
 
     spearman: float | None
     spearman_low: float | None
@@ -48,7 +48,7 @@ def _spearman(published: list[Any], reproduced: list[Any]) -> Any:
 
 
 def _signs(published: list[Any], reproduced: list[Any]) -> Any:
-    """Share, per resample, of the pairs with different published values whose reproduced order is the same."""
+    """Share, per resample, of pairs with different published values whose reproduced order is the same."""
     import numpy as np
 
     same, pairs = 0, 0
@@ -70,7 +70,7 @@ def agreement(pairs: list[Pair], resamples: int = 2000) -> Agreement | None:
     What cannot be said is None: a value where all are tied, an interval where the resamples do not vary.
 
     It says whether an exhibit shows the same order, not whether sizes agree. Few values, and those of related
-    runs not independent: the interval is rough, and of two or three values in a group it says next to nothing.
+    runs not independent: the interval is rough, and of two or three values it says next to nothing.
     Published values have two printed decimals, or are digitised to about 0.01: an order among values closer
     than that is chance in the paper already, and lowers both numbers without anything being wrong.
     """

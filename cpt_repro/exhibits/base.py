@@ -1,16 +1,16 @@
 """What every kind of exhibit has: a declaration that is checked, what it needs, what it draws and says.
 
-A kind is one file of this room with a subclass of `FigureKind` or `TableKind`, and a line in `catalogue.KINDS`.
+A kind is one file of this room with a subclass of `FigureKind` or `TableKind`, and one line in the catalogue.
+Declarations are validated with their `Study` as context, so that names of nothing are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, ValidationInfo, model_validator
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.runs import Paper, Run
@@ -35,10 +35,31 @@ def unique(names: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def warmup_end(run: PlannedRun) -> float:
-    """Where a run's warm-up ends, in billions of the paper's tokens since it began; 0 without one."""
-    share = getattr(run.training.schedule, "warmup_frac", 0)
-    return run.position(share * run.training.schedule_iterations)
+def check_known(name: str, known: Iterable[str], what: str) -> None:
+    """Raises a `ValueError` with the nearest known name where `name` is none of them."""
+    if name not in (known := list(known)):
+        raise ValueError(f"the {what} '{name}' is not declared. {nearest(name, known)}")
+
+
+def _run(name: str, info: ValidationInfo, merges: bool = False) -> str:
+    try:
+        if info.context:
+            info.context.check_run(name, "", merges)
+    except UserError as error:
+        raise ValueError(f"{error.what} {error.do}") from None
+    return name
+
+
+def _corpus(name: str, info: ValidationInfo) -> str:
+    if info.context:
+        check_known(name, info.context.paper.corpora, "corpus")
+    return name
+
+
+#: A run of the paper or, as `<paper>/<run>`, of another; the same or a merge; a corpus of the paper.
+RunRef = Annotated[str, AfterValidator(_run)]
+RunOrMerge = Annotated[str, AfterValidator(partial(_run, merges=True))]
+CorpusRef = Annotated[str, AfterValidator(_corpus)]
 
 
 def declaration(study: Study, name: str) -> tuple[Paper, Run]:
@@ -47,6 +68,12 @@ def declaration(study: Study, name: str) -> tuple[Paper, Run]:
     study = study.studies[paper]
     merge = study.paper.merges.get(name)
     return declaration(study, merge.task) if merge else (study.paper, study.paper.runs[name])
+
+
+def warmup_end(run: PlannedRun) -> float:
+    """Where a run's warm-up ends, in billions of the paper's tokens since it began; 0 without one."""
+    share = getattr(run.training.schedule, "warmup_frac", 0)
+    return run.position(share * run.training.schedule_iterations)
 
 
 class Style(Strict):
@@ -61,12 +88,12 @@ class Style(Strict):
 class Row(Strict):
     """A run or a merge, with the texts of its row."""
 
-    run: str | None = None
-    merge: str | None = None
+    run: RunRef | None = None
+    merge: RunOrMerge | None = None
     #: how it is called, where `names` of the exhibits is not it
     name: str | None = None
     #: the new data; without it, the first new corpus that the run is validated on
-    new: str | None = None
+    new: CorpusRef | None = None
     cells: dict[str, str] = {}
 
     @model_validator(mode="before")
@@ -91,57 +118,16 @@ class Row(Strict):
         return self.new or next((c for c in run.validate_on if paper.corpora[c].role == "new"), None)
 
 
-def check_known(name: str, known: Iterable[str], what: str, where: str) -> None:
-    """Refuses a name that is none of the known."""
-    if name not in (known := list(known)):
-        raise UserError(f"the {what} '{name}' is not declared.", where=where, do=nearest(name, known))
-
-
-@dataclass(frozen=True)
-class Checks:
-    """What one exhibit may name; every fault is a `UserError` that names the file and the key."""
-
-    study: Study
-    declared: Exhibits
-    key: str
-    #: the file
-    path: str
-
-    def fault(self, what: str, do: str) -> UserError:
-        """What is wrong with the exhibit."""
-        return UserError(f"'exhibits.{self.key}' {what}", where=self.path, do=do)
-
-    def known(self, name: str, known: Iterable[str], what: str, place: str = "") -> None:
-        """Refuses a name that is none of the known."""
-        check_known(name, known, what, f"{self.path}, exhibits.{self.key}{place}")
-
-    def corpora(self, *corpora: str | None) -> None:
-        """Refuses corpora that the paper lacks."""
-        for corpus in unique(corpora):
-            self.known(corpus, self.study.paper.corpora, "corpus")
-
-    def run(self, name: str, merges: bool = False) -> None:
-        """Refuses what is no run (or merge) of this paper or, as `<paper>/<run>`, of another."""
-        self.study.check_run(name, f"{self.path}, exhibits.{self.key}", merges)
-
-    def table(self, columns: Iterable[str], rows: int) -> None:
-        """Refuses columns that the published table of the exhibit lacks, and another number of rows."""
-        tables = self.study.published.tables
-        for column in columns:
-            self.known(self.key, tables, "published table")
-            self.known(column, tables[self.key].columns, "published column")
-            if rows != (there := len(tables[self.key].rows)):
-                do = "Give both the same rows in the same order."
-                raise self.fault(f"has {rows} rows or bars, and the published table {there}.", do)
-
-
 class View(Evidence):
     """One exhibit with the records behind it, as its kind sees them."""
 
     def __init__(self, catalogue: Catalogue, records: Records, paper: str, key: str):
         super().__init__(records, paper)
         self.key, self.exhibit = key, catalogue.find(paper, key)
-        self.declared, self.counterparts = catalogue.declared(paper), catalogue.counterparts(paper)
+        self.declared: Exhibits = catalogue.declared(paper)
+        self.counterparts = catalogue.counterparts(paper)
+        #: whether values of this scale compare with the published ones as they are
+        self.full_size = self.scale.name == "paper"
         self._runs: dict[str, list[Trained]] = {}
 
     def runs(self, name: str) -> list[Trained]:
@@ -149,11 +135,6 @@ class View(Evidence):
         if name not in self._runs:
             self._runs[name] = super().runs(name)
         return self._runs[name]
-
-    @property
-    def full_size(self) -> bool:
-        """Whether values of this scale compare with the published ones as they are."""
-        return self.scale.name == "paper"
 
     @cached_property
     def seed_counts(self) -> list[int]:
@@ -193,9 +174,8 @@ class View(Evidence):
 class Kind(Strict):
     """Base of all kinds: what is shown, in order of appearance, and what is said of it."""
 
-    #: the first word of its key
+    #: the first word of its key; whether it depends on a scale
     makes: ClassVar[str]
-    #: whether it depends on a scale
     scaled: ClassVar[bool] = True
     title: str
     see: str
@@ -220,15 +200,10 @@ class Kind(Strict):
         """Suites whose scores are shown."""
         return []
 
-    def check(self, checks: Checks) -> None:
-        """Refuses what it names and nobody declares."""
-        if not checks.key.startswith(f"{self.makes}_"):
-            raise checks.fault(f"is of a kind that makes a {self.makes}.", f"Call it {self.makes}_NN.")
-        for name in self.runs:
-            checks.run(name)
-        for name in self.evaluations:
-            checks.run(name, merges=True)
-        checks.corpora(*self.corpora)
+    @property
+    def published_table(self) -> tuple[list[str], int]:
+        """Columns of its published table, and how many rows that must have."""
+        return [], 0
 
     def caption(self, view: View) -> list[str]:
         """Sentences on what its values are."""
@@ -243,13 +218,6 @@ class FigureKind(Kind):
     """Base of what gives a figure."""
 
     makes: ClassVar[str] = "figure"
-
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        for name in self.runs:
-            if checks.declared.style(name) is None:
-                do = "Give it a label, colour, dash and marker."
-                raise checks.fault(f"shows the run '{name}', and no look in 'styles' fits it.", do)
 
     def draw(self, view: View) -> Figure:
         """The figure; what is missing is drawn as missing."""

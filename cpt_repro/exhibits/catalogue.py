@@ -1,7 +1,8 @@
-"""The exhibits of a plan's papers (`configs/papers/<paper>/exhibits.yaml`): read, checked, and what each needs."""
+"""The exhibits of a plan's papers (`configs/papers/<paper>/exhibits.yaml`) and what each needs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from typing import Annotated, NamedTuple, Union
@@ -12,7 +13,7 @@ from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.bars import Bars
-from cpt_repro.exhibits.base import Checks, Style, check_known, unique
+from cpt_repro.exhibits.base import RunRef, Style, check_known, unique
 from cpt_repro.exhibits.counterparts import Counterparts
 from cpt_repro.exhibits.curves import Curves
 from cpt_repro.exhibits.domains import Domains
@@ -35,7 +36,7 @@ class Exhibits(Strict):
     #: run, or a pattern of runs -> its look
     styles: dict[str, Style] = {}
     #: how the tables call a run
-    names: dict[str, str] = {}
+    names: dict[RunRef, str] = {}
     exhibits: dict[Annotated[str, Field(pattern=r"^(figure|table)_\d\d$")], Exhibit] = {}
 
     def style(self, run: str) -> Style | None:
@@ -117,27 +118,45 @@ def load_exhibits(study: Study) -> Exhibits:
         do = "Give it 'paper', 'styles', 'exhibits'."
         raise UserError("it must hold a mapping.", where=where, do=do)
     raw.pop("lists", None)  # anchors only
-    declared = parse(Exhibits, raw, where)
+    declared = parse(Exhibits, raw, where, context=study)
     if declared.paper != study.name:
         what, do = f"the key 'paper' says '{declared.paper}'.", f"Make it '{study.name}'."
         raise UserError(what, where=where, do=do)
-    for name in declared.names:
-        study.check_run(name, f"{where}, names")
     for key, exhibit in declared.exhibits.items():
-        exhibit.check(Checks(study, declared, key, where))
-    _check_misprints(study)
+        _check(key, exhibit, declared, study, f"{where}, exhibits.{key}")
+    for one in study.discrepancies:
+        for wrong in one.misprints:
+            place = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
+            _check_table(study, wrong.table, wrong.columns, place)
+            if wrong.row > (rows := len(study.published.tables[wrong.table].rows)):
+                what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
+                raise UserError(what, where=place, do="Count rows from 1.")
     return declared
 
 
-def _check_misprints(study: Study) -> None:
-    """Refuses misprints of cells that no published table has."""
+def _check(key: str, exhibit: Exhibit, declared: Exhibits, study: Study, where: str) -> None:
+    """Refuses a kind under a key of the other sort, a run without a look, and another published table."""
+    if not key.startswith(exhibit.makes):
+        what, do = f"its kind makes a {exhibit.makes}.", f"Call it {exhibit.makes}_NN."
+        raise UserError(what, where=where, do=do)
+    for name in exhibit.runs if exhibit.makes == "figure" else ():
+        if declared.style(name) is None:
+            do = "Give it a label, colour, dash and marker."
+            raise UserError(f"no look in 'styles' fits the run '{name}'.", where=where, do=do)
+    columns, rows = exhibit.published_table
+    _check_table(study, key if columns else None, columns, where)
+    if columns and rows != (there := len(study.published.tables[key].rows)):
+        what = f"it has {rows} rows or bars, and the published table {there}."
+        raise UserError(what, where=where, do="Give both the same rows in the same order.")
+
+
+def _check_table(study: Study, table: str | None, columns: Iterable[str], where: str) -> None:
+    """Refuses what names no published table or column."""
     tables = study.published.tables
-    for one in study.discrepancies:
-        where = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
-        for wrong in one.misprints:
-            check_known(wrong.table, tables, "published table", where)
-            for name in wrong.columns:
-                check_known(name, tables[wrong.table].columns, "published column", where)
-            if wrong.row > (rows := len(tables[wrong.table].rows)):
-                what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
-                raise UserError(what, where=where, do="Count rows from 1.")
+    try:
+        if table:
+            check_known(table, tables, "published table")
+        for column in columns:
+            check_known(column, tables[table].columns, "published column")
+    except ValueError as error:
+        raise UserError(str(error), where=where) from None

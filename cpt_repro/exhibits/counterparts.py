@@ -70,7 +70,7 @@ class Counterparts:
                             yield Printed(head, column, row, value)
 
     def loss(self, run: str, corpora: tuple[str, ...]) -> Value | None:
-        """Final loss printed for a run on one corpus, or the average of two; else its digitised curve's end."""
+        """Final loss printed for a run on one corpus, or two averaged; else its digitised curve's end."""
         for _, column, row, value in self.cells(run, "average_loss" if len(corpora) == 2 else "loss"):
             new = row.new_corpus(self.study)
             average, one = (self.study.paper.old, new), (new if column.corpus == "new" else column.corpus,)
@@ -83,7 +83,7 @@ class Counterparts:
         return None
 
     def score(self, name: str, suite: str, task: str | None = None) -> Value | None:
-        """Percent printed for a run or merge: a suite's average, or one task of it (`hellaswag`: HellaSwag)."""
+        """Percent printed for a run or merge: a suite's average, or a task of it (`arc_c`: ARC-c)."""
         for head, column, _, value in self.cells(name, *(("tasks", "task") if task else ("average",))):
             if column.suite == suite and (task is None or letters(task) == letters(head)):
                 return value

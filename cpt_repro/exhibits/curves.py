@@ -1,7 +1,7 @@
 """Losses or learning rates against tokens.
 
-Published curves are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so they
-get axes of their own beside ours, tinted, with the same x-limits and looks: shapes and orders compare.
+Published curves are drawn at scale paper in the axes of ours. Below it absolute losses do not compare, so
+they get axes of their own beside ours, tinted, with the same x-limits and looks: shapes and orders compare.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from cpt_repro.declarations.strict import Strict
-from cpt_repro.exhibits import style
+from cpt_repro.exhibits import base, style
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, declaration, unique, warmup_end
+from cpt_repro.exhibits.base import FigureKind, RunRef, View, check_known, unique
 from cpt_repro.planning.plan import PlannedRun
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PUBLISHED = "published (digitised)"
 class Curve(Strict):
     """One curve: a run, or runs one after another on one axis."""
 
-    runs: tuple[str, ...] = Field(min_length=1)
+    runs: tuple[RunRef, ...] = Field(min_length=1)
     label: str | None = None
     #: labels of the digitised curves of the panel that show these runs, in the order of their pieces
     published: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Curve(Strict):
 class Reference(Strict):
     """A horizontal line: a run's final loss on the panel's corpus."""
 
-    run: str
+    run: RunRef
     label: str
     #: label of the printed line in the digitised panel
     published: str | None = None
@@ -90,24 +90,23 @@ class Panel(Strict):
         """Label of the published line of reference."""
         return self.reference.published if self.reference else None
 
-    def check(self, checks: Checks) -> None:
-        """Refuses a corpus, a digitised panel, a curve or a line that is not there."""
-        checks.corpora(None if self.rates else self.y)
-        if self.published is None:
-            if self.line or any(curve.published for curve in self.curves):
-                what = "has a panel with 'published' in a curve or line, and none of its own."
-                raise checks.fault(what, "Name the digitised panel, such as 4a.")
-            return
-        panels, place = checks.study.digitised.panels, f", panel {self.published}"
-        checks.known(self.published, panels, "digitised panel")
+    @model_validator(mode="after")
+    def _digitised(self, info: ValidationInfo) -> Panel:
+        labels = [label for curve in self.curves for label in curve.published]
+        if self.published is None and (self.line or labels):
+            raise ValueError("a curve or line has 'published', and the panel none: name it, such as 4a")
         for curve in self.curves:
-            for label in curve.published:
-                checks.known(label, panels[self.published].curves, "digitised curve", place)
-            if len(curve.published) not in (0, 1, runs := len(curve.runs)):
-                what = f"has a curve of {runs} runs and {len(curve.published)} published pieces{place}."
-                raise checks.fault(what, "Name one piece for all runs, or one for each.")
-        if self.line:
-            checks.known(self.line, panels[self.published].lines, "published line", place)
+            if len(curve.published) not in (0, 1, many := len(curve.runs)):
+                what = f"a curve has {many} runs and {len(curve.published)} published pieces"
+                raise ValueError(f"{what}; name one piece for all runs, or one for each")
+        if info.context:
+            check_known(self.y, [*info.context.paper.corpora, LEARNING_RATE], "corpus")
+        if info.context and self.published:
+            check_known(self.published, panels := info.context.digitised.panels, "digitised panel")
+            for label in labels:
+                check_known(label, panels[self.published].curves, "digitised curve")
+            check_known(self.line, [*panels[self.published].lines, None], "published line")
+        return self
 
     def published_line(self, view: View, curve: Curve) -> Line | None:
         """A curve's digitised points on the figure's axis."""
@@ -147,7 +146,7 @@ class Curves(FigureKind):
     columns: int = 2
     #: x counts the tokens of the ancestors too, those after the run `after` alone where it is given
     lineage: bool = False
-    after: str | None = None
+    after: RunRef | None = None
     panels: tuple[Panel, ...] = Field(min_length=1)
 
     @property
@@ -160,18 +159,11 @@ class Curves(FigureKind):
         """Whether anything of it was."""
         return any(panel.published for panel in self.panels)
 
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        if self.after:
-            checks.run(self.after)
-        for panel in self.panels:
-            panel.check(checks)
-
     def caption(self, view: View) -> list[str]:
         bands = "bands reach from a run's lowest to its highest seed"
         out = [f"Lines are means over {view.common_seeds}, {bands}."] if view.several_seeds else []
         if not self.digitised:
-            return [*out, NOT_DIGITISED]
+            return [*out, base.NOT_DIGITISED]
         beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
         where = "thin lines" if view.full_size else beside
         source = f"digitised from the paper's plots, losses to about {view.study.digitised.tolerance:g}"
@@ -257,15 +249,17 @@ class Curves(FigureKind):
         figure, axes = style.figure(width, (height + room / 72) * rows, rows, 2 if beside else columns)
         legend = style.Legend()
         for index, panel in enumerate(self.panels):
-            title, last = style.letter(index, count, panel.title), index >= count - columns
             legend.begin(style.letter(index, count, ""))
-            ours = _Ours(axes[2 * index if beside else index], panel, self, view, legend)
-            ours.draw()
-            ours.label(title, beside, last, pad)
-            if beside:
-                theirs = _Axes(axes[2 * index + 1], panel, self, view)
-                theirs.draw()
-                theirs.label("", beside, last, pad)
+            both = [_Ours(axes[2 * index if beside else index], panel, self, view, legend)]
+            both += [_Axes(axes[2 * index + 1], panel, self, view)] if beside else []
+            for drawn in both:
+                drawn.draw()
+                drawn.axes.set_title(
+                    drawn.title(style.letter(index, count, panel.title)), loc="left", pad=pad
+                )
+                drawn.axes.set_xlabel(drawn.x_label if index >= count - columns else "")
+                form = {"style": "sci", "scilimits": (0, 0)} if panel.rates else {"useOffset": False}
+                drawn.axes.ticklabel_format(axis="y", **form)
         figure.align_ylabels(axes[:: 2 if beside else 1])
         legend.draw(figure)
         return figure
@@ -298,6 +292,8 @@ def _room_for_names(panel: Panel, stages: list[Stage]) -> tuple[float, float]:
 class _Axes:
     """Axes while they are drawn: here those of the published curves alone, on the paper's y-axis."""
 
+    x_label = "tokens (B)"
+
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View):
         self.axes, self.panel, self.exhibit, self.view = axes, panel, exhibit, view
         #: what the y-limits must have room for: (whether from scratch, line), and levels
@@ -309,37 +305,23 @@ class _Axes:
         """A run's line."""
         return style.line(self.view.declared.style(run))
 
-    def fit(self, curve: Curve, lines: list[Line]) -> None:
-        """Makes room for a curve's lines."""
-        scratch = declaration(self.view.study, curve.runs[0])[1].init_from is None
-        self.lines += [(scratch, line) for line in lines]
+    def title(self, title: str) -> str:
+        """What stands above."""
+        corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
+        return f"{PUBLISHED}, {self.view.size(self.panel.curves[0].runs[0])}{corpus}"
 
     def draw(self) -> None:
         """The published curves by themselves."""
-        panel = self.panel
         self.axes.set(facecolor=style.TINT)
-        if not panel.published:
+        if not self.panel.published:
             style.empty(self.axes, "nothing published")
             return
         self.draw_published()
-        for curve in panel.curves if panel.warmup_ends else ():
+        for curve in self.panel.curves if self.panel.warmup_ends else ():
             self.draw_warmup_end(curve)
-        self.draw_boundaries(self.exhibit.published_stages(self.view, panel))
-        if limits := panel.ylim or self.limits():
-            self.axes.set_ylim(*((0, limits[1]) if panel.rates else limits))
-
-    def label(self, title: str, beside: bool, last: bool, pad: float) -> None:
-        """Title and labels; those on the left are our axes'."""
-        corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
-        title = title or f"{PUBLISHED}, {self.view.size(self.panel.curves[0].runs[0])}{corpus}"
-        self.finish(title, "tokens (B)" if last else "", pad)
-
-    def finish(self, title: str, x: str, pad: float) -> None:
-        """Title, label of x and the form of numbers."""
-        self.axes.set_title(title, loc="left", pad=pad)
-        self.axes.set_xlabel(x)
-        form = {"style": "sci", "scilimits": (0, 0)} if self.panel.rates else {"useOffset": False}
-        self.axes.ticklabel_format(axis="y", **form)
+        self.draw_boundaries(self.exhibit.published_stages(self.view, self.panel))
+        if limits := self.panel.ylim or self.limits():
+            self.axes.set_ylim(*((0, limits[1]) if self.panel.rates else limits))
 
     def draw_published(self) -> None:
         """The published curves and line, thin."""
@@ -348,23 +330,26 @@ class _Axes:
             if line := panel.published_line(self.view, curve):
                 look, gid = self.look(curve.runs[0]), f"published-{panel.published}-{index}"
                 self.axes.plot(*line, **look, linewidth=0.7, zorder=1.8, gid=gid)
-                self.fit(curve, [line] if curve.fits else [])
+                self.make_room(curve, [line] if curve.fits else [])
         if (level := panel.published_level(self.view)) is not None:
             look, gid = self.look(panel.reference.run), f"published-{panel.published}-line"
             self.axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=gid)
             self.levels.append(level)
 
+    def make_room(self, curve: Curve, lines: list[Line]) -> None:
+        """Has the y-limits fit a curve's lines."""
+        scratch = base.declaration(self.view.study, curve.runs[0])[1].init_from is None
+        self.lines += [(scratch, line) for line in lines]
+
     def draw_warmup_end(self, curve: Curve) -> None:
         """A vertical line where the warm-up of a curve's run ends."""
         if run := self.view.planned(curve.runs[0]):
             look = self.look(curve.runs[0]) | {"linestyle": (0, (2, 2)), "linewidth": 0.7}
-            self.axes.axvline(warmup_end(run), **look, zorder=1.5)
+            self.axes.axvline(base.warmup_end(run), **look, zorder=1.5)
 
     def draw_boundaries(self, stages: list[Stage]) -> None:
         """Vertical lines where stages begin, and their names."""
-        from matplotlib.transforms import blended_transform_factory
-
-        place = blended_transform_factory(self.axes.transData, self.axes.transAxes)
+        place = self.axes.get_xaxis_transform()
         for stage in stages:
             if stage.start > 0:
                 look = {"color": "#777777", "linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.4}
@@ -400,20 +385,21 @@ class _Ours(_Axes):
 
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
         super().__init__(axes, panel, exhibit, view)
-        self.legend = legend
+        self.legend, self.x_label = legend, style.tokens_label(view)
         #: (label, line) of curves that the limits leave no room for
         self.apart: list[tuple[str, Line]] = []
         self.nothing = not any(view.runs(name) for name in panel.runs)
+        self.beside = exhibit.digitised and not view.full_size
+        loss = style.LOSS.replace(" (", "\n(") if self.beside else style.LOSS
+        axes.set_ylabel("learning rate" if panel.rates else loss)
 
-    def label(self, title: str, beside: bool, last: bool, pad: float) -> None:
+    def title(self, title: str) -> str:
         panel, view = self.panel, self.view
-        loss = style.LOSS.replace(" (", "\n(") if beside else style.LOSS
-        self.axes.set_ylabel("learning rate" if panel.rates else loss)
-        if beside and not panel.rates:
-            title = f"{title}: {view.corpus_here(panel.y)}"
-        elif not panel.rates:
-            title = f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
-        self.finish(title, style.tokens_label(view) if last else "", pad)
+        if panel.rates:
+            return title
+        if self.beside:
+            return f"{title}: {view.corpus_here(panel.y)}"
+        return f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
 
     def draw(self) -> None:
         """What there is of each curve, the line of reference, and in the legend what is missing."""
@@ -434,7 +420,7 @@ class _Ours(_Axes):
         limits = panel.ylim if panel.ylim and view.full_size else self.limits()
         if limits is None:
             return
-        limits = (0, limits[1]) if panel.rates else self.draw_entropy_floor(limits)
+        limits = (0, limits[1]) if panel.rates else self.draw_entropy_rate(limits)
         self.axes.set_ylim(*limits)
         for label, (xs, ys) in self.apart:
             late = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
@@ -459,7 +445,7 @@ class _Ours(_Axes):
             self.legend.note(f"{label}: not measured on {panel.y}")
             return
         if curve.fits:
-            self.fit(curve, lines)
+            self.make_room(curve, lines)
         else:
             self.apart.append((label, lines[0]))
         xs = compared[0][0]
@@ -486,43 +472,18 @@ class _Ours(_Axes):
         elif reference:
             self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
 
-    def draw_entropy_floor(self, limits: Range) -> Range:
-        """The entropy rate of a generated language: a line near the curves, else a note; limits that show it."""
+    def draw_entropy_rate(self, limits: Range) -> Range:
+        """A generated language's entropy rate: a line near the curves, else in the legend; limits for it."""
         view, corpus, (low, high) = self.view, self.panel.y, limits
-        floors = (one.entropy_floor(corpus) for run in self.panel.runs for one in view.runs(run))
-        floor = next((floor for floor in floors if floor is not None), None)
-        if floor is None:
+        rates = (one.entropy_floor(corpus) for run in self.panel.runs for one in view.runs(run))
+        rate = next((rate for rate in rates if rate is not None), None)
+        if rate is None:
             return limits
-        if low - 0.35 * (high - low) <= floor <= high:
+        if low - 0.35 * (high - low) <= rate <= high:
             look = {"color": "#555555", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
-            self.axes.axhline(floor, **look, zorder=1.5)
+            self.axes.axhline(rate, **look, zorder=1.5)
             self.legend.add("entropy rate", reference=True, **look)
-            return min(low, floor - 0.04 * (high - floor)), high
-        if corner := self.empty_corner(limits):
-            place = {
-                "ha": "right" if corner[0] > 0.5 else "left",
-                "va": "top" if corner[1] > 0.5 else "bottom",
-            }
-            look = {"fontsize": 7, "color": "#555555", "transform": self.axes.transAxes}
-            self.axes.text(*corner, f"entropy rate: {floor:.2f}", **place, **look)
-        else:
-            note = f"entropy rate of {view.corpus_here(corpus)}: {floor:.2f}"
-            self.legend.add(note, reference=True, color="none")
+            return min(low, rate - 0.04 * (high - rate)), high
+        name = f"entropy rate of {view.corpus_here(corpus)}: {rate:.2f}"
+        self.legend.add(name, reference=True, color="none")
         return limits
-
-    def empty_corner(self, limits: Range) -> tuple[float, float] | None:
-        """A corner (axes fractions) that no curve crosses."""
-        import numpy as np
-
-        (low, high), (left, right) = limits, self.panel.xlim
-        lines = [line for _, line in self.lines] + [([left, right], [level] * 2) for level in self.levels]
-        for corner_x, corner_y in ((0.99, 0.98), (0.99, 0.02), (0.01, 0.98), (0.01, 0.02)):
-            ends = (0.55, 1) if corner_x > 0.5 else (0, 0.45)
-            first, last = (left + end * (right - left) for end in ends)
-            heights = [np.interp(np.linspace(first, last, 60), *line) for line in lines]
-            heights += [
-                np.array([y for x, y in zip(*line, strict=True) if first <= x <= last]) for line in lines
-            ]
-            if not any((abs((h - low) / (high - low) - corner_y) < 0.12).any() for h in heights):
-                return corner_x, corner_y
-        return None

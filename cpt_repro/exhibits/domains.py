@@ -6,7 +6,9 @@ import math
 import re
 from typing import Literal
 
-from cpt_repro.exhibits.base import Checks, TableKind, View
+from pydantic import model_validator
+
+from cpt_repro.exhibits.base import CorpusRef, TableKind, View
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -20,7 +22,7 @@ class Domains(TableKind):
     """Domains of the paper, then those of this scale alone; as built, else the planned shares."""
 
     kind: Literal["domains"] = "domains"
-    corpus: str
+    corpus: CorpusRef
     columns: tuple[Literal["domain", "sampling", "train", "validation"], ...]
     #: columns of the published table, in the order of `columns`; its rows are `order` and the total
     published: tuple[str, ...] = ()
@@ -31,11 +33,15 @@ class Domains(TableKind):
     def corpora(self) -> list[str]:
         return [self.corpus]
 
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        checks.table(self.published, len(self.order) + 1)
+    @property
+    def published_table(self) -> tuple[list[str], int]:
+        return list(self.published), len(self.order) + 1
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Domains:
         if len(self.published) not in (0, len(self.columns)):
-            raise checks.fault("has a 'published' not as long as 'columns'.", "Name one for each, or none.")
+            raise ValueError("'published' is not as long as 'columns'; name one for each, or none")
+        return self
 
     def table(self, view: View) -> Table:
         here = self.corpus in view.scale.corpora

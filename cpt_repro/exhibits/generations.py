@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cpt_repro.exhibits.base import Checks, Row, TableKind, View, unique
+from cpt_repro.exhibits.base import CorpusRef, Row, TableKind, View, unique
 from cpt_repro.exhibits.typeset import Table, Texts
 from cpt_repro.records.lookup import NOT_RUN
 
@@ -18,16 +18,12 @@ class Generations(TableKind):
     kind: Literal["generations"] = "generations"
     layout: Literal["prompts", "generations"]
     #: the corpus from whose held-out text the prompts are taken
-    corpus: str
+    corpus: CorpusRef
     rows: tuple[Row, ...]
 
     @property
     def evaluations(self) -> list[str]:
         return unique(row.model for row in self.rows)
-
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        checks.corpora(self.corpus)
 
     def table(self, view: View) -> Table:
         at = "" if view.full_size else f" ({view.scale.name} scale)"

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 from cpt_repro.exhibits import style
-from cpt_repro.exhibits.base import NOT_DIGITISED, Checks, FigureKind, View, unique, warmup_end
+from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, View, unique, warmup_end
 from cpt_repro.exhibits.curves import Curve
 from cpt_repro.records.lookup import Trained
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 BEGUN = {"color": "#E31A1C", "marker": "o", "markersize": 6}
 WARMED_UP = {
-    "marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3,
+    "marker": "o", "markersize": 7,
+    "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3,
 }  # fmt: skip
 #: In a reading order that starts dark, so that grey print keeps the order of tokens too.
 TOKENS_MAP = "viridis"
@@ -28,9 +29,8 @@ class Plane(FigureKind):
     """Paths of runs in the plane of two perplexities, coloured by tokens."""
 
     kind: Literal["plane"] = "plane"
-    #: corpora
-    x: str
-    y: str
+    x: CorpusRef
+    y: CorpusRef
     #: billions of the paper's tokens
     until: float
     #: print R² of the linear fit
@@ -40,10 +40,6 @@ class Plane(FigureKind):
     @property
     def runs(self) -> list[str]:
         return unique(run for curve in self.curves for run in curve.runs)
-
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        checks.corpora(self.x, self.y)
 
     def caption(self, view: View) -> list[str]:
         paths = (

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
+from pydantic import ValidationInfo, model_validator
+
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import Checks, Row, TableKind, View, declaration, unique
+from cpt_repro.exhibits.base import CorpusRef, Row, RunRef, TableKind, View, check_known, declaration, unique
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
 
+Measure = Callable[["Key"], Measured | None]
 #: A normalised effect stands on a denominator of at least so many standard errors.
 SURE = 2
 
@@ -45,10 +48,10 @@ class Anchors(Strict):
     """What makes losses comparable across scales: (loss - zero) / (one - zero), column by column."""
 
     #: the rows it holds for: their new corpus and their model
-    new: str
+    new: CorpusRef
     model: str
-    zero: str
-    one: str
+    zero: RunRef
+    one: RunRef
     #: in words, such as: gap to the union as a share of the gap without replay
     says: str
 
@@ -73,50 +76,44 @@ class Rows(TableKind):
     def suites(self) -> list[str]:
         return unique(column.suite for column in self.columns)
 
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        checks.table((name for column in self.columns for name in column.published), len(self.rows))
-        for row in self.rows:
-            checks.run(row.model, merges=True)
-            new = row.new_corpus(checks.study)
-            if new is None and any(
-                column.show == "average_loss" or column.corpus == "new" for column in self.columns
-            ):
-                what = f"shows losses on new data, and '{row.model}' is validated on none."
-                raise checks.fault(what, "Give its row the key 'new'.")
-            checks.corpora(new)
-        checks.corpora(*(c.corpus for c in self.columns if c.corpus != "new"), *(a.new for a in self.anchors))
-        for anchors in self.anchors:
-            checks.known(anchors.model, checks.study.paper.models, "model", ".anchors")
-            for name in (anchors.zero, anchors.one):
-                checks.known(name, [row.run for row in self.rows if row.run], "row", ".anchors")
+    @property
+    def published_table(self) -> tuple[list[str], int]:
+        return [name for column in self.columns for name in column.published], len(self.rows)
+
+    @model_validator(mode="after")
+    def _declared(self, info: ValidationInfo) -> Rows:
+        for name in (name for anchors in self.anchors for name in (anchors.zero, anchors.one)):
+            check_known(name, [row.run for row in self.rows if row.run], "row")
+        corpora = info.context.paper.corpora if info.context else ()
+        for column in self.columns if corpora else ():
+            check_known(column.corpus or "new", [*corpora, "new"], "corpus")
+            new = column.show == "average_loss" or column.corpus == "new"
+            for row in self.rows if new else ():
+                if row.new_corpus(info.context) not in corpora:
+                    raise ValueError(f"the row of '{row.model}' is validated on no new corpus: give it 'new'")
+        return self
 
     def caption(self, view: View) -> list[str]:
-        out, several = [], "seeds where there are several, else over " if view.several_seeds else ""
+        over, out = "seeds where there are several, else over " if view.several_seeds else "", []
         if any(column.losses for column in self.columns):
-            over = f"{several}the closing evaluations"
-            out.append(
-                f"Losses in nats per token ± standard error over {over}; AVG is the mean of D0 and D1."
-            )
-        if self.suites:
-            out.append(f"Scores in percent ± standard error over {several}documents.")
-        return out
+            out.append(f"Losses in nats per token ± standard error over {over}the closing evaluations;")
+            out.append("AVG is the mean of D0 and D1.")
+        return [*out, f"Scores in percent ± standard error over {over}documents."] if self.suites else out
 
     def table(self, view: View) -> Table:
         columns = _Builder(self, view).columns()
         cells = [cell for column in columns if isinstance(column, Values) for cell in column.cells]
         notes = ["In square brackets: the number of seeds."] if any(cell.reproduced for cell in cells) else []
         if view.full_size:
-            notes.append("Difference: reproduced - published.")
-        elif any(cell.ranks for cell in cells):
-            notes.append("At this scale absolute values do not compare with the published ones.")
-            notes.append(
-                "Rank: 1 is best, among rows with the same new data and model that have both values."
-            )
-            if any(cell.effects != (None, None) for cell in cells):
-                says = " or ".join(dict.fromkeys(anchor.says for anchor in self.anchors))
-                where = f"where that gap is 0 in print or within {SURE} standard errors here"
-                notes.append(f"Effect: {says}; – {where}.")
+            return Table(columns, [*notes, "Difference: reproduced - published."])
+        if any(cell.ranks for cell in cells):
+            same = "among rows with the same new data and model that have both values"
+            notes += ["At this scale absolute values do not compare with the published ones."]
+            notes += [f"Rank: 1 is best, {same}."]
+        if any(cell.effects != (None, None) for cell in cells):
+            says = " or ".join(unique(anchor.says for anchor in self.anchors))
+            unsure = f"where that gap is 0 in print or within {SURE} standard errors here"
+            notes += [f"Effect: {says}; – {unsure}."]
         return Table(columns, notes)
 
     def pairs(self, view: View) -> list[Pair]:
@@ -144,25 +141,21 @@ class _Builder:
 
     def __init__(self, exhibit: Rows, view: View):
         self.exhibit, self.view, self.rows = exhibit, view, exhibit.rows
-        self.keys = [self._key(row) for row in exhibit.rows]
-        heads = [head for column in exhibit.columns for head in column.published]
+        models = [declaration(view.study, row.model)[1].model for row in self.rows]
+        news = [row.new_corpus(view.study) or "" for row in self.rows]
+        self.keys = [Key(row.model, *two) for row, *two in zip(self.rows, news, models, strict=True)]
+        heads = exhibit.published_table[0]
         self.digits = max((decimals(view.published(head, len(self.rows))) for head in heads), default=0)
-
-    def _key(self, row: Row) -> Key:
-        return Key(
-            row.model, row.new_corpus(self.view.study) or "", declaration(self.view.study, row.model)[1].model
-        )
 
     def columns(self) -> list[Texts | Values]:
         """All columns, compared."""
         out: list[Texts | Values] = []
         for column in self.exhibit.columns:
-            if texts := self._texts(column):
-                out.append(texts)
-                continue
-            for values in self._values(column):
+            texts = self._texts(column)
+            for values in [] if texts else self._values(column):
                 compare(values, self.keys, self.exhibit.anchors, column.losses)
                 out.append(values)
+            out += [texts] if texts else []
         return out
 
     def _texts(self, column: Column) -> Texts | None:
@@ -176,23 +169,22 @@ class _Builder:
             case "text":
                 return Texts(heading, [row.cells.get(column.key, "") for row in rows])
             case "here":
-                head = f"{heading}: layers × width, tokens {at}".strip()
-                return Texts(head, [self._here(row) for row in rows], False)
+                cells = [self._here(row) for row in rows]
+                return Texts(f"{heading}: layers × width, tokens {at}".strip(), cells, False)
             case "rate":
-                return Texts(f"{heading} {at}".strip(), [self._rate(row) for row in rows], False)
+                cells = [self._rate(row) for row in rows]
+                return Texts(f"{heading} {at}".strip(), cells, False)
         return None
 
     def _here(self, row: Row) -> str:
         """What was trained at this scale: layers x width, tokens of this run."""
-        run = self.view.planned(row.model)
-        if run is None:
+        if not (run := self.view.planned(row.model)):
             return NO_COUNTERPART
         tokens = "merge" if row.merge else count(run.training.tokens)
         return f"{run.training.model.layers} × {run.training.model.width}, {tokens}"
 
     def _rate(self, row: Row) -> str:
-        run = self.view.planned(row.model)
-        if run is None:
+        if not (run := self.view.planned(row.model)):
             return NO_COUNTERPART
         schedule = run.training.schedule
         return rate_text(getattr(schedule, "eta_max", None) or schedule.eta_const)
@@ -201,9 +193,7 @@ class _Builder:
         """The columns that a declaration of losses or scores stands for, not yet compared."""
         view, first = self.view, next(iter(column.published), None)
         if column.losses:
-            shown = (
-                unique(self._corpora(column, key)[0] for key in self.keys) if column.show == "loss" else []
-            )
+            shown = unique(self._corpora(column, key)[0] for key in self.keys if column.show == "loss")
             there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
             here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
             values = self._made(column, first, lambda key: self._loss(key, self._corpora(column, key)))
@@ -229,10 +219,8 @@ class _Builder:
             return self.view.study.paper.old, key.new
         return (key.new if column.corpus == "new" else column.corpus,)
 
-    def _made(
-        self, column: Column, published: str | None, measure: Callable[[Key], Measured | None] | None
-    ) -> Values:
-        """A published column beside what is measured of each row (None: the scale has nothing of the kind)."""
+    def _made(self, column: Column, published: str | None, measure: Measure | None) -> Values:
+        """A published column beside what is measured (None: the scale has nothing of the kind)."""
         view, cells = self.view, []
         printed = view.published(published, len(self.rows))
         for number, (row, key, value) in enumerate(zip(self.rows, self.keys, printed, strict=True)):
@@ -312,11 +300,9 @@ def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losse
         place = list(group).index(key.name)
         if len(group) > 1:
             cell.ranks = (*(1 + sum(v < side[place] for v in side) for side in (there, here)), len(group))
-        anchor = (
-            next((a for a in anchors if (a.new, a.model) == (key.new, key.model)), None) if losses else None
-        )
-        if anchor and {anchor.zero, anchor.one} <= set(group):
-            cell.effects = _effects(cell, group[anchor.zero], group[anchor.one], column.digits)
+        for anchor in anchors if losses else ():
+            if (anchor.new, anchor.model) == key[1:] and {anchor.zero, anchor.one} <= {*group}:
+                cell.effects = _effects(cell, group[anchor.zero], group[anchor.one], column.digits)
 
 
 def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | None, float | None]:

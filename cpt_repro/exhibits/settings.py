@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from cpt_repro.declarations.strict import Strict
-from cpt_repro.exhibits.base import Checks, TableKind, View, unique
+from cpt_repro.exhibits.base import RunRef, TableKind, View, unique
 from cpt_repro.exhibits.rows import rate_text
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values
 from cpt_repro.records.lookup import NO_COUNTERPART
@@ -18,17 +20,17 @@ class SettingColumn(Strict):
     """A model of the paper."""
 
     label: str
-    run: str | None = None
+    run: RunRef | None = None
     #: column of the published table
     published: str
 
 
 class Setting(Strict):
-    """A setting: a field of the planned training, or the same `everywhere`; the published table has its own."""
+    """A setting: a field of the planned training, or the same `everywhere`; the published table has its."""
 
     group: str = ""
     label: str
-    run: str | None = None
+    run: RunRef | None = None
     field: str | None = None
     everywhere: str | None = None
 
@@ -45,11 +47,16 @@ class Settings(TableKind):
         counted = any(row.field in COUNTED for row in self.rows)
         return unique(column.run for column in self.columns) if counted else []
 
-    def check(self, checks: Checks) -> None:
-        super().check(checks)
-        checks.table((column.published for column in self.columns), len(self.rows))
-        for name in unique(part.run for part in (*self.columns, *self.rows)):
-            checks.run(name)
+    @property
+    def published_table(self) -> tuple[list[str], int]:
+        return [column.published for column in self.columns], len(self.rows)
+
+    @model_validator(mode="after")
+    def _of_a_run(self) -> Settings:
+        for row in self.rows:
+            if row.field and not (row.run or all(column.run for column in self.columns)):
+                raise ValueError(f"the row '{row.label}' has a 'field' and no 'run', nor have the columns")
+        return self
 
     def table(self, view: View) -> Table:
         columns: list[Texts | Values] = [Texts("Description", [row.label for row in self.rows])]

@@ -18,61 +18,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SINGLE, DOUBLE = 3.4, 6.9
-FONT_SIZE = 7.5
 LOSS = "validation loss (nats/token)"
 #: Okabe and Ito's palette without its yellow, which is too light on white, with a grey and a brown.
 COLOURS = {
-    "black": "#000000",
-    "grey": "#8C8C8C",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "purple": "#CC79A7",
-    "brown": "#6B3A0E",
-}
-DASHES: dict[str, Any] = {
-    "solid": "-",
-    "dashed": (0, (4, 1.5)),
-    "dotted": (0, (1.2, 1.2)),
-    "dashdot": (0, (5, 1.5, 1.2, 1.5)),
-    "longdash": (0, (8, 2)),
-    "dashdotdot": (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)),
-}
+    "black": "#000000", "grey": "#8C8C8C", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
+    "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "brown": "#6B3A0E",
+}  # fmt: skip
+DASHES = {
+    "solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1.2, 1.2)), "dashdot": (0, (5, 1.5, 1.2, 1.5)),
+    "longdash": (0, (8, 2)), "dashdotdot": (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)),
+}  # fmt: skip
 HATCHES = ("", "////", "xxxx", "....", "----")
-#: Background of axes that show published values alone.
-TINT = "#F7F4EA"
-DIM = "#666666"
-
+#: Background of axes that show published values alone; words in place of values.
+TINT, DIM = "#F7F4EA", "#666666"
 RC = {
-    "font.family": "DejaVu Sans",
-    "font.size": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE,
-    "axes.labelsize": FONT_SIZE,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.use_locale": False,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 3,
-    "hatch.linewidth": 0.5,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.formatter.use_locale": False,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 3.2,
+    "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1, "lines.markersize": 3, "hatch.linewidth": 0.5,
+    "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
     # Text as outlines: the same in every viewer, whatever fonts it has.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "cpt_repro",
-}
+    "svg.fonttype": "path", "svg.hashsalt": "cpt_repro",
+}  # fmt: skip
 
 
 @contextmanager
@@ -84,17 +53,13 @@ def drawing() -> Iterator[None]:
     import seaborn
     from matplotlib import font_manager
 
-    manager = font_manager.fontManager
-    bundled = str(Path(matplotlib.get_data_path()))
     # A system's DejaVu may be another version, with other outlines.
-    everything = manager.ttflist
-    manager.ttflist = [font for font in everything if font.fname.startswith(bundled)]
+    manager, everything = font_manager.fontManager, font_manager.fontManager.ttflist
+    manager.ttflist = [font for font in everything if font.fname.startswith(matplotlib.get_data_path())]
     manager._findfont_cached.cache_clear()
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     try:
-        with matplotlib.rc_context():
-            matplotlib.rcParams.update(
-                {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
-            )
+        with matplotlib.rc_context(defaults):
             matplotlib.rcParams.update(seaborn.plotting_context("paper") | seaborn.axes_style("ticks") | RC)
             yield
     finally:
@@ -120,9 +85,8 @@ def figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure
 
 def tokens_label(view: View) -> str:
     """Label of an axis of tokens."""
-    if view.full_size:
-        return "tokens (B)"
-    return f"tokens (B of the paper; 1 B = {view.scale.tokens_per_billion:,.0f} tokens here)"
+    here = f"tokens (B of the paper; 1 B = {view.scale.tokens_per_billion:,.0f} tokens here)"
+    return "tokens (B)" if view.full_size else here
 
 
 def empty(axes: Axes, words: str) -> None:
@@ -142,8 +106,7 @@ def shared(seeded: list[dict[int, Any]]) -> list[list[Any]]:
 
 def letter(index: int, count: int, title: str) -> str:
     """A panel's title with its letter, where there are several."""
-    mark = f"({chr(ord('a') + index)})" if count > 1 else ""
-    return " ".join(part for part in (mark, title) if part)
+    return f"({chr(ord('a') + index)}) {title}".strip() if count > 1 else title
 
 
 class Legend:
@@ -169,14 +132,13 @@ class Legend:
         """An entry, if there is none of its label."""
         from matplotlib.lines import Line2D
 
+        if not reference:
+            if label not in self.entries:
+                place = self._order.index(self._last) + 1 if self._last else len(self._order)
+                self._order.insert(place, label)
+            self._last = label
         if label not in self.entries:
             self.entries[label] = Line2D([], [], **look)
-            if not reference:
-                self._order.insert(
-                    self._order.index(self._last) + 1 if self._last else len(self._order), label
-                )
-        if not reference:
-            self._last = label
 
     def draw(self, figure: Figure) -> None:
         """Puts it below all axes and lengthens the figure by it."""
@@ -206,10 +168,8 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
     # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
     matplotlib.rcParams["svg.hashsalt"] = hashlib.sha256(title.encode()).hexdigest()
-    text = io.StringIO()
-    figure.savefig(
-        text, format="svg", metadata={"Title": title, "Date": None, "Creator": None, "Source": receipts}
-    )
+    text, about = io.StringIO(), {"Title": title, "Date": None, "Creator": None, "Source": receipts}
+    figure.savefig(text, format="svg", metadata=about)
     with whole_file(svg) as aside:
         aside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
     return [png, svg]

@@ -15,12 +15,13 @@ from cpt_repro.files import whole_file, write_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 
 TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "∪": r"$\cup$", "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "°": r"$^\circ$",
-    "η": r"$\eta$", "α": r"$\alpha$", "β": r"$\beta$", "–": "--", "—": "---", "„": ",,", "“": "``", "”": "''",
-    "‚": ",", "‘": "`", "’": "'", "«": "``", "»": "''", "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}",
-    "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$", "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "∪": r"$\cup$", "→": r"$\rightarrow$", "±": r"$\pm$",
+    "×": r"$\times$", "°": r"$^\circ$", "η": r"$\eta$", "α": r"$\alpha$", "β": r"$\beta$", "–": "--",
+    "—": "---", "„": ",,", "“": "``", "”": "''", "‚": ",", "‘": "`", "’": "'", "«": "``", "»": "''",
+    "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}", "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$",
+    "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
 }  # fmt: skip
 #: Characters across an upright page and across one on its side, at 5 points or more.
 UPRIGHT, SIDEWAYS = 130, 270
@@ -70,6 +71,18 @@ class Cell:
         """Whether both values are there and say the same thing."""
         return bool(self.published and self.reproduced and not self.misprint)
 
+    @property
+    def sign(self) -> str:
+        """What stands behind the published value."""
+        return MARKS.get(self.published.mark, "") + MISPRINT * self.misprint if self.published else ""
+
+    def printed(self, digits: int | None) -> str | None:
+        """The published value as it was printed; None where there is none."""
+        if self.published is None:
+            return None
+        value = self.published.value
+        return str(value) if digits is None or isinstance(value, str) else f"{value:.{digits}f}"
+
     def compared(self, digits: int) -> str:
         """What compares, in print."""
         if self.difference is not None:
@@ -100,43 +113,27 @@ class Values(NamedTuple):
     digits: int | None = None
 
     @property
-    def at(self) -> str:
-        """Under what heading values of this scale stand."""
-        return "reproduced" if self.scale == "paper" else f"{self.scale} scale"
-
-    @property
     def published_only(self) -> bool:
         """Whether the scale has nothing of the kind."""
         return all(c.published and not c.reproduced and c.state == NO_COUNTERPART for c in self.cells)
-
-    def published(self, cell: Cell) -> str | None:
-        """The published value as it was printed; None where there is none."""
-        if cell.published is None:
-            return None
-        value = cell.published.value
-        number = self.digits is not None and not isinstance(value, str)
-        return f"{value:.{self.digits}f}" if number else str(value)
 
     def _title(self, side: str, detail: str = "") -> str:
         return f"{self.heading} ({side}{': ' * bool(detail)}{detail})"
 
     def printed(self) -> list[Texts]:
         """The columns in print: published, reproduced, compared; those without anything fall away."""
-        out, at = [], f"{self.at}; {NOT_PUBLISHED}"
+        out, at = [], "reproduced" if self.scale == "paper" else f"{self.scale} scale"
         if any(cell.published for cell in self.cells):
-            at, texts = self.at, []
-            for cell in self.cells:
-                mark = MARKS.get(cell.published.mark, "") if cell.published else ""
-                texts.append((self.published(cell) or NOT_PUBLISHED) + mark + MISPRINT * cell.misprint)
+            texts = [(c.printed(self.digits) or NOT_PUBLISHED) + c.sign for c in self.cells]
             out.append(Texts(self._title("published", self.there), texts))
         if self.published_only:
             return out
         here = [cell.reproduced.text if cell.reproduced else cell.state for cell in self.cells]
-        out.append(Texts(self._title(at, self.here), here))
+        out.append(Texts(self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here), here))
         compared = [cell.compared(self.digits or 0) for cell in self.cells]
         if any(compared):
             effects = any(cell.effects != (None, None) for cell in self.cells)
-            what = f"{'rank; effect' if effects else 'rank'}: published → {self.at}"
+            what = f"{'rank; effect' if effects else 'rank'}: published → {at}"
             title = self._title("difference" if self.scale == "paper" else what)
             out.append(Texts(title, [text or "–" for text in compared]))
         return out
@@ -149,7 +146,7 @@ class Values(NamedTuple):
         inside = f"{self.here}, {at}" if self.here else at
         marks = [c.published.mark + "; misprint" * c.misprint if c.published else None for c in cells]
         every = {
-            "published": [self.published(cell) for cell in cells],
+            "published": [cell.printed(self.digits) for cell in cells],
             "mark": marks,
             f"reproduced ({inside})": [one.value for one in measured],
             f"standard error ({at})": [one.error for one in measured],
@@ -175,6 +172,16 @@ class Part(Strict):
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @classmethod
+    def of(cls, title: str, columns: list[Texts]) -> Part:
+        cells = [map(plain, column.cells) for column in columns]
+        heads = [plain(column.heading) for column in columns]
+        return cls(title=title, heads=heads, rows=tuple(zip(*cells, strict=True)))
+
+    @property
+    def columns(self) -> list[Texts]:
+        return [Texts(*both) for both in zip(self.heads, zip(*self.rows, strict=True), strict=True)]
+
 
 class Table(NamedTuple):
     """Columns, and what the caption says of them."""
@@ -184,9 +191,8 @@ class Table(NamedTuple):
 
     def caption(self, source: str) -> list[str]:
         """Where published values are from, how they are marked, and what compares."""
-        cells = [
-            c for column in self.columns if isinstance(column, Values) for c in column.cells if c.published
-        ]
+        values = [column for column in self.columns if isinstance(column, Values)]
+        cells = [cell for column in values for cell in column.cells if cell.published]
         marks = {cell.published.mark for cell in cells}
         out = [f"Published values: {source}."] if marks else []
         out += [f"{sign}: {mark}." for mark, sign in MARKS.items() if mark in marks]
@@ -213,11 +219,7 @@ class Table(NamedTuple):
                 part += block
             if chosen or not (title or values):
                 out.append((title, part))
-        heads = [[_plain(column.heading) for column in part] for _, part in out]
-        rows = [
-            zip(*([_plain(text) for text in column.cells] for column in part), strict=True) for _, part in out
-        ]
-        return [Part(title=o[0], heads=h, rows=tuple(r)) for o, h, r in zip(out, heads, rows, strict=True)]
+        return [Part.of(title, columns) for title, columns in out]
 
 
 def count(tokens: float) -> str:
@@ -237,7 +239,7 @@ def decimals(values: list[Value | None]) -> int:
 # -- files
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without control characters, which a terminal would obey; ends of lines are kept."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
@@ -261,7 +263,7 @@ def _csv_value(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     formula = value[:1] in ("=", "+", "-", "@", "\t") and not re.fullmatch(r"[+-]?[\d.,]+(e[+-]?\d+)?", value)
-    return "'" * formula + _plain(value)
+    return "'" * formula + plain(value)
 
 
 def write_csv(table: Table, path: Path) -> None:
@@ -287,26 +289,25 @@ def write_markdown(parts: list[Part], path: Path, title: str, caption: str) -> N
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _wrapped(heading: str, cells: tuple[str, ...]) -> list[str]:
+def _wrapped(column: Texts) -> list[str]:
     """The heading in lines about as wide as its column."""
-    widest = max(len(text) for text in cells)
-    return textwrap.wrap(heading, max(min(widest, LINE), 10), break_long_words=False) or [""]
+    widest = max(len(text) for text in column.cells)
+    return textwrap.wrap(column.heading, max(min(widest, LINE), 10), break_long_words=False) or [""]
 
 
-def _longest(heading: str, cells: tuple[str, ...]) -> int:
-    return max(len(text) for text in [*_wrapped(heading, cells), *cells])
+def _longest(column: Texts) -> int:
+    return max(len(text) for text in [*_wrapped(column), *column.cells])
 
 
 def _width(columns: list[Texts]) -> int:
-    return sum(3 + _longest(column.heading, column.cells) for column in columns)
+    return sum(3 + _longest(column) for column in columns)
 
 
 def _tabular(part: Part) -> str:
     """Columns as wide as their texts, shrunk to the page; long texts break their lines."""
     import pandas as pd
 
-    columns = list(zip(part.heads, zip(*part.rows, strict=True), strict=True))
-    longest = [_longest(*column) for column in columns]
+    longest = [_longest(column) for column in part.columns]
     breaks = max(longest) > LINE
     if breaks:
         weights = [min(max(length, 4), 45) ** 0.7 for length in longest]
@@ -314,8 +315,7 @@ def _tabular(part: Part) -> str:
         form = "".join(rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}" for share in shares)
         heads = [escape_tex(heading) for heading in part.heads]
     else:
-        form = "l" * len(columns)
-        stacked = [r"\\".join(map(escape_tex, _wrapped(*column))) for column in columns]
+        form, stacked = "l" * len(longest), [r"\\".join(map(escape_tex, _wrapped(c))) for c in part.columns]
         heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
     frame = pd.DataFrame([[escape_tex(text) for text in row] for row in part.rows], columns=heads)
     text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
@@ -325,25 +325,20 @@ def _tabular(part: Part) -> str:
 
 def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
     """Booktabs tables in one float, in one each where they are long; on their side where they are wide."""
-    columns = [[Texts(h, c) for h, c in zip(p.heads, zip(*p.rows, strict=True), strict=True)] for p in parts]
     longest = max(len(text) for part in parts for row in part.rows for text in row)
-    wide = longest <= LINE and max(map(_width, columns)) > UPRIGHT
+    wide = longest <= LINE and max(_width(part.columns) for part in parts) > UPRIGHT
     name, place, high = ("sidewaystable*", "", SIDEWAYS_ROWS) if wide else ("table*", "[t]", UPRIGHT_ROWS)
     floats = [[part] for part in parts] if len(parts[0].rows) * len(parts) > high else [parts]
-    title = escape_tex(title)
+    title, caption = escape_tex(title), escape_tex(caption)
     packages = r"\usepackage{booktabs,array,graphicx,rotating} and, before them, \usepackage[T1]{fontenc}"
-    text = f"% needs {packages}\n"
+    lines = [f"% needs {packages}"]
     for number, inside in enumerate(floats):
-        text += f"\\begin{{{name}}}{place}\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
+        lines += [f"\\begin{{{name}}}{place}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
         if number:
-            text += f"\\textbf{{{title}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip\n"
+            lines.append(f"\\textbf{{{title}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip")
         else:
-            text += (
-                f"\\caption{{\\textbf{{{title}.}} {escape_tex(caption)}}}\n\\label{{{label}}}\\smallskip\n"
-            )
-        text += "\\par\\medskip\n".join(
-            (f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "") + _tabular(part)
-            for part in inside
-        )
-        text += f"\\end{{{name}}}\n"
-    write_text(path, text)
+            lines.append(f"\\caption{{\\textbf{{{title}.}} {caption}}}\n\\label{{{label}}}\\smallskip")
+        above = [f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "" for part in inside]
+        tabulars = [head + _tabular(part) for head, part in zip(above, inside, strict=True)]
+        lines.append("\\par\\medskip\n".join(tabulars) + f"\\end{{{name}}}")
+    write_text(path, "\n".join(lines) + "\n")

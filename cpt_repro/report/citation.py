@@ -1,4 +1,4 @@
-"""How to cite an exhibit, or all of them: version, commit, digest of the records, and the papers replicated."""
+"""How to cite an exhibit, or all of them: version, commit, digest of the records, the papers replicated."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.citation import citation, read_drawn
 
-#: Pixels of a drawn PNG per CSS pixel: figures come at 200 dots per inch, and so their letters have the size of text.
+#: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
 
 
@@ -141,7 +141,7 @@ class Page:
         return "to be measured" if self.records.incomplete_curves(run) else "done"
 
     def tree(self, paper: str) -> list[Node]:
-        """A paper's runs under those that they start from; one that starts from another paper's run is a root."""
+        """A paper's runs under those they start from; one that starts from another paper's run is a root."""
         children: dict[str | None, dict[str, list[PlannedRun]]] = {}
         for run in self.plan.runs.values():
             if run.paper == paper:
@@ -243,8 +243,8 @@ def _capitalised(text: str) -> str:
 def write_report(catalogue: Catalogue, records: Records, out: Path | None = None) -> Path:
     """Writes `<out>/<scale>/index.html` and returns its path; what is not drawn, run or judged is named so.
 
-    `out` is the project's folder of figures where it is not given. `index.json` beside the page records its hash, so
-    that the page can be verified where it is too large to be kept.
+    `out` is the project's folder of figures where it is not given. `index.json` beside the page records its
+    hash, so that the page can be verified where it is too large to be kept.
     """
     page = Page(catalogue, records, Path(out or catalogue.plan.project.figures))
     path = page.folder / "index.html"

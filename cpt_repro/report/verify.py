@@ -14,7 +14,7 @@ from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest, read_json
 from cpt_repro.records.lookup import Records
-from cpt_repro.records.receipts import identity_in
+from cpt_repro.records.receipts import Evaluation, Receipt, identity_in, read_record
 from cpt_repro.report.citation import Key, read_drawn
 from cpt_repro.report.page import write_report
 
@@ -73,7 +73,9 @@ class Verification:
         lines += [f"not made: {what}: {why}" for what, why in self.failed.items()]
         for name, file in self.files.items():
             if file.state == "differs":
-                lines.append(f"differs: {name}: {file.there} there ({file.by}), {file.again} from the records")
+                lines.append(
+                    f"differs: {name}: {file.there} there ({file.by}), {file.again} from the records"
+                )
             elif file.state == "missing":
                 lines.append(f"missing: {name}: {file.again} from the records")
         states = [file.state for file in self.files.values()]
@@ -86,29 +88,26 @@ class Verification:
 
 def check_receipts(catalogue: Catalogue, records: Records) -> Receipts:
     """Reads every receipt and evaluation that the plan wants."""
-    found, runs = Receipts(), records.plan.runs
-    wanted: list[tuple[str, Callable[[], Any], Path]] = [
-        (f"receipt {name}", lambda run=run: records.receipt(run), records.receipt_path(run))
-        for name, run in runs.items()
-    ] + [
-        (f"evaluation {name}", lambda name=name: records.evaluation(name), records.evaluation_path(name))
-        for name in catalogue.models
+    out, runs, folder = Receipts(), records.plan.runs, records.folder / "runs"
+    wanted = [
+        (f"receipt {name}", Receipt, records.receipt_path(run), run.identity) for name, run in runs.items()
     ]
-    for name, read, path in wanted:
+    for name in catalogue.models:
+        identity = records.plan.model(name).identity
+        wanted.append((f"evaluation {name}", Evaluation, records.evaluation_path(name), identity))
+    for name, model, path, identity in wanted:
         try:
-            # What has no identity that can be read is found under its name alone.
-            if path.exists() and identity_in(path) is None:
-                read_json(path)
-                raise UserError("it is no record of this version.")
-            found.read, missing = (found.read + 1, []) if read() else (found.read, [name])
-            found.missing += missing
+            if path.exists() and read_record(model, path).identity == identity:
+                out.read += 1
+            else:
+                out.missing.append(name)
         except UserError as error:
-            found.unreadable[name] = error.what
-    planned = {run.identity for run in runs.values()}
-    for path in sorted((records.folder / "runs").rglob("receipt.json")):
-        if (identity := identity_in(path)) and identity not in planned:
-            found.unplanned.append(path.relative_to(records.folder / "runs").as_posix())
-    return found
+            out.unreadable[name] = error.what
+    known = {run.identity for run in runs.values()}
+    for path in sorted(folder.rglob("receipt.json")):
+        if identity_in(path) not in {None, *known}:
+            out.unplanned.append(path.relative_to(folder).as_posix())
+    return out
 
 
 def verify(
@@ -147,9 +146,9 @@ def verify(
                 out.failed[f"{name}.json"] = str(error)
             drawing = lambda paper=paper, key=key: draw(catalogue, records, paper, key, Path(place))  # noqa: E731
             make(name, drawing, there.files if there else {})
-            if there and (new := read_drawn(again / f"{name}.json")):
-                if differing := {*there.sha256.items()} ^ {*new.sha256.items()}:
-                    out.changed[name] = sorted({record for record, _ in differing})
+            new = read_drawn(again / f"{name}.json") if there else None
+            if new and (differing := {*there.sha256.items()} ^ {*new.sha256.items()}):
+                out.changed[name] = sorted({record for record, _ in differing})
         make("claims", lambda: write_ledger(build_ledger(catalogue, records), again), {})
         recorded = folder / "index.json"
         hashes = read_json(recorded)["files"] if recorded.exists() else {}
