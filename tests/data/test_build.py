@@ -204,25 +204,13 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(tiny, kind, tmp_path, mo
 WRITE = parts.write_part
 
 
-def slow_part(corpus, part):
-    WRITE(corpus, part)
-    (corpus.folder.parent / "one").touch()
-    time.sleep(600)
-
-
-def endless_part(corpus, part):
+def begun(corpus, part):
+    """A part that never ends; in training text one is finished before."""
+    if part.split == "train":
+        WRITE(corpus, part)
     (corpus.folder / ".begun.aside").mkdir(exist_ok=True)
     (corpus.folder.parent / "one").touch()
     time.sleep(600)
-
-
-def killed_part(corpus, part):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def until_one(tiny):
-    while not (tiny.root / "one").exists():
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -234,23 +222,27 @@ def test_kill_9_of_all_processes(hub, tmp_path, monkeypatch):
         hub.build(processes=2)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "write_part", slow_part)
+        patch.setattr(parts, "write_part", begun)
         process = multiprocessing.get_context("fork").Process(target=leader)
         process.start()
-        until_one(hub)
+        while not (hub.root / "one").exists():
+            assert process.is_alive()
+            time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
     assert "is not built" in refused(hub.fingerprint)
     assert list((hub.corpus / "train").rglob("part.json"))
+    shutil.rmtree(hub.corpus / ".begun.aside")
     assert all_bytes(hub.build()) == whole
 
 
 def test_an_interrupt_does_not_wait_for_parts_that_were_begun(hub, monkeypatch):
     def interrupted(*_):
-        until_one(hub)
+        while not (hub.root / "one").exists():
+            time.sleep(0.02)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts, "write_part", endless_part)
+    monkeypatch.setattr(parts, "write_part", begun)
     monkeypatch.setattr(build, "islice", interrupted)  # what comes behind the last part
     # A library may have installed a handler, which the children inherit.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -262,8 +254,12 @@ def test_an_interrupt_does_not_wait_for_parts_that_were_begun(hub, monkeypatch):
     assert not multiprocessing.active_children() and not list(hub.corpus.rglob("*.aside"))
 
 
+def killed(corpus, part):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_killed_worker_is_told(hub, monkeypatch):
-    monkeypatch.setattr(parts, "write_part", killed_part)
+    monkeypatch.setattr(parts, "write_part", killed)
     text = refused(lambda: hub.build(processes=2))
     assert f"{hub.corpus}: a building process was killed, perhaps for lack of memory" in text
 
@@ -298,67 +294,34 @@ def test_changed_text_is_built_anew(local, caplog):
     assert "built from another manifest, tokenizer or length; building anew" in caplog.text
 
 
-# -- damage: what is done to a built corpus -> (the file that is named, a word of the message)
+# -- damage
 
 
-def damaged_shard(name, change, message):
-    def damage(corpus):
-        path = corpus / name
-        change(path)
-        return name, message
-
-    return damage
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-5])
-
-
-def remove_shard(corpus):
-    (corpus / "train/law" / SECOND).unlink()
-    return f"train/law/{SECOND}", "missing"
-
-
-def remove_part(corpus):
-    shutil.rmtree(corpus / "train/law/part.00001")
-    return f"train/law/{SECOND}", "missing"
-
-
-def swap(corpus):
+def exchange(corpus):
     one, other = (corpus / "train/law" / name for name in (FIRST, SECOND))
-    raw = one.read_bytes(), other.read_bytes()
-    one.write_bytes(raw[1])
-    other.write_bytes(raw[0])
-    return f"train/law/{SECOND if len(raw[1]) > len(raw[0]) else FIRST}", ""
+    first = one.read_bytes()
+    one.write_bytes(other.read_bytes() + bytes(9))  # not shorter, which would be found first
+    other.write_bytes(first)
 
 
-def swap_parts(corpus):
+def exchange_parts(corpus):
     """Whole parts with their own indexes; the domain's index is made to fit."""
     domain = corpus / "train/law"
     for old, new in (("0", "x"), ("1", "0"), ("x", "1")):
         (domain / f"part.0000{old}").rename(domain / f"part.0000{new}")
     shards.merge_indexes(domain, sorted(part.name for part in domain.glob("part.*")))
-    return "train/law/index.json", "other shards than were built"
-
-
-def shard_of_another_domain(corpus):
-    shutil.copy(corpus / "train/prose" / FIRST, corpus / "train/law" / FIRST)
-    return f"train/law/{FIRST}", ""
 
 
 def another_split(corpus):
     shutil.rmtree(corpus / "train/law")
     shutil.copytree(corpus / "validation/law", corpus / "train/law")
-    return "train/law/index.json", "other shards than were built"
 
 
-def edited_index(edit, message):
+def edit_index(edit):
     def damage(corpus):
-        path = corpus / "train/law/index.json"
-        index = read_json(path)
+        index = read_json(corpus / INDEX)
         edit(index["shards"])
-        write_json(path, index)
-        return "train/law/index.json", message
+        write_json(corpus / INDEX, index)
 
     return damage
 
@@ -368,36 +331,33 @@ def move_a_sample(entries):
     entries[1]["samples"] += 1
 
 
-def edited_file(name, change, message):
-    def damage(corpus):
-        path = corpus / name
-        path.unlink() if change is None else path.write_text(change(path.read_text()))
-        return name, message
-
-    return damage
+def edit(name, change):
+    return lambda corpus: (corpus / name).write_text(change((corpus / name).read_text()))
 
 
+LAW, INDEX, FINGERPRINT = f"train/law/{SECOND}", "train/law/index.json", "fingerprint.json"
+PROSE, OTHERS = f"validation/prose/{FIRST}", "the index lists other shards than were built"
+#: fault -> (what is done to a corpus, the file that is named, words of the message)
 DAMAGES = {
-    "flipped bit": damaged_shard(f"train/law/{SECOND}", flip, "altered"),
-    "flipped bit in a header": damaged_shard(f"train/law/{SECOND}", lambda path: flip(path, 1), "altered"),
-    "flipped bit in validation": damaged_shard(f"validation/prose/{FIRST}", flip, "altered"),
-    "truncated shard": damaged_shard(f"train/law/{SECOND}", truncate, "truncated"),
-    "empty shard": damaged_shard(f"train/prose/{FIRST}", lambda path: path.write_bytes(b""), "truncated"),
-    "missing shard": remove_shard,
-    "missing part": remove_part,
-    "exchanged shards": swap,
-    "exchanged parts": swap_parts,
-    "shard of another domain": shard_of_another_domain,
-    "shards of another split": another_split,
-    "index of fewer shards": edited_index(lambda entries: entries.pop(), "other shards than were built"),
-    "index in another order": edited_index(lambda entries: entries.reverse(), "in another order"),
-    "index of wrong samples": edited_index(move_a_sample, "does not fit the shard"),
-    "broken index": edited_file("train/law/index.json", lambda text: text[:20], "not valid JSON"),
-    "missing index": edited_file("train/law/index.json", None, "missing"),
-    "edited fingerprint": edited_file(
-        "fingerprint.json",
-        lambda text: text.replace('"tokens": 1', '"tokens": 2'),
-        "does not match its contents",
+    "flipped bit": (lambda corpus: flip(corpus / LAW), LAW, "altered"),
+    "flipped bit in a header": (lambda corpus: flip(corpus / LAW, 1), LAW, "altered"),
+    "flipped bit in validation": (lambda corpus: flip(corpus / PROSE), PROSE, "altered"),
+    "truncated shard": (lambda corpus: os.truncate(corpus / LAW, 90), LAW, "truncated"),
+    "empty shard": (lambda corpus: os.truncate(corpus / PROSE, 0), PROSE, "truncated"),
+    "missing shard": (lambda corpus: (corpus / LAW).unlink(), LAW, "missing"),
+    "missing part": (lambda corpus: shutil.rmtree((corpus / LAW).parent), LAW, "missing"),
+    "exchanged shards": (exchange, f"train/law/{FIRST}", "of another build"),
+    "exchanged parts": (exchange_parts, INDEX, OTHERS),
+    "shards of another split": (another_split, INDEX, OTHERS),
+    "index of fewer shards": (edit_index(lambda entries: entries.pop()), INDEX, OTHERS),
+    "index in another order": (edit_index(lambda entries: entries.reverse()), INDEX, "in another order"),
+    "index of wrong samples": (edit_index(move_a_sample), INDEX, "does not fit the shard"),
+    "broken index": (edit(INDEX, lambda text: text[:20]), INDEX, "not valid JSON"),
+    "missing index": (lambda corpus: (corpus / INDEX).unlink(), INDEX, "the index of the shards is missing"),
+    "edited fingerprint": (
+        edit(FINGERPRINT, lambda text: text.replace("16", "17")),
+        FINGERPRINT,
+        "does not match",
     ),
 }
 
@@ -423,7 +383,8 @@ def test_damage_is_found_named_and_rebuilt_to_the_same_bytes(copied, name, fault
     corpus, whole = copied.corpus, all_bytes(copied.root)
     copied.open_all()
     hashes = {path: hashlib.sha1(path.read_bytes()).hexdigest() for path in corpus.rglob("*.mds")}
-    file, message = DAMAGES[name](corpus)
+    damage, file, message = DAMAGES[name]
+    damage(corpus)
     text = refused(copied.open_all)
     assert f"{corpus / file}: " in text and message in text and ("--rebuild" in text or "made anew" in text)
     if file.endswith(".mds"):

@@ -135,6 +135,7 @@ def test_shards_are_fetched_at_their_first_use(hub, remote):
     assert not [path for path in folder.rglob("*") if "aside" in path.name]
 
 
+@pytest.mark.slow
 def test_remote_shards_that_are_damaged_or_missing(hub, remote):
     near, far = hub.corpus / "train" / "c4" / SHARD, remote / SHARD
     near.unlink()

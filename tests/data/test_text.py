@@ -9,7 +9,6 @@ from tiny_corpora import flip, refused, texts
 
 from cpt_repro.data import rows
 
-
 COLUMNS = "the columns text, domain do not hold texts"
 
 
