@@ -1,8 +1,9 @@
 """Stands for the commands of Slurm on a machine without it, and writes down what was asked of them.
 
-`install(folder, faults)` makes the commands. A job runs at once on this machine; `faults` are what befalls the runs to
-come, one after another: PREEMPTED (killed, and queued again under its number, as Slurm does), TIMEOUT (told to end once
-a training state lies in the store, and failed), CANCELLED (failed without having run).
+`install(folder, faults)` makes the commands. A job runs at once on this machine; `faults` are what befalls
+the runs to come, one after another: PREEMPTED (killed, and queued again under its number, as Slurm does),
+TIMEOUT (told to end once a training state lies in the store, and failed), CANCELLED (failed without having
+run).
 """
 
 import argparse

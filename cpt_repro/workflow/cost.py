@@ -233,9 +233,9 @@ def measured_speed(work: Workflow, model: str) -> Speed | None:
         row, path = latest
         speed = row.tokens_per_second / row.gpus if gpu else row.composer / cores
         return Speed(speed, "measured", f"{folder.name}/{path.name}, {row.date}, {row.hardware}")
-    receipts = [work.records.receipt(run) for run in work.plan.runs.values() if run.model_name == model]
-    receipts = [one for one in receipts if one and one.measured.tokens_per_second]
-    if gpu or not receipts:
+    runs = () if gpu else (run for run in work.plan.runs.values() if run.model_name == model)
+    receipts = [one for run in runs if (one := work.records.receipt(run)) and one.measured.tokens_per_second]
+    if not receipts:
         return None
     machines = ", ".join(sorted({receipt.environment.get("hardware", "?") for receipt in receipts}))
     speed = statistics.median(receipt.measured.tokens_per_second for receipt in receipts) / cores
@@ -313,7 +313,7 @@ def _run(work: Workflow, run: PlannedRun, model: ModelCost, done: bool) -> RunCo
 
 
 def _selected(work: Workflow, exhibits: list[tuple[str, str]]) -> tuple[list[PlannedRun], list[str]]:
-    """(runs, one a training, parents first; models to evaluate) of exhibits, or of all where there are none."""
+    """(runs, one a training, parents first; models to evaluate) of some exhibits; without any, of all."""
     plan, catalogue = work.plan, work.catalogue
     if not exhibits:
         return [runs[0] for runs in plan.trainings.values()], list(catalogue.models)
@@ -390,7 +390,8 @@ def tokens_by_corpus(mixture: Mixture, tokens: float) -> Counter[str]:
 
 def _corpus(work: Workflow, corpus: str, read: float) -> CorpusCost:
     manifest, length = work.plan.manifest(corpus), work.scale.sequence_length
-    if built := work.built(corpus):
+    record = work.records.fingerprint(corpus)
+    if built := work.built(corpus) or (record if record and work.fits(corpus, record) else None):
         domains = [domain for split in built.splits.values() for domain in split.values()]
         size = sum(domain.sequences for domain in domains) * (length + 1) * TOKEN_BYTES
         return CorpusCost(sum(domain.tokens for domain in domains), size, "built", round(read))

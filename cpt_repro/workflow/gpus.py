@@ -21,11 +21,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import writing
 
 #: Seconds between two looks at what is free.
 POLL = 1.0
 FOLDER = "CPT_REPRO_GPU_LEASES"
+_DO = f"Set {FOLDER} to a folder on this machine that you alone may write to."
 #: Bytes that stand for a GPU: any number up to 10 divides them.
 _WHOLE = 2520
 
@@ -109,8 +109,7 @@ def _own_folder(path: Path) -> None:
     except OSError as error:
         fault = error.strerror
     if fault:
-        do = f"Set {FOLDER} to a folder on this machine that you alone may write to."
-        raise UserError(f"the folder of GPU leases cannot be used ({fault}).", where=str(path), do=do)
+        raise UserError(f"the folder of GPU leases cannot be used ({fault}).", where=str(path), do=_DO)
 
 
 def _lock(descriptor: int, start: int, length: int, kind: int = fcntl.F_WRLCK) -> bool:
@@ -135,8 +134,11 @@ class Lease:
         self._files: dict[str, int] = {}
         for gpu in among:
             path = folder / f"gpu-{quote(gpu, safe='')}.lock"
-            with writing(path):
-                self._files[gpu] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._files[gpu] = os.open(path, flags, 0o600)
+            except OSError as error:
+                raise UserError(f"it cannot be opened ({error.strerror}).", where=str(path), do=_DO) from None
         self.gpus: list[str] = []
         if not (self._turn(fcntl.LOCK_NB) and self._take(count, jobs_per_gpu)):
             say(f"waiting for {count} of the GPUs {', '.join(among)}: others hold them or were first")

@@ -264,7 +264,8 @@ class Workflow:
         wanted = digest([self.plan.manifest(self.scale.upstream).digest, self.scale.tokenizer.identity])
         return [] if self._tokenizer else self._wish(wanted, product)
 
-    def _fits(self, corpus: str, built: Fingerprint) -> bool:
+    def fits(self, corpus: str, built: Fingerprint) -> bool:
+        """Whether a corpus was built from the text that is wanted, into sequences as long as wanted."""
         return (built.manifest, built.sequence_length) == (
             self.plan.manifest(corpus).digest,
             self.scale.sequence_length,
@@ -274,7 +275,7 @@ class Workflow:
         """The corpus, if it is there and the one wanted."""
         path = Path(self.fingerprint(corpus))
         built = read_fingerprint(path) if path.exists() else None
-        current = built and self._fits(corpus, built) and built.tokenizer == self._tokenizer
+        current = built and self.fits(corpus, built) and built.tokenizer == self._tokenizer
         return built if current else None
 
     def corpus(self, corpus: str) -> list[str]:
@@ -297,7 +298,7 @@ class Workflow:
 
     def record(self, corpus: str) -> list[str]:
         record, built = self.records.fingerprint(corpus), self.built(corpus)
-        if record and self._fits(corpus, record) and built in (None, record):
+        if record and self.fits(corpus, record) and built in (None, record):
             return []
         return [
             self.fingerprint(corpus),
@@ -336,7 +337,7 @@ class Workflow:
             drawn = parse(Drawn, read_json(sidecar), str(sidecar)).sha256
             if drawn == {name: self.records.digest(path) for name, path in records.items()}:
                 return []
-        return list(dict.fromkeys(map(str, records.values())))
+        return [*dict.fromkeys(map(str, records.values())), *self._wish("drawn", sidecar)]
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
         """The files of one exhibit; the last one says what it was drawn from."""
@@ -354,11 +355,20 @@ class Workflow:
     def claims(self) -> list[str]:
         # Sentences on claims that failed, where somebody wrote them.
         analysis = self.records.folder / "analysis.yaml"
-        return [*self.all_records(), *([str(analysis)] if analysis.exists() else [])]
+        records = [*self.all_records(), *([str(analysis)] if analysis.exists() else [])]
+        return self._and_wish(records, self.figures / "claims.json")
 
     def report(self) -> list[str]:
         sidecars = [self.exhibit_files(*exhibit)[-1] for exhibit in self.catalogue.exhibits]
-        return [*sidecars, *self._made("claims.json", "claims.md"), *self.all_records()]
+        shown = [*sidecars, *self._made("claims.json", "claims.md"), *self.all_records()]
+        return self._and_wish(shown, self.figures / "index.html")
+
+    def _and_wish(self, inputs: list[str], product: Path) -> list[str]:
+        """Also a wish where some are missing: the engine makes nothing for what is there and newer than the
+        rest.
+        """
+        whole = all(Path(path).exists() for path in inputs)
+        return inputs if whole else [*inputs, *self._wish("whole", product)]
 
     def everything(self) -> list[str]:
         """The files of every exhibit, the claims and the report."""

@@ -1,0 +1,183 @@
+"""The process that has everything imported: its jobs are like commands run by themselves."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from third_study import REPOSITORY
+
+from cpt_repro.workflow import warm
+
+#: Stands for the workflow engine: starts the process, says that it did, and lives until it is told to end.
+ENGINE = """
+import sys
+from pathlib import Path
+from cpt_repro.workflow import warm
+warm.start(Path("socket"))
+print("up", flush=True)
+sys.stdin.read()
+"""
+#: Stands for the command line; what it does is its first argument.
+COMMANDS = """
+import os, subprocess, sys, time
+
+def main():
+    what = sys.argv[1]
+    given = sys.stdin.read() if what == "reads" else ""
+    print(what, os.getcwd(), os.environ.get("OF_CALLER"), given, flush=True)
+    if what == "fails":
+        sys.exit(2)
+    if what == "breaks":
+        raise RuntimeError("out of memory")
+    if what == "dies":
+        os.abort()
+    if what == "mixes":
+        for number in range(3):
+            print("out", number)
+            print("error", number, file=sys.stderr, flush=True)
+    if what == "calls":
+        print(subprocess.run(["sh", "-c", "exit 7"]).returncode)
+    if what == "long":
+        child = subprocess.Popen(["sleep", "600"])
+        print(os.getpid(), child.pid, flush=True)
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            child.kill()
+            sys.exit(130)
+"""
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """(the engine's process, the folder); its `cpt_repro.cli` is the stand-in above."""
+    package = tmp_path / "code" / "cpt_repro"
+    package.mkdir(parents=True)
+    for path in (REPOSITORY / "cpt_repro").iterdir():
+        (package / path.name).symlink_to(path)
+    (package / "cli.py").unlink()
+    (package / "cli.py").write_text(COMMANDS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENGINE],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "up\n"
+    yield process, tmp_path
+    process.kill()
+    process.communicate()
+
+
+def client(folder, *arguments, socket="socket", **more):
+    environment = os.environ | {"PYTHONPATH": str(folder / "code"), warm.SOCKET: socket}
+    command = [sys.executable, "-m", "cpt_repro.workflow.warm", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment | more, **streams)
+
+
+def ended(folder, *arguments, text=None, **more):
+    process = client(folder, *arguments, **more)
+    out, errors = process.communicate(text, timeout=120)
+    return process.returncode, out, errors
+
+
+@pytest.mark.parametrize("socket", ["socket", "nowhere"], ids=["by the process", "by itself"])
+@pytest.mark.parametrize(
+    ("command", "status", "out", "errors"),
+    [
+        ("succeeds", 0, "", ""),
+        ("fails", 2, "", ""),
+        ("breaks", 1, "", "RuntimeError: out of memory\n"),
+        ("calls", 0, "7\n", ""),
+    ],
+)
+def test_a_command_is_as_if_run_by_itself(engine, command, status, out, errors, socket):
+    code, said, faults = ended(engine[1], command, socket=socket, OF_CALLER="here")
+    assert (code, said) == (status, f"{command} {engine[1]} here \n{out}")
+    assert faults.endswith(errors) and bool(faults) == bool(errors)
+
+
+def test_output_keeps_its_order_and_input_arrives(engine):
+    """Both streams into one file, as by itself; and text from a pipe."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "shell": True}
+    environment = os.environ | {"PYTHONPATH": str(engine[1] / "code")}
+
+    def told(command, socket):
+        return subprocess.run(
+            command, cwd=engine[1], env=environment | {warm.SOCKET: socket}, **streams
+        ).stdout
+
+    run = f"{sys.executable} -m cpt_repro.workflow.warm"
+    for command in (f"{run} mixes", f"echo hello | {run} reads"):
+        assert told(command, "socket") == told(command, "nowhere")
+    assert "hello" in told(command, "socket")
+
+
+def test_jobs_run_at_once_and_are_forgotten(engine):
+    many = [client(engine[1], "succeeds") for _ in range(8)]
+    assert [process.communicate(timeout=120)[1] for process in many] == [""] * 8
+    assert {process.returncode for process in many} == {0}
+    assert ended(engine[1], "succeeds")[0] == 0
+
+
+def test_a_job_that_dies_is_told(engine):
+    code, _, errors = ended(engine[1], "dies")
+    assert code == 128 + signal.SIGKILL
+    assert errors.endswith("cpt-repro: the process of this job was killed.\n")
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def long_job(engine):
+    """(engine, caller, numbers of the job's process and of what it started)."""
+    caller = client(engine[1], "long")
+    caller.stdout.readline()
+    return engine[0], caller, [int(pid) for pid in caller.stdout.readline().split()]
+
+
+def test_a_caller_that_is_killed_takes_its_job_along(long_job, wait_for):
+    _, caller, job = long_job
+    caller.kill()
+    caller.communicate()
+    wait_for(lambda: not any(map(_alive, job)), "the end of the job", 60)
+
+
+def test_a_signal_is_passed_on(long_job):
+    """As Ctrl-C is, which the terminal sends to the caller alone."""
+    _, caller, job = long_job
+    caller.send_signal(signal.SIGINT)
+    assert caller.communicate(timeout=60)[0] == "interrupted\n" and caller.returncode == 130
+    assert not _alive(job[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_all_ends_with_the_engine(long_job, wait_for, number):
+    engine, caller, job = long_job
+    engine.send_signal(number)
+    engine.wait()
+    assert caller.wait(timeout=60) == 128 + signal.SIGKILL
+    wait_for(lambda: not _alive(job[0]), "the end of the job", 60)
+
+
+def test_the_socket_is_the_users_and_gone_at_the_end(engine, monkeypatch):
+    path = engine[1] / "socket"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    monkeypatch.setenv(warm.SOCKET, str(path))
+    monkeypatch.setattr(warm.os, "getuid", lambda: 12345)
+    assert warm._connected() is None  # what another user listens at is told nothing
+    engine[0].communicate("", timeout=60)
+    assert not path.exists()
