@@ -191,7 +191,8 @@ class Trained:
 
     def curve(self, corpus: str) -> list[tuple[float, float]]:
         """[(billions of the paper's tokens since the run began, loss)]; [] where it was not measured."""
-        return [(self.run.position(i), loss) for i, loss in self.records.curve(self.run, corpus)]
+        step = self.run.position(1)
+        return [(i * step, loss) for i, loss in self.records.curve(self.run, corpus)]
 
     @property
     def learning_rate(self) -> list[tuple[float, float]]:
