@@ -72,6 +72,11 @@ def test_variables_move_parts_of_a_project(third_project, monkeypatch, name):
             ["aliases"],
         ),
         (b"\xff\xfe", ["not valid YAML"]),
+        ("[" * 100_000, ["not valid YAML"]),
+        ("- " * 100_000, ["not valid YAML"]),
+        ("a: !!python/object/apply:os.system [echo]", ["not valid YAML"]),
+        ("<<: 3", ["not valid YAML"]),
+        ("a: 2020-99-99", ["not valid YAML"]),
     ],
 )
 def test_wrong_yaml_is_refused(tmp_path, text, said):
