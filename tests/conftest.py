@@ -1,6 +1,7 @@
 """Shared by the tests: one thread, no network, one hypothesis profile, projects to try things in."""
 
 import os
+import time
 from pathlib import Path
 
 os.environ.update(
@@ -58,6 +59,20 @@ def built(tmp_path_factory) -> Project:
     for corpus in scale.corpora:
         build_corpus(project, scale, corpus, progress=False)
     return project
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """`wait_for(met, what)`: returns what `met` gives as soon as that is true."""
+
+    def wait(met, what, seconds=600):
+        end = time.monotonic() + seconds
+        while not (value := met()):
+            assert time.monotonic() < end, f"waited in vain for {what}"
+            time.sleep(0.01)
+        return value
+
+    return wait
 
 
 #: fault -> [times injected, outcome]; written as a table where CPT_REPRO_FAULT_TABLE names a file

@@ -7,8 +7,8 @@ from cpt_repro.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-#: It goes on from a run of another paper, repeats one of that paper's trainings under another name, and names a model
-#: and a corpus that smoke lacks.
+#: It goes on from a run of another paper, repeats one of that paper's trainings under another name, and names
+#: a model and a corpus that smoke lacks.
 RUNS = """
 paper: third2026
 reference: "A made-up third paper (arXiv 2601.00001)"

@@ -47,10 +47,11 @@ def check(plan: Plan) -> None:
 
 
 def test_number_of_runs(smoke, plan_of):
-    # Gupta: upstream 1, scratch 1, maximum rates 3, constant 1, warm-ups 3, earlier checkpoints 4, on the Pile 4.
-    # Ibrahim 405M: scratch and unions 5; Pile -> SP 6 replay + 2 rates + 2 constant + 3 warm-ups = 13, German as many;
-    # Pile -> Pile 5; infinite 2; three splits 2 x 3 + 2 x 3 annealed + 3 cosine = 15; domains 7; sizes 4; optimizer 1.
-    # Ibrahim 10B: scratch and union 3, replay 2. Pocket's new data has three domains of seven.
+    # Gupta: upstream 1, scratch 1, maximum rates 3, constant 1, warm-ups 3, earlier checkpoints 4, on the
+    # Pile 4. Ibrahim 405M: scratch and unions 5; Pile -> SP 6 replay + 2 rates + 2 constant + 3 warm-ups =
+    # 13, German as many; Pile -> Pile 5; infinite 2; three splits 2 x 3 + 2 x 3 annealed + 3 cosine = 15;
+    # domains 7; sizes 4; optimizer 1. Ibrahim 10B: scratch and union 3, replay 2. Pocket's new data has three
+    # domains of seven.
     expected = {("gupta2023", "405m"): 17, ("ibrahim2024", "405m"): 65, ("ibrahim2024", "10b"): 5}
     assert len(smoke.shares("sp")) == 7 and not smoke.absent
     assert Counter((run.paper, run.model_name) for run in smoke.runs.values()) == expected
@@ -71,9 +72,10 @@ def test_plan_holds_together(plan_of, scale):
 
 @pytest.mark.parametrize("scale", ["smoke", "pocket"])
 def test_units_of_300_billion_tokens(plan_of, scale):
-    # Gupta: 299.9 + 5 x 239.3 + 11 x 50 = 2046.4. Ibrahim 405M: 299.3 + 299.3 + 194.4 + 598.6 + 493.7 = 1885.3 from
-    # scratch; SP 10 x 299.3 + 3 x 50 = 3142.8; German 10 x 194.4 + 150 = 2094.5; Pile 500; infinite 598.6; splits 900 +
-    # 6 x 14; domains 299.3; sizes 600; optimizer 40; together 10144.4. 10B: 4 x 299.3 + 598.6 = 1795.7.
+    # Gupta: 299.9 + 5 x 239.3 + 11 x 50 = 2046.4. Ibrahim 405M: 299.3 + 299.3 + 194.4 + 598.6 + 493.7 =
+    # 1885.3 from scratch; SP 10 x 299.3 + 3 x 50 = 3142.8; German 10 x 194.4 + 150 = 2094.5; Pile 500;
+    # infinite 598.6; splits 900 + 6 x 14; domains 299.3; sizes 600; optimizer 40; together 10144.4. 10B: 4 x
+    # 299.3 + 598.6 = 1795.7.
     plan, units = plan_of(scale), Counter()
     for run in plan.runs.values():
         if run.seed == plan.scale.seeds[0]:
@@ -85,8 +87,9 @@ def test_units_of_300_billion_tokens(plan_of, scale):
 
 @pytest.mark.parametrize(
     ("scale", "iterations"),
-    # Pythia's batch has 1024 x 2048 tokens: 10,000 are 20.97152B, 27,000 are 56.623104B, 143,000 are 299.892736B.
-    # smoke: 1,000 tokens a billion, 1,024 a batch; pocket: 26,667 and 2,048: 20.97152 x 26667 / 2048 = 273.07.
+    # Pythia's batch has 1024 x 2048 tokens: 10,000 are 20.97152B, 27,000 are 56.623104B, 143,000 are
+    # 299.892736B. smoke: 1,000 tokens a billion, 1,024 a batch; pocket: 26,667 and 2,048: 20.97152 x 26667 /
+    # 2048 = 273.07.
     [("smoke", (20, 55, 293)), ("pocket", (273, 737, 3905))],
 )
 def test_earlier_upstream_checkpoints(plan_of, scale, iterations):
@@ -104,7 +107,8 @@ def test_checkpoints_asked_of_parents(smoke):
 
     # 132,366 iterations are 299.28B tokens: 299,278.5 / 1,024 = 292.3; one child keeps the optimizer's state.
     assert kept("405m/pile") == {292: True}
-    # 44,229 are 100.0014B: 97.66, so 98; the annealed branch leaves at 38,037 (86.0014B: 83.99, so 84) with it.
+    # 44,229 are 100.0014B: 97.66, so 98; the annealed branch leaves at 38,037 (86.0014B: 83.99, so 84) with
+    # it.
     assert kept("405m/sp-3x100/infinite-cosine/split-1") == {84: True, 98: False}
     assert kept("405m/german") == {190: False}  # 194.445B
 
