@@ -107,9 +107,3 @@ class Project:
 
 def _is_project(folder: Path) -> bool:
     return (Path(folder) / "configs" / "scales").is_dir()
-
-
-# Until every room is handed a project.
-ROOT = Path(__file__).resolve().parent.parent
-SCALES, PAPERS = ROOT / "configs" / "scales", ROOT / "configs" / "papers"
-BENCHMARKS, MANIFESTS = ROOT / "configs" / "benchmarks", ROOT / "data_manifests"
