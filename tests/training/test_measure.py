@@ -89,7 +89,7 @@ def test_altered_and_missing_weights_are_not_measured(trained, world, damage):
     shutil.copytree(trained.folder("pile"), own.folder("pile"))
     own.train("pile")
     path = own.model("pile") / "model.safetensors"
-    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-1] + b"?")
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(UserError, match=f"the weights are {damage}"):
         measure(own, "pile")
     assert own.records.later(own.run("pile")) is None
