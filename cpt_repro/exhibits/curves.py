@@ -105,7 +105,8 @@ class Panel(Strict):
             check_known(self.published, panels := info.context.digitised.panels, "digitised panel")
             for label in labels:
                 check_known(label, panels[self.published].curves, "digitised curve")
-            check_known(self.line, [*panels[self.published].lines, None], "published line")
+            if self.line:
+                check_known(self.line, panels[self.published].lines, "published line")
         return self
 
     def published_line(self, view: View, curve: Curve) -> Line | None:

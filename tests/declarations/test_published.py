@@ -65,7 +65,8 @@ def test_facts_agree_with_the_declared_runs(studies):
         ("gupta2023", {"iterations of the schedule": "410m/sp", "upstream iterations": "410m/pile"}),
         ("ibrahim2024", {
             "iterations of a 300B phase": "405m/pile", "iterations on German": "405m/german",
-            "iterations of Pile ∪ SP": "405m/pile+sp", "iterations of 200B of SP": "405m/pile--sp-200b/replay-0",
+            "iterations of Pile ∪ SP": "405m/pile+sp",
+            "iterations of 200B of SP": "405m/pile--sp-200b/replay-0",
             "iterations of a 100B split of SP": "405m/sp-3x100/cosine/split-1",
         }),
     ):  # fmt: skip

@@ -1,0 +1,286 @@
+"""Figures: published values beside ours, means over comparable seeds, limits, boundaries, legends."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cpt_repro.exhibits.agreement import agreement
+from cpt_repro.exhibits.base import FigureKind
+from cpt_repro.exhibits.curves import Curve, Panel, _Axes
+from cpt_repro.exhibits.draw import caption
+from cpt_repro.exhibits.plane import r_squared
+from cpt_repro.exhibits.style import shared
+
+from .conftest import legend, published
+
+SEED = "ibrahim2024/405m/pile--sp/replay-0/seed-0"
+
+
+def changed(exhibit, panel=0, **changes):
+    """An exhibit with one of its panels changed."""
+    panels = list(exhibit.panels)
+    panels[panel] = panels[panel].model_copy(update=changes)
+    return exhibit.model_copy(update={"panels": tuple(panels)})
+
+
+# -- published curves
+
+
+def test_below_paper_scale_published_curves_stand_beside_ours(pocket, figure_of):
+    view = pocket().view("ibrahim2024/figure_04")
+    made = figure_of(view)
+    ours, theirs = made.axes[::2], made.axes[1::2]
+    assert len(ours) == len(theirs) == 4
+    for panel, left, right in zip(view.exhibit.panels, ours, theirs, strict=True):
+        # The line of the union is published too.
+        assert published(left) == [] and len(published(right)) == len(panel.curves) + 1
+        assert left.get_xlim() == right.get_xlim() == panel.xlim
+        assert left.get_ylim() != right.get_ylim()
+        assert right.get_title("left").startswith("published (digitised), 405M")
+        colours = [line.get_color() for line in published(right)]
+        assert len(set(colours)) == len(colours)
+        assert set(colours) <= {line.get_color() for line in left.get_lines()}
+    points = view.study.digitised.panels["4a"].curves["405M SP (PT on Pile) MaxLR 3e-04"].points
+    line = published(theirs[0])[3]
+    assert (line.get_xdata()[-1], line.get_ydata()[-1]) == points[-1]
+    # A curve that comes in from above the axes does not squash the rest.
+    ends = np.array([line.get_ydata()[-1] for line in published(theirs[0])[:5]])
+    assert np.ptp(ends) > 0.15 * np.ptp(theirs[0].get_ylim())
+
+
+def test_at_paper_scale_published_curves_stand_among_ours(pocket, figure_of):
+    made = figure_of(pocket(name="paper").view("ibrahim2024/figure_04"))
+    assert [len(published(axes)) for axes in made.axes] == [6, 6, 6, 6]
+    for axes in made.axes:
+        own = [one for one in axes.get_lines() if one not in published(axes) and len(one.get_xdata()) > 2]
+        for of in (lambda line: line.get_zorder(), lambda line: line.get_linewidth()):
+            assert max(map(of, published(axes))) < min(map(of, own))
+    assert legend(made).count("published (digitised)") == 1
+
+
+def test_without_published_curves_nothing_is_drawn_beside(pocket, figure_of):
+    view = pocket().view("gupta2023/figure_01")
+    made = figure_of(view)
+    assert len(made.axes) == 2 and not any(published(axes) for axes in made.axes)
+    assert view.exhibit.pairs(view) == []
+    assert "could not be digitised" in caption(view)
+    assert "digitised from the paper's plots" in caption(pocket().view("ibrahim2024/figure_04"))
+
+
+@pytest.mark.parametrize("scale", ["pocket", "paper"])
+def test_a_curve_without_counterpart_and_runs_that_are_missing_break_nothing(pocket, figure_of, scale):
+    gone = ("ibrahim2024/405m/pile--sp/replay-0.05", "ibrahim2024/405m/pile+sp/")
+    view = pocket(gone, name=scale).view("ibrahim2024/figure_05")
+    first, *others = view.exhibit.panels[0].curves
+    exhibit = changed(view.exhibit, curves=(first.model_copy(update={"published": ()}), *others))
+    made = figure_of(view, exhibit)
+    step = 2 if scale == "pocket" else 1
+    assert [len(published(axes)) for axes in made.axes[step - 1 :: step]] == [6, 7, 7, 7]
+    assert "5 % replay: not run" in legend(made)
+    assert "(a) (b) final loss of the union: not run" in legend(made)
+    groups = [pair.group for pair in exhibit.pairs(view)]
+    assert [groups.count(name) for name in ("5a", "5b", "5c", "5d")] == [4, 5, 7, 7]
+
+
+@pytest.mark.parametrize("scale", ["pocket", "paper"])
+def test_with_no_receipts_at_all_the_published_curves_are_still_there(pocket, figure_of, scale):
+    view = pocket(("",), name=scale).view("ibrahim2024/figure_05")
+    made = figure_of(view)
+    assert sum(len(published(axes)) for axes in made.axes) == 28
+    assert "5 % replay: not run" in legend(made) and view.exhibit.pairs(view) == []
+
+
+def test_pieces_of_a_published_curve_are_not_joined(pocket, figure_of):
+    made = figure_of(pocket().view("ibrahim2024/figure_10"))
+    annealed = published(made.axes[1])[3]
+    lifted = [x for x, y in zip(annealed.get_xdata(), annealed.get_ydata(), strict=True) if math.isnan(y)]
+    assert lifted == [179.14, 279.14]
+    assert max(max(line.get_ydata()) for line in published(made.axes[3])) == pytest.approx(3e-4, rel=0.02)
+    # Ours: annealed branches leave the trunk, so the pen is lifted; the trunk itself is one line.
+    ours = made.axes[0].get_lines()
+    assert np.isnan(ours[0].get_ydata()).sum() == 0 and np.isnan(ours[3].get_ydata()).sum() == 2
+
+
+# -- pairs
+
+
+def test_a_pair_is_the_last_common_point(pocket):
+    view = pocket(more_seeds=None).view("ibrahim2024/figure_05")
+    pairs = view.exhibit.pairs(view)
+    assert len(pairs) == 28 and {pair.group for pair in pairs} == {"5a", "5b", "5c", "5d"}
+    (one,) = view.runs("405m/pile--sp/replay-0")
+    xs, losses = zip(*one.curve("pile"), strict=True)
+    points = view.study.digitised.panels["5a"].curves["405M SP (PT on Pile)"].points
+    end = min(xs[-1], points[-1][0])
+    expected = np.interp(end, *zip(*points, strict=True)), np.interp(end, xs, losses)
+    assert pairs[0] == ("5a", *map(pytest.approx, expected))
+    (union,) = view.runs("405m/pile+sp")
+    assert pairs[6] == ("5a", 2.168, pytest.approx(union.final["pile"].loss))
+
+
+def test_a_chain_with_a_piece_missing_has_no_end(pocket, figure_of):
+    view = pocket(("ibrahim2024/405m/sp-3x100/cosine/split-3",)).view("ibrahim2024/figure_10")
+    made = figure_of(view)
+    assert "Cosine, repeated (1 of 3 not run)" in legend(made)
+    pairs = view.exhibit.pairs(view)
+    assert {pair.group for pair in pairs} == {"10a"}  # no learning rates
+    ends = {round(pair.published, 4) for pair in pairs}
+    assert 2.546 not in ends and {2.6088, 2.5486, 2.5519} <= ends
+
+
+# -- axes
+
+
+def axes_of(panel, curves, levels=()):
+    """Axes that have to fit curves {from scratch: ys over 0..100}."""
+    from matplotlib.figure import Figure
+
+    axes = _Axes(Figure().subplots(), panel, None, None)
+    axes.lines = [(scratch, (list(np.linspace(0, 100, len(ys))), ys)) for scratch, ys in curves]
+    axes.levels = list(levels)
+    return axes
+
+
+def test_limits_cut_a_transient_and_keep_what_lies_low():
+    panel = Panel(y="x", xlim=(0, 100), settle=0.1, curves=("r",))
+    flat = [3.0 - 0.001 * k for k in range(100)]
+    spiked = [9.0, *flat[1:]]
+    low, high = axes_of(panel, [(False, spiked)]).limits()
+    assert high < 3.2 and low < flat[-1]
+    assert axes_of(panel.model_copy(update={"spike": True}), [(False, spiked)]).limits()[1] > 9
+    # What begins low, as the loss before forgetting, is always inside, and so is a level.
+    assert axes_of(panel, [(False, [2.0, *flat[1:]])]).limits()[0] < 2.0
+    assert axes_of(panel, [(False, flat)], [2.5]).limits()[0] < 2.5
+    # From scratch beside continued: the first 40 % may come in from above.
+    slow = [3.0 + 4 * math.exp(-k / 8) for k in range(100)]
+    assert (
+        axes_of(panel, [(True, slow), (False, flat)]).limits()[1]
+        < 3.3
+        < axes_of(panel, [(True, slow)]).limits()[1]
+    )
+    assert axes_of(panel, []).limits() is None
+
+
+def test_boundaries_stand_where_stages_begin_and_name_their_domains(pocket, figure_of):
+    view = pocket().view("ibrahim2024/figure_11")
+    made = figure_of(view)
+    stages = view.exhibit.stages(view, view.exhibit.panels[0])
+    shares = view.plan.shares("sp")
+    assert [stage.name for stage in stages] == list(shares) and stages[0].start == 0
+    assert sum(stage.billions for stage in stages) == pytest.approx(300, rel=0.02)
+    for left, right in zip(stages, stages[1:], strict=False):
+        assert right.start == pytest.approx(left.start + left.billions)
+    names = [text.get_text() for text in made.axes[0].texts]
+    assert names[: len(shares)] == list(shares)
+    published_names = [text.get_text() for text in made.axes[1].texts]
+    assert published_names == ["CommonCrawl", "C4", "Github", "ArXiv", "Book", "Wikipedia", "StackExchange"]
+
+
+def test_a_curve_that_nothing_makes_room_for_is_told(pocket, figure_of):
+    made = figure_of(pocket().view("ibrahim2024/figure_06"))
+    assert any(text.startswith("(d) Pile: above the axes, ends at ") for text in legend(made))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_entropy_rate_of_a_language_is_a_line_or_a_note(pocket, figure_of, inside):
+    plain = figure_of(pocket(more_seeds=None).view("ibrahim2024/figure_13"))
+    rate = sum(plain.axes[0].get_ylim()) / 2 if inside else 0.2
+    made = figure_of(pocket(entropy=rate, more_seeds=None).view("ibrahim2024/figure_13"))
+    heights = {line.get_ydata()[0] for line in made.axes[0].get_lines() if len(line.get_xdata()) == 2}
+    assert heights == ({rate} if inside else set())
+    assert ("entropy rate" if inside else "entropy rate of english_upstream: 0.20") in legend(made)
+
+
+# -- bars and planes
+
+
+def test_published_bars_stand_below_ours_and_at_paper_scale_on_them(pocket, figure_of):
+    view = pocket().view("ibrahim2024/figure_01")
+    made = figure_of(view)
+    assert [len(axes.patches) for axes in made.axes] == [9] * 6
+    assert [bar.get_height() for bar in made.axes[5].patches[:3]] == [47.5, 47.7, 48.0]
+    titles = [axes.get_title("left") for axes in made.axes[3:]]
+    assert titles == ["published (digitised)", "published (printed)", "published (printed)"]
+    pairs = view.exhibit.pairs(view)
+    assert len(pairs) == 18 and len({pair.group for pair in pairs}) == 6
+    assert [pair.published for pair in pairs[:3]] == [1.99, 1.89, 1.87]
+    made = figure_of(pocket(name="paper").view("ibrahim2024/figure_01"))
+    assert [len(published(axes)) for axes in made.axes] == [9, 9, 9] and "published" in legend(made)
+    gone = figure_of(pocket(("ibrahim2024/10b/pile+sp",)).view("ibrahim2024/figure_01"))
+    assert [len(axes.patches) for axes in gone.axes[:3]] == [9, 8, 8]
+    assert "not run" in [text.get_text() for text in gone.axes[1].texts]
+
+
+def test_compute_is_in_the_papers_unit_and_a_bar_is_a_mean_over_seeds(pocket):
+    view = pocket().view("ibrahim2024/figure_01")
+    compute, loss, _ = view.exhibit.panels
+    group = view.exhibit.groups[1]
+    assert compute.height(view, group, group.runs[2])[0] == pytest.approx(2, abs=0.01)  # 600B of 300B units
+    finals = [one.final for one in view.runs(group.runs[0])]
+    losses = [(final["pile"].loss + final["sp"].loss) / 2 for final in finals]
+    height, error = loss.height(view, group, group.runs[0])
+    assert len(losses) == 3 and height == pytest.approx(np.mean(losses))
+    assert error == pytest.approx(np.std(losses, ddof=1) / 3**0.5)
+
+
+def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_of):
+    view = pocket().view("gupta2023/figure_04")
+    made = figure_of(view)
+    paths = [line for line in made.axes[0].get_lines() if len(line.get_xdata()) > 1]
+    assert len(paths) == len(view.exhibit.curves)
+    first = [one.curve("sp")[0][1] for one in view.runs(view.exhibit.curves[0].runs[0])]
+    assert len(first) == 3 and paths[0].get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
+    assert "mean losses over seeds" in caption(view)
+    assert r_squared([1, 2, 3], [2, 4, 6]) == pytest.approx(1) and math.isnan(r_squared([1, 1], [2, 3]))
+    assert "not run" in [
+        text.get_text() for text in figure_of(pocket(("",)).view("gupta2023/figure_04")).axes[0].texts
+    ]
+
+
+# -- seeds
+
+
+def test_means_are_over_the_seeds_that_all_have():
+    assert shared([{0: "a", 1: "b", 2: "c"}, {}, {0: "d"}]) == [["a"], [], ["d"]]
+    assert shared([{0: "a"}, {1: "b"}]) == [["a"], ["b"]] and shared([{}, {}]) == [[], []]
+
+
+def test_runs_with_different_seeds_are_drawn_on_the_common_ones(pocket, figure_of):
+    view = pocket().view("ibrahim2024/figure_13")  # one run with three seeds, one with a single
+    made = figure_of(view)
+    runs = view.runs("405m/pile--sp/replay-0")
+    assert len(runs) == 3 and len(view.runs("405m/pile--sp/keep-optimizer")) == 1
+    line = made.axes[0].get_lines()[0]
+    assert list(line.get_ydata()) == pytest.approx([loss for _, loss in runs[0].curve("pile")])
+    assert len(made.axes[0].collections) == 1  # a band, of the run that has several
+    text = caption(view)
+    assert "1 to 3 seeds a run" in text and "the seeds that all runs of a panel have" in text
+    # Its published ends lie within what can be read off, so they are drawn and not counted.
+    ends = view.exhibit.ends(view, view.exhibit.panels[0])
+    assert view.exhibit.pairs(view) == [] and len(ends) == 2
+    assert agreement(ends) is not None
+
+
+# -- all of them
+
+
+@pytest.mark.slow
+def test_text_is_large_enough_and_every_figure_fits_a_page(pocket, figure_of):
+    from matplotlib.text import Text
+
+    catalogue = pocket().catalogue
+    for key in (key for key, one in catalogue.exhibits.items() if isinstance(one, FigureKind)):
+        made = figure_of(pocket().view("/".join(key)))
+        texts = [text for text in made.findobj(Text) if text.get_text().strip() and text.get_visible()]
+        assert texts and min(text.get_fontsize() for text in texts) >= 6.5, key
+        width, height = made.get_size_inches()
+        assert width <= 6.9 and height <= 9, key
+
+
+def test_a_corpus_that_the_scale_lacks_is_told(pocket, figure_of):
+    view = pocket(more_seeds=None).view("ibrahim2024/figure_13")
+    exhibit = changed(
+        view.exhibit, y="german", reference=None, curves=(Curve(runs=("405m/sp",), label="SP"),)
+    )
+    assert "(a) SP: not measured on german" in legend(figure_of(view, exhibit))
