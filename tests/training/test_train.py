@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from short_runs import World, numbers
 
 from cpt_repro.errors import StorageError, UserError
@@ -20,8 +21,9 @@ from cpt_repro.training.store import SavedStates
 
 pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).with_name("golden.json")
-#: On another kind of machine, in nats: rounding grows over 300 updates.
-GOLDEN_TOLERANCE = 0.02
+#: On another kind of machine, in nats: rounding grows over 300 updates (1.3e-7 was seen between two
+#: processors).
+GOLDEN_TOLERANCE = 1e-3
 #: One training with two names.
 FIRST, SECOND = "pile--german/replay-0.25", "third2026/continued/replay-0.25"
 
@@ -35,6 +37,7 @@ def test_golden_losses(built, tmp_path):
     own, names = World(built, tmp_path), ("pile", "pile--sp/replay-0.05", "pile--german/replay-0.25")
     receipts = dict(zip(names, own.train(*names), strict=True))
     machine = {name: receipts["pile"].environment[name] for name in ("hardware", "torch", "numpy")}
+    machine["vectors"] = torch.backends.cpu.get_cpu_capability()  # processors of one name may differ in them
     curves = {
         name: {corpus: [list(point) for point in losses.curve] for corpus, losses in receipt.losses.items()}
         for name, receipt in receipts.items()
@@ -49,10 +52,9 @@ def test_golden_losses(built, tmp_path):
             again = curves[name][corpus]
             assert [i for i, _ in again] == [i for i, _ in curve]
             assert max(abs(a - b) for (_, a), (_, b) in zip(again, curve, strict=True)) < GOLDEN_TOLERANCE
-    # What a replication is about: new text is learned, old text is forgotten, replay saves some of it.
+    # What a replication is about: new text is learned, some of the old is forgotten, replay saves the rest.
     final = {name: {c: losses.final.loss for c, losses in r.losses.items()} for name, r in receipts.items()}
-    forgotten = {name: final[name]["pile"] - final["pile"]["pile"] for name in names[1:]}
-    assert 0 < forgotten["pile--sp/replay-0.05"] < forgotten["pile--german/replay-0.25"]
+    assert all(0 < final[name]["pile"] - final["pile"]["pile"] < 0.5 for name in names[1:])
     assert final["pile--german/replay-0.25"]["german"] < final["pile"]["german"] - 1
     for receipt in receipts.values():
         assert all(losses.final.loss > losses.entropy_floor > 0 for losses in receipt.losses.values())
