@@ -7,7 +7,7 @@ import sys
 
 from cpt_repro.errors import UserError
 from cpt_repro.workflow.call import Call
-from cpt_repro.workflow.jobs import FIGURE_FILES, RESOURCES, TABLE_FILES, WARM, WISHES
+from cpt_repro.workflow.jobs import FIGURE_FILES, RESOURCES, TABLE_FILES, WARM, WEIGHTS
 
 try:
     call = Call(config)
@@ -35,7 +35,6 @@ onstart:
 
 # On a cluster these run where snakemake does: they take seconds, or a network.
 localrules:
-    wish,
     tokenizer,
     suites,
     record,
@@ -51,7 +50,6 @@ wildcard_constraints:
     corpus=r"(?!suites/)[^/]+",
     figure=r"figure_\d\d",
     table=r"table_\d\d",
-    wish="[^/]+",
 
 
 rule:
@@ -59,14 +57,6 @@ rule:
         "figures/"
     input:
         call.ask("everything"),
-
-
-# Makes what depends on it be made again (cpt_repro/workflow/jobs.py).
-rule wish:
-    output:
-        f"{WISHES}/{{wish}}",
-    shell:
-        "touch {output}"
 
 
 rule tokenizer:
@@ -142,7 +132,7 @@ use rule train as weights with:
     input:
         call.ask("training_again", "run"),
     output:
-        temp(f"{WISHES}/weights/{{scale}}/{{run}}/{{gone}}"),
+        temp(f"{WEIGHTS}/{{scale}}/{{run}}/{{gone}}"),
     log:
         "logs/{scale}/weights/{run}/{gone}.log",
     params:

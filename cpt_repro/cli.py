@@ -26,8 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Replicates papers on continual pre-training. The whole job is `snakemake --cores all figures/`; these "
-    "are its steps, and questions about it.",
+    help="Replicates papers on continual pre-training. The whole job is `snakemake --cores all figures/`; "
+    "these are its steps, and questions about it.",
 )
 bench = typer.Typer(
     no_args_is_help=True, help="Measures speed as a ratio against something plain, in one run."
@@ -214,7 +214,7 @@ def evaluate(
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
     work = _workflow(scale, papers)
-    named = [] if released else _named(models, list(work.catalogue.models), "model")
+    named = [] if released else _named(models, work.models, "model")
     if not released and not work.outstanding((), named)[1]:
         return
     with _gpus(work, 1, 1, f"configs/scales/{scale}.yaml, device"):
@@ -344,7 +344,7 @@ def claims(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Says of every claim of the papers whether it held, with what was measured, published, and what decided."""
+    """Says of every claim of the papers whether it held, what was measured, published, and what decided."""
     from cpt_repro.claims import ledger as claims
 
     work = _workflow(scale, papers, results, out)
@@ -453,14 +453,14 @@ def bench_gpu(
     """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled
     or not.
     """
-    from cpt_repro.bench import bench_gpu as run
-
     if not (microbatch == "auto" or (microbatch.isdecimal() and int(microbatch))):
         raise UserError(
             f"--microbatch {microbatch} is no number of sequences.", do="Give one from 1 up, or auto."
         )
     if device not in ("gpu", "cpu"):
         raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
+    from cpt_repro.bench import bench_gpu as run
+
     size = microbatch if microbatch == "auto" else int(microbatch)
     for row in run(_workflow(scale).plan, model, steps, size, device, rounds):
         _say(json.dumps(row))
@@ -495,7 +495,9 @@ def main() -> None:
     except UserError as error:
         print(f"cpt-repro: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # which is what typer makes of an interrupt
+            raise
         print("cpt-repro: interrupted; run the same command again to go on.", file=sys.stderr)
         sys.exit(130)
 

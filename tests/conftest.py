@@ -25,7 +25,7 @@ settings.load_profile("calm")
 
 @pytest.fixture(scope="session")
 def repository() -> Project:
-    """The project as it is committed: its declarations, and pocket's receipts and figures. Not to be written to."""
+    """The project as it is committed, with pocket's receipts and figures. Not to be written to."""
     return Project.at(REPOSITORY)
 
 
@@ -50,7 +50,7 @@ def third_project(tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Project:
-    """A project with the smoke corpora and tokenizer built; tests write neither to its data nor to its declarations."""
+    """A project with the smoke corpora and tokenizer built. Not to be written to."""
     from cpt_repro.data.build import build_corpus, build_tokenizer
 
     project = put_third_study(tmp_path_factory.mktemp("built") / "project")

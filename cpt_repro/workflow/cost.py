@@ -316,7 +316,7 @@ def _selected(work: Workflow, exhibits: list[tuple[str, str]]) -> tuple[list[Pla
     """(runs, one a training, parents first; models to evaluate) of some exhibits; without any, of all."""
     plan, catalogue = work.plan, work.catalogue
     if not exhibits:
-        return [runs[0] for runs in plan.trainings.values()], list(catalogue.models)
+        return [runs[0] for runs in plan.trainings.values()], work.models
     needs = [catalogue.needs(*exhibit) for exhibit in exhibits]
     models = list(dict.fromkeys(model for need in needs for model in need.models))
     shown = {run for need in needs for run in need.runs}

@@ -2,8 +2,7 @@
 
 What is current is decided by content, not by times of files: a product that is what is wanted now has no
 inputs, so that the workflow engine leaves it alone, whoever made it. One that lies there and is something
-else gets a *wish* as input, an empty file of a new name, which makes the engine make it again. Nothing here
-writes a file.
+else has an input that is always new, so that it is made again. Nothing here writes a file.
 """
 
 from __future__ import annotations
@@ -34,8 +33,10 @@ from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
-#: Empty files that make the workflow engine make again what is there and is not what is wanted.
-WISHES = ".snakemake/wishes"
+#: Always there and always new: its times are those of the process that looks.
+NEW = "/proc/self/stat"
+#: Files that tell of one call that weights are there again.
+WEIGHTS = ".snakemake/weights"
 #: `cpt-repro`, run by the process that has everything imported if there is one; and always by itself.
 WARM, ALONE = (f"{shlex.quote(sys.executable)} -m cpt_repro.{module}" for module in ("workflow.warm", "cli"))
 #: What a job asks for beside its cores of a node (`cpus_per_task`).
@@ -78,14 +79,11 @@ class Workflow:
     def __init__(self, project: Project, scale: str, papers: tuple[str, ...] = ()):
         self.project = project
         self.plan = Plan(project, load_scale(project, scale), papers)
+        self.catalogue = Catalogue(self.plan)
+        #: Models to be evaluated; asking for them plans the runs of other papers that exhibits show.
+        self.models = list(self.catalogue.models)
         self.scale, self.records, self.store = self.plan.scale, Records(self.plan), Store(project, scale)
-        self.data = project.data / scale
-        self.figures = project.figures / scale
-
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """What is shown."""
-        return Catalogue(self.plan)
+        self.data, self.figures = project.data / scale, project.figures / scale
 
     # -- what is to be made
 
@@ -125,7 +123,7 @@ class Workflow:
     def status(self) -> Status:
         """What is done and what is left."""
         first = [runs[0] for runs in self.plan.trainings.values()]
-        to_train, to_evaluate = self.outstanding(self.plan.runs, self.catalogue.models)
+        to_train, to_evaluate = self.outstanding(self.plan.runs, self.models)
         files = {f"{paper}/{key}": self.exhibit_files(paper, key) for paper, key in self.catalogue.exhibits}
         drawn = {key for key in files if all(Path(file).is_file() for file in files[key])}
         drawn = {key for key in drawn if not self.exhibit(*key.split("/"))}
@@ -134,7 +132,7 @@ class Workflow:
             to_train=[run.id for run in to_train],
             to_be_measured=[run.id for run in first if self.records.incomplete_curves(run)],
             measurable=[run.id for run in first if self.can_measure(run)],
-            evaluations=len(self.catalogue.models),
+            evaluations=len(self.models),
             to_evaluate=to_evaluate,
             exhibits=len(files),
             to_draw=[key for key in files if key not in drawn],
@@ -162,7 +160,7 @@ class Workflow:
 
     @cached_property
     def _to_evaluate(self) -> frozenset[str]:
-        return frozenset(self.outstanding((), self.catalogue.models)[1])
+        return frozenset(self.outstanding((), self.models)[1])
 
     def named(self, folder: str) -> str:
         """The id of the run or merge whose records lie, or are to lie, in a folder of the results."""
@@ -180,17 +178,16 @@ class Workflow:
     def _others(self) -> dict[str, str]:
         """Folders of models, and of runs whose receipts lie under another name."""
         runs = {self._folder(run): run.id for run in self.plan.runs.values()}
-        paths = {model: self.records.evaluation_path(model).parent for model in self.catalogue.models}
+        paths = {model: self.records.evaluation_path(model).parent for model in self.models}
         models = {str(path.relative_to(self.records.folder / "runs")): model for model, path in paths.items()}
         return models | runs
 
     def _folder(self, run: PlannedRun) -> str:
         return str(self.records.receipt_path(run).parent.relative_to(self.records.folder / "runs"))
 
-    def _wish(self, wanted: str, product: Path) -> list[str]:
-        """An input that makes `product` anew, where one lies there that is not what is `wanted`."""
-        there = product.exists()
-        return [f"{WISHES}/{digest([wanted, str(product), product.stat().st_mtime_ns])}"] if there else []
+    def _anew(self, product: Path) -> list[str]:
+        """An input that makes `product` anew, where one lies there that is not what is wanted."""
+        return [NEW] if product.exists() else []
 
     # -- inputs of trainings and evaluations
 
@@ -199,7 +196,7 @@ class Workflow:
         run = self.plan.runs[self.named(folder)]
         if self.records.has_receipt(run):
             return []
-        return [*self.training_again(run.id), *self._wish(run.identity, self.records.receipt_path(run))]
+        return [*self.training_again(run.id), *self._anew(self.records.receipt_path(run))]
 
     def training_again(self, run_id: str) -> list[str]:
         """Of a training, whether it has a receipt or not."""
@@ -219,14 +216,13 @@ class Workflow:
         if self.store.has(run.identity, iteration, optimizer):
             return []
         gone = digest([run.identity, path.stat().st_mtime_ns])[:16]
-        return [f"{WISHES}/weights/{self.scale.name}/{run.id}/{gone}"]
+        return [f"{WEIGHTS}/{self.scale.name}/{run.id}/{gone}"]
 
     def measuring(self, folder: str) -> list[str]:
         """Of losses measured on kept weights."""
         run = self.plan.runs[self.named(folder)]
         left = self.records.to_measure(run)
-        wish = self._wish(run.identity + str(left), self.records.later_path(run)) if left else []
-        return [*map(self.fingerprint, left), *wish]
+        return [*map(self.fingerprint, left), *(self._anew(self.records.later_path(run)) if left else [])]
 
     def can_measure(self, run: PlannedRun) -> bool:
         """Whether losses are wanted that the run's weights, which are kept, can still give."""
@@ -242,8 +238,8 @@ class Workflow:
             return []
         model = self.plan.model(model_id)
         weights = [path for run, iteration in model.weights for path in self._weights(run, iteration)]
-        wish = self._wish(model.identity, self.records.evaluation_path(model_id))
-        return [str(self.data / "suites" / "fingerprint.json"), *weights, *wish]
+        anew = self._anew(self.records.evaluation_path(model_id))
+        return [str(self.data / "suites" / "fingerprint.json"), *weights, *anew]
 
     # -- corpora, tokenizer and tasks
 
@@ -260,9 +256,7 @@ class Workflow:
             return current_tokenizer(self.project, self.scale)
 
     def tokenizer(self) -> list[str]:
-        product = self.data / "tokenizer" / "tokenizer.json"
-        wanted = digest([self.plan.manifest(self.scale.upstream).digest, self.scale.tokenizer.identity])
-        return [] if self._tokenizer else self._wish(wanted, product)
+        return [] if self._tokenizer else self._anew(self.data / "tokenizer" / "tokenizer.json")
 
     def fits(self, corpus: str, built: Fingerprint) -> bool:
         """Whether a corpus was built from the text that is wanted, into sequences as long as wanted."""
@@ -284,11 +278,8 @@ class Workflow:
             raise UserError(f"the scale '{self.scale.name}' has no corpus '{corpus}'.", do=f"Known: {known}.")
         if self.built(corpus):
             return []
-        path = self.fingerprint(corpus)
-        return [
-            str(self.data / "tokenizer" / "tokenizer.json"),
-            *self._wish(self.plan.data[corpus], Path(path)),
-        ]
+        tokenizer = str(self.data / "tokenizer" / "tokenizer.json")
+        return [tokenizer, *self._anew(Path(self.fingerprint(corpus)))]
 
     def corpus_threads(self, corpus: str) -> int:
         """Processes that build a corpus, where there are as many cores: many for hundreds of billions of
@@ -300,10 +291,7 @@ class Workflow:
         record, built = self.records.fingerprint(corpus), self.built(corpus)
         if record and self.fits(corpus, record) and built in (None, record):
             return []
-        return [
-            self.fingerprint(corpus),
-            *self._wish(self.plan.data[corpus], self.records.corpus_path(corpus)),
-        ]
+        return [self.fingerprint(corpus), *self._anew(self.records.corpus_path(corpus))]
 
     def suites(self) -> list[str]:
         from cpt_repro.evaluation.suites import SuitesRecord, suites_record
@@ -318,7 +306,7 @@ class Workflow:
         corpora = [
             corpus for corpus in self.scale.corpora if any(corpus in suite.corpora for suite in suites)
         ]
-        return [*map(self.fingerprint, corpora), *self._wish(digest(wanted), path)]
+        return [*map(self.fingerprint, corpora), *self._anew(path)]
 
     # -- exhibits, claims, report
 
@@ -334,10 +322,11 @@ class Workflow:
         current = all(self.records.has_receipt(run) and not self.can_measure(run) for run in runs)
         current &= self._to_evaluate.isdisjoint(needs.models) and not any(map(self.record, needs.corpora))
         if current and all(path.is_file() for path in (*files, sidecar)):
-            drawn = parse(Drawn, read_json(sidecar), str(sidecar)).sha256
-            if drawn == {name: self.records.digest(path) for name, path in records.items()}:
-                return []
-        return [*dict.fromkeys(map(str, records.values())), *self._wish("drawn", sidecar)]
+            now = {name: self.records.digest(path) for name, path in records.items()}
+            with suppress(UserError):  # of another version
+                if parse(Drawn, read_json(sidecar), str(sidecar)).sha256 == now:
+                    return []
+        return [*dict.fromkeys(map(str, records.values())), *self._anew(sidecar)]
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
         """The files of one exhibit; the last one says what it was drawn from."""
@@ -349,26 +338,24 @@ class Workflow:
         runs = self.plan.runs.values()
         paths = [self.records.receipt_path(run) for run in runs]
         paths += [self.records.later_path(run) for run in runs if self._has_later(run)]
-        paths += map(self.records.evaluation_path, self.catalogue.models)
+        paths += map(self.records.evaluation_path, self.models)
         return list(dict.fromkeys(map(str, paths)))
 
     def claims(self) -> list[str]:
         # Sentences on claims that failed, where somebody wrote them.
         analysis = self.records.folder / "analysis.yaml"
         records = [*self.all_records(), *([str(analysis)] if analysis.exists() else [])]
-        return self._and_wish(records, self.figures / "claims.json")
+        return self._unless_whole(records, self.figures / "claims.json")
 
     def report(self) -> list[str]:
         sidecars = [self.exhibit_files(*exhibit)[-1] for exhibit in self.catalogue.exhibits]
         shown = [*sidecars, *self._made("claims.json", "claims.md"), *self.all_records()]
-        return self._and_wish(shown, self.figures / "index.html")
+        return self._unless_whole(shown, self.figures / "index.html")
 
-    def _and_wish(self, inputs: list[str], product: Path) -> list[str]:
-        """Also a wish where some are missing: the engine makes nothing for what is there and newer than the
-        rest.
-        """
+    def _unless_whole(self, inputs: list[str], product: Path) -> list[str]:
+        """Inputs by whose times the engine goes; those that are missing alone would not make it do anything."""
         whole = all(Path(path).exists() for path in inputs)
-        return inputs if whole else [*inputs, *self._wish("whole", product)]
+        return inputs if whole else [*inputs, *self._anew(product)]
 
     def everything(self) -> list[str]:
         """The files of every exhibit, the claims and the report."""

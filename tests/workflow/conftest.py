@@ -1,17 +1,25 @@
-"""A tiny project of which everything is made, and ways to wait."""
-
-import time
+"""A tiny project of which everything is made."""
 
 import pytest
-from tiny_project import Pipeline
+from tiny_project import PAPER, Pipeline
 
 
 @pytest.fixture(scope="session")
 def complete(tmp_path_factory):
-    """A tiny project of which everything is made; tests leave it complete and as declared."""
+    """A tiny project of which everything is made; tests leave it complete and as declared.
+
+    `steps`: the records that were there after a run was asked for, after a figure was, and after everything.
+    """
     pipeline = Pipeline(tmp_path_factory.mktemp("complete") / "project")
-    result = pipeline.snakemake()
-    assert result.returncode == 0, result.stderr[-3000:]
+    pipeline.steps = []
+    run, figure = (
+        f"results/smoke/runs/{PAPER}/german/seed-0/receipt.json",
+        f"figures/smoke/{PAPER}/figure_01.png",
+    )
+    for target in (run, figure, "figures/"):
+        result = pipeline.snakemake(target)
+        assert result.returncode == 0, result.stderr[-3000:]
+        pipeline.steps.append(set(pipeline.records()))
     return pipeline
 
 
@@ -23,17 +31,3 @@ def pipeline(complete):
     yield complete
     for path, text in zip(declared, before, strict=True):
         path.write_text(text)
-
-
-@pytest.fixture(scope="session")
-def wait_for():
-    """`wait_for(met, what)`: returns what `met` gives as soon as that is true."""
-
-    def wait(met, what, seconds=300):
-        end = time.monotonic() + seconds
-        while not (value := met()):
-            assert time.monotonic() < end, f"waited in vain for {what}"
-            time.sleep(0.01)
-        return value
-
-    return wait

@@ -46,7 +46,7 @@ def test_what_the_jobs_of_the_papers_own_scale_ask_for(workflow):
         "mpi": "srun",
     }
     assert (asked(paper, "405m")["nodes"], asked(paper, "405m")["mpi"]) == (1, "")
-    evaluated = {paper.evaluation_resources(model)["slurm_extra"] for model in paper.catalogue.models}
+    evaluated = {paper.evaluation_resources(model)["slurm_extra"] for model in paper.models}
     assert evaluated == {"--gres=gpu:1"}
 
 
