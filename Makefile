@@ -26,11 +26,11 @@ test: env
 
 # The longer mode of the tests that kill: 200 kills and more, and the table of faults anew.
 torture: env
-	$(ON) CPT_REPRO_KILLS=200 CPT_REPRO_FAULT_TABLE=docs/faults.md python -m pytest tests/test_torture.py tests/test_ranks.py tests/test_faults_data.py tests/test_faults_around.py tests/test_training.py
+	$(ON) CPT_REPRO_KILLS=200 CPT_REPRO_FAULT_TABLE=docs/faults.md python -m pytest tests/training tests/data tests/models tests/workflow tests/test_surroundings.py
 
 # Expected losses of three tiny runs, after a change that is meant to change numbers.
 golden: env
-	$(ON) CPT_REPRO_GOLDEN=write python -m pytest tests/test_training.py -k golden
+	$(ON) CPT_REPRO_GOLDEN=write python -m pytest tests/training/test_train.py -k golden
 
 lock:
 	$(ON) uv pip compile --universal --generate-hashes --extra cluster --extra dev --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock pyproject.toml
