@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,8 +11,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from cpt_repro import __version__
-from cpt_repro.project import ROOT
 
+ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12")
 
 
