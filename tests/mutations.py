@@ -1,4 +1,4 @@
-"""Values with some nodes changed: for tests that whatever stands in a file is read, or refused in one sentence."""
+"""Values with some nodes changed: whatever stands in a file is read, or refused in one sentence."""
 
 import copy
 

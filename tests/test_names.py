@@ -8,9 +8,11 @@ from third_study import REPOSITORY
 
 PACKAGE = REPOSITORY / "cpt_repro"
 #: As scales, manifests and papers name them, and as the papers call them.
-NAMES = r"pile|sp|german|slimpajama|smoke_\w+|english_\w+|german_\w+|405m|410m|10b|gupta2023|ibrahim2024|gupta|ibrahim"
+NAMES = (
+    r"pile|sp|german|slimpajama|smoke_\w+|english_\w+|german_\w+|405m|410m|10b|"
+    r"gupta2023|ibrahim2024|gupta|ibrahim"
+)
 WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{NAMES})(?![A-Za-z0-9])", re.IGNORECASE)
-#: What a file says of its own kind: the command line names what it replicates.
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -73,7 +75,7 @@ def test_one_file_knows_each_library():
 
 
 def test_paths_come_from_the_project():
-    """No other module finds a folder by where it lies itself, or reads a variable that moves one; nothing is mocked."""
+    """No other module finds a folder by its own place or reads a variable that moves one; no mocks."""
     for file in FILES:
         if file != "project.py":
             assert not re.search(

@@ -22,7 +22,8 @@ models: {405m: 405M, 70b: 70B}
 schedules:
   cosine: &cosine {kind: cosine, eta_max: 3.0e-4, eta_min: 3.0e-5, warmup_frac: 0.01}
 runs:
-  german-alone: {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine, validate: [pile, german]}
+  german-alone:
+    {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine, validate: [pile, german]}
   "continued/replay-{r}":
     each: {r: [0.02, 0.25]}
     model: 405m
@@ -32,9 +33,13 @@ runs:
     iterations: 86000
     schedule: *cosine
     validate: [pile, german]
-  finnish: {model: 405m, init_from: {run: ibrahim2024/405m/pile}, data: {finnish: 1}, iterations: 86000, schedule: *cosine, validate: [pile]}
+  finnish:
+    {model: 405m, init_from: {run: ibrahim2024/405m/pile}, data: {finnish: 1},
+     iterations: 86000, schedule: *cosine, validate: [pile]}
   large: {model: 70b, data: {pile: 1}, iterations: 132366, schedule: *cosine, validate: [pile]}
-  after-large: {model: 70b, init_from: {run: large}, data: {german: 1}, iterations: 86000, schedule: *cosine, validate: [pile]}
+  after-large:
+    {model: 70b, init_from: {run: large}, data: {german: 1}, iterations: 86000,
+     schedule: *cosine, validate: [pile]}
 merges:
   ties: {base: continued/replay-0.02, task: german-alone, density: 0.5}
 """
@@ -74,12 +79,14 @@ claims:
     statement: Two percent of replay forget less than none.
     source: made up
     tests:
-      - {kind: ordering, says: old loss, rising: [continued/replay-0.02 pile, ibrahim2024/405m/pile--german/replay-0 pile]}
+      - kind: ordering
+        says: old loss
+        rising: [continued/replay-0.02 pile, ibrahim2024/405m/pile--german/replay-0 pile]
 """
 
 
 def put_third_study(folder: Path) -> Project:
-    """Copies the project's declarations (no results) to `folder`, the third study beside them; returns the project."""
+    """Copies the project's declarations (no results) to `folder`, the third study beside them."""
     for name in ("configs", "data_manifests", "benchmarks"):
         shutil.copytree(REPOSITORY / name, folder / name)
     shutil.copy(REPOSITORY / "CITATION.cff", folder)

@@ -15,7 +15,6 @@ from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, rea
 from cpt_repro.errors import UserError
 from cpt_repro.project import Project
 
-
 #: A corpus, or corpus/k for its k-th largest domain, k from 1.
 DataKey = Annotated[str, Field(pattern=r"^[^/]+(/[1-9][0-9]*)?$")]
 

@@ -1,4 +1,4 @@
-"""Declarations of a project: read strictly, a wrong one refused in one sentence with file, key and what to do."""
+"""Declarations are read strictly; a wrong one is refused in one sentence with file, key and what to do."""
 
 from collections import Counter
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cpt_repro.declarations.schedules import Anneal, Constant, Cosine, Infinite, Schedule
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.declarations.schedules import Anneal, Constant, Cosine, Infinite, Schedule
 
 MAX, CONST, MIN = 3e-4, 1.65e-4, 3e-5
 N = 132366  # Ibrahim et al.: iterations of 300B tokens
@@ -84,7 +84,7 @@ gupta = Cosine(version=1, eta_max=MAX, eta_min=MIN, warmup_frac=0.01)
     ],
 )
 def test_cosine_of_gupta(billions, share):
-    """lr / MaxLR at 1 % of warm-up: the fact sheet's table, whose four digits are those of a phase of 297B tokens.
+    """lr / MaxLR at 1 % of warm-up: the fact sheet's table, whose digits are those of a phase of 297B tokens.
 
     By hand for 225B: x = (225 - 2.97)/297 = 0.747576, cos(pi x) = -0.70170, 0.5 (1 - 0.70170) = 0.14915.
     """
@@ -94,7 +94,8 @@ def test_cosine_of_gupta(billions, share):
 
 
 def test_cosine_of_gupta_meets_its_floor_where_the_paper_says():
-    # 0.5 (1 + cos(pi x)) = 0.1 at x = acos(-0.8)/pi = 0.795167; + 0.01 for the warm-up: iteration 105,715 of 131,296.
+    # 0.5 (1 + cos(pi x)) = 0.1 at x = acos(-0.8)/pi = 0.795167; + 0.01 for the warm-up: iteration 105,715 of
+    # 131,296.
     assert math.acos(-0.8) / math.pi == pytest.approx(0.795167, abs=1e-6)
     first = next(t for t in range(100000, GUPTA_N) if gupta(t, GUPTA_N) == MIN)
     assert first in (105715, 105716)
@@ -119,8 +120,8 @@ def test_upstream_rates_of_gupta():
 
 
 def test_versions_of_the_cosine_differ():
-    # At 150B of 296.86B version 1 is at 0.5078; version 2 decays to the very end: x = (150 - 2.969)/293.89 = 0.50029,
-    # 0.1 + 0.45 (1 + cos(pi 0.50029)) = 0.5496.
+    # At 150B of 296.86B version 1 is at 0.5078; version 2 decays to the very end: x = (150 - 2.969)/293.89 =
+    # 0.50029, 0.1 + 0.45 (1 + cos(pi 0.50029)) = 0.5496.
     at = 150e9 / GUPTA_TOKENS
     assert ibrahim(at, GUPTA_N) / MAX == pytest.approx(0.5496, abs=1e-4)
     assert gupta(at, GUPTA_N) < ibrahim(at, GUPTA_N)
@@ -165,7 +166,8 @@ def test_cool_down(schedule, iteration, rate):
 
 
 def test_infinite_on_the_papers_axis():
-    # Fig. 9b: peak at 3.06B of 299.3B (the first plotted point after 2.99B), constant from 183B, annealing from 257.7B.
+    # Fig. 9b: peak at 3.06B of 299.3B (the first plotted point after 2.99B), constant from 183B, annealing
+    # from 257.7B.
     def at(billions):
         return infinite_cosine(billions / 299.28 * N, N)
 
@@ -252,7 +254,8 @@ totals = st.integers(1, 10**6)
 def cosines(draw, versions=(1, 2)):
     high = draw(rates)
     version = draw(st.sampled_from(versions))
-    # Version 1 holds its value for the last `warmup_frac`, so it meets a floor of 0.1 only for warm-ups below 10 %.
+    # Version 1 holds its value for the last `warmup_frac`, so it meets a floor of 0.1 only for warm-ups below
+    # 10 %.
     low = high * (draw(st.floats(1e-3, 1)) if version == 2 else 0.1)
     warmup = draw(st.floats(0, 0.99 if version == 2 else 0.1))
     return Cosine(version=version, eta_max=high, eta_min=low, warmup_frac=warmup)

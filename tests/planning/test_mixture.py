@@ -34,7 +34,7 @@ def test_reservoir_sums_to_one(sizes, replay_fraction):
 
 @pytest.mark.parametrize("replay_fraction", [0.05, 0.3])
 def test_reservoir_is_what_a_buffer_would_hold(replay_fraction):
-    """All that was trained on goes into the buffer; a stage replays from it as it stood at the stage's beginning."""
+    """All that was trained on goes into the buffer; a stage replays from it as it stood when it began."""
     sizes, draw = [6000, 3000, 1500, 2000], random.Random(0)
     buffer: list[int] = []
     for number, size in enumerate(sizes):

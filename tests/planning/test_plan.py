@@ -1,4 +1,4 @@
-"""The plan of both papers, worked out by hand where that can be; what it does with what a scale lacks; refusals."""
+"""The plan of both papers, worked out by hand where that can be; what a scale lacks; refusals."""
 
 from collections import Counter
 

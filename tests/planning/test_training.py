@@ -10,7 +10,10 @@ from cpt_repro.declarations.scale import Size, load_scale
 from cpt_repro.planning.plan import Plan
 from cpt_repro.planning.training import Training
 
-RUN = "405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine, validate: [pile, german]}"
+RUN = (
+    "405m/german: {model: 405m, data: {german: 1}, iterations: 86000, schedule: *cosine, "
+    "validate: [pile, german]}"
+)
 
 
 def edit(path, old, new):
