@@ -474,7 +474,7 @@ class _Ours(_Axes):
             self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
 
     def draw_entropy_rate(self, limits: Range) -> Range:
-        """A generated language's entropy rate: a line near the curves, else in the legend; limits for it."""
+        """A generated language's entropy rate: a line near the curves, else a note; limits for it."""
         view, corpus, (low, high) = self.view, self.panel.y, limits
         rates = (one.entropy_floor(corpus) for run in self.panel.runs for one in view.runs(run))
         rate = next((rate for rate in rates if rate is not None), None)
@@ -485,6 +485,7 @@ class _Ours(_Axes):
             self.axes.axhline(rate, **look, zorder=1.5)
             self.legend.add("entropy rate", reference=True, **look)
             return min(low, rate - 0.04 * (high - rate)), high
-        name = f"entropy rate of {view.corpus_here(corpus)}: {rate:.2f}"
-        self.legend.add(name, reference=True, color="none")
+        # A legend without entries: matplotlib finds a place for it where no curve runs.
+        note = {"handles": [], "loc": "best", "borderpad": 0.2, "title_fontsize": 7}
+        self.axes.legend(title=f"entropy rate: {rate:.2f}", **note).get_title().set_color("#555555")
         return limits

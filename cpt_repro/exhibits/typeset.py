@@ -253,7 +253,7 @@ def escape_tex(text: str) -> str:
 
 def _escape_markdown(text: str) -> str:
     """Text for Markdown, in one line, without emphasis, tags or links of its own."""
-    return re.sub(r"([\\|*_`<>]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|*_`<>]|\](?=[(\[:]))", r"\\\1", " ".join(plain(text).split()))
 
 
 def _csv_value(value: Any) -> Any:

@@ -34,7 +34,10 @@ class Citation(Strict):
 
 def read_drawn(path: Path) -> Drawn | None:
     """What lies beside an exhibit's files; None where it is not drawn, a `UserError` where it is broken."""
-    return parse(Drawn, read_json(path), str(path)) if path.exists() else None
+    try:
+        return parse(Drawn, read_json(path), str(path)) if path.exists() else None
+    except UserError as error:
+        raise UserError(error.what, where=str(path), do="Draw it again: `cpt-repro draw`.") from None
 
 
 def find_key(catalogue: Catalogue, exhibit: str) -> Key:

@@ -1,10 +1,12 @@
 """Citations of one exhibit, or of all."""
 
+import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
-from cpt_repro import __version__
+from cpt_repro import __version__, cli
 from cpt_repro.declarations.strict import read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, write_json
@@ -89,3 +91,12 @@ def test_the_citation_file_has_the_version_and_the_template_is_packaged(reposito
     package = repository.root / "cpt_repro"
     packaged = [path for pattern in re.findall(r'"([^"]+)"', patterns) for path in package.glob(pattern)]
     assert package / "report" / "page.html.j2" in packaged
+
+
+def test_cite_as_a_command(made, repository, monkeypatch):
+    monkeypatch.chdir(repository.root)
+    where = ["--scale", "pocket", "--figures", str(made.project.figures)]
+    text = CliRunner().invoke(cli.app, ["cite", "table_02", *where])
+    assert text.exit_code == 0 and "Table 2" in text.output and "@misc{" in text.output
+    told = json.loads(CliRunner().invoke(cli.app, ["cite", "--json", *where]).output)
+    assert told["scale"] == "pocket" and told["version"] == __version__
