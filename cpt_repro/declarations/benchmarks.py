@@ -119,9 +119,8 @@ class Benchmark(Scoring):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the items and the score; prose does not."""
-        return digest(
-            self.model_dump(mode="json", exclude_defaults=True, exclude={"about", "note", "gating"})
-        )
+        prose = {"about", "note", "gating"}
+        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude=prose))
 
     @cached_property
     def _sources(self) -> dict[str, str]:
@@ -131,12 +130,13 @@ class Benchmark(Scoring):
 
     @cached_property
     def _compiled(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
-        def compiled(source: str) -> Callable[[dict[str, Any]], Any]:
+        compiled: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        for name, source in self._sources.items():
             if one := re.fullmatch(r"\{\{((?:(?!\}\}).)*)\}\}", source, re.DOTALL):
-                return _JINJA.compile_expression(one[1], undefined_to_none=False)
-            return _JINJA.from_string(source).render
-
-        return {name: compiled(source) for name, source in self._sources.items()}
+                compiled[name] = _JINJA.compile_expression(one[1], undefined_to_none=False)
+            else:
+                compiled[name] = _JINJA.from_string(source).render
+        return compiled
 
     @cached_property
     def columns(self) -> set[str]:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 
 class _Locked(Strict):
-    """What is known of a repository at a revision."""
-
     commit: str | None = None
     #: file -> SHA-256
     files: dict[str, str] = {}
@@ -59,11 +57,10 @@ class Repository:
         if ".." in self.key or name.startswith("/"):
             do = "Write <owner>/<name>, or <owner>/<name>@<revision>."
             raise UserError("no name of a repository: it leads elsewhere.", where=self.key, do=do)
-        # A copy of one revision may say so in its name.
-        root, folders = project.hub_copies, (f"{name}@{revision}", name)
-        copies = [root / f"{kind}s" / folder for folder in folders] if root else []
+        copies = project.hub_copies and project.hub_copies / f"{kind}s"
+        folders = [copies / folder for folder in (f"{name}@{revision}", name)] if copies else []
         #: the copy that is read instead of the network
-        self.copy = next((copy for copy in copies if copy.is_dir()), None)
+        self.copy = next((folder for folder in folders if folder.is_dir()), None)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}, revision {self.revision or 'default'}"
@@ -148,16 +145,19 @@ class Repository:
         commit = None if self.copy else self.commit
         known, new, paths = self._locked.files, {}, []
         for file in files:
-            path = self._copied(file) if self.copy else self._downloaded(file, commit)
+            if self.copy:
+                path = self._copied(file)
+            else:
+                with self._asking(file) as hub:
+                    path = Path(hub.hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))
             actual = file_digest(path)
             if known.get(file, actual) != actual:
                 what = f"it changed since it was first used: SHA-256 {known[file]} is locked, {actual} found."
                 do = f"Restore the file; or, to accept the change, remove '{self.key}' from {self.lock}."
                 raise UserError(what, where=str(path), do=do)
-            if file not in known:
-                new[file] = actual
+            new[file] = actual
             paths.append(path)
-        if new:
+        if new.keys() - known.keys():
             self._remember(files=new)
         return paths
 
@@ -169,7 +169,3 @@ class Repository:
         if not path.is_file():
             raise UserError("the file is missing in the copy.", where=str(path), do="Complete the copy.")
         return path
-
-    def _downloaded(self, file: str, commit: str) -> Path:
-        with self._asking(file) as hub:
-            return Path(hub.hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))

@@ -115,9 +115,7 @@ class GPTNeoX(Architecture):
         }
 
     def expected(self, size: Size) -> dict[str, Any]:
-        """By hand and not from a configuration of transformers, whose import takes seconds that a plan has
-        not.
-        """
+        """By hand: a plan has no time to import transformers."""
         sizes = {"num_hidden_layers": size.layers, "hidden_size": size.width}
         sizes |= {"num_attention_heads": size.heads, "intermediate_size": 4 * size.width}
         return self.described({"model_type": self.name, **sizes})

@@ -11,8 +11,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, Field
+
 from cpt_repro.declarations.runs import OutsideSize
 from cpt_repro.declarations.scale import Size
+from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, file_digest, read_json
 from cpt_repro.models.architecture import architecture
@@ -26,6 +29,16 @@ CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.js
 #: Of these the first that is there is read, or the files that an index names.
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = [name for whole in _WHOLE for name in (whole, f"{whole}.index.json")]
+
+
+class _Config(BaseModel, extra="allow"):
+    vocab_size: int
+
+
+class _Index(BaseModel):
+    """Tensor -> file."""
+
+    weight_map: dict[str, str] = Field(min_length=1)
 
 
 def is_folder(model: str) -> bool:
@@ -84,19 +97,10 @@ class Outside:
             raise self.fault(f"it has no file {file}.", "Complete its files, or name another model.")
         return self.folder / file if self.folder else self.repository.fetch(file)
 
-    def _mapping(self, file: str) -> dict[str, Any]:
-        content = read_json(self.fetch(file))
-        if not isinstance(content, dict):
-            raise self.fault(f"its {file} is not what it should be.", "Restore the file.")
-        return content
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its `config.json`; one that names no rows of embedding is a `UserError`."""
-        config = self._mapping(CONFIG)
-        if not isinstance(config.get("vocab_size"), int):
-            raise self.fault(f"its {CONFIG} names no 'vocab_size'.", "Restore the file.")
-        return config
+        return parse(_Config, read_json(self.fetch(CONFIG)), f"{self.where}, {CONFIG}").model_dump()
 
     @property
     def vocabulary(self) -> int:
@@ -111,10 +115,8 @@ class Outside:
             raise self.fault(f"it has no weights: none of {', '.join(_WEIGHTS)}.")
         if first in _WHOLE:
             return [first]
-        shards = self._mapping(first).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise self.fault(f"{first} is no index.", "Restore the file.")
-        return sorted(set(map(str, shards.values())))
+        index = parse(_Index, read_json(self.fetch(first)), f"{self.where}, {first}")
+        return sorted(set(index.weight_map.values()))
 
     @property
     def identity(self) -> str:
@@ -129,9 +131,6 @@ class Outside:
 @cache
 def _digest_of(path: Path, changed: int) -> str:
     return file_digest(path)
-
-
-# -- does it fit
 
 
 def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> None:
@@ -162,7 +161,7 @@ def check_size(
     """What a plan can tell without a network: that a size told is the scale's, that a folder fits."""
     theirs = (told.layers, told.width, told.heads, told.vocab_size) if told else None
     ours = (size.layers, size.width, size.heads, rows)
-    if theirs not in (None, ours):
+    if theirs and theirs != ours:
         words = "{} layers, width {}, {} heads and {} rows of embedding".format
         fault = f"it starts from {model}, which has {words(*theirs)}; {setting} has {words(*ours)}."
         do = "Start from it at a scale where the model has this size, or leave out the variant that says so."

@@ -1,6 +1,4 @@
-"""Model folders: `config.json`, `model.safetensors` and, for those that go on, the optimizer's state with its
-hash.
-"""
+"""Model folders: `config.json`, `model.safetensors`, and the optimizer's state with its hash."""
 
 from __future__ import annotations
 
@@ -50,8 +48,7 @@ def check_weights(folder: Path, expected: str | None = None) -> str:
     """The SHA-256 of a folder's weights; without any, or with another than `expected`, a `UserError`."""
     path = folder / WEIGHTS
     if not path.exists():
-        do = "Train the run that makes them again."
-        raise UserError("the weights are missing.", where=str(path), do=do)
+        raise UserError("the weights are missing.", where=str(path), do="Train the run again.")
     actual = file_digest(path)
     if expected not in (None, actual):
         fault = f"the weights are altered: SHA-256 {expected} was written, {actual} is there."
@@ -86,9 +83,8 @@ def load_optimizer(folder: Path, mapped: bool = False) -> dict[str, Any]:
     import torch
 
     path, record, do = folder / OPTIMIZER, folder / _RECORD, "Train the parent again."
-    for file in (path, record):
-        if not file.exists():
-            raise UserError("the optimizer's state is missing.", where=str(file), do=do)
+    if not (path.exists() and record.exists()):
+        raise UserError("the optimizer's state is missing.", where=str(path), do=do)
     # torch.load takes a flipped bit without a word.
     expected, actual = read_json(record), {"sha256": file_digest(path)}
     if expected != actual:
@@ -107,10 +103,6 @@ def load_model_folder(folder: Path) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            fault = f"not a model folder: {name} is missing."
-            raise UserError(fault, where=str(folder), do="Train the model first.")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False

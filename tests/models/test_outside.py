@@ -164,9 +164,9 @@ def test_folders_that_are_not_whole_are_refused(refused, formats, tmp_path):
         assert "no file" in refused(folder)
     for content in ({"a": 1}, {"weight_map": {}}):
         write_json(index, content)
-        assert "is no index" in refused(folder)
+        assert "the key 'weight_map' is wrong" in refused(folder)
     write_json(index, [])
-    assert "not what it should be" in refused(folder)
+    assert "(top level)" in refused(folder)
     index.unlink()
     assert "has no weights" in refused(folder)
 
