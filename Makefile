@@ -21,8 +21,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 figures: env
 	$(ON) snakemake --cores all figures/ --config scale=$(scale)
 
+# Two processes, each with whole files, so that what a file builds once is built once.
 test: env
-	$(ON) python -m pytest
+	$(ON) python -m pytest -n 2 --dist loadfile
 
 # The longer mode of the tests that kill: 200 kills and more, and the table of faults anew.
 torture: env
