@@ -12,6 +12,7 @@ import torch
 from composer.utils import dist
 from short_runs import SHORT, World
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from cpt_repro.declarations.scale import Execution
 from cpt_repro.project import Project
@@ -32,7 +33,7 @@ def sharded(built, folder):
     layers = [module for module in made[0].modules() if made[0].fsdp_wrap_fn(module)]
     return {
         "wrapped": [isinstance(module, FSDPModule) for module in (made[0], *layers)],
-        "sharded": all(isinstance(p, composer.spread.DTensor) for p in made[0].parameters()),
+        "sharded": all(isinstance(p, DTensor) for p in made[0].parameters()),
     }
 
 

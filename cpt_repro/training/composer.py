@@ -225,9 +225,9 @@ class KeepWeights(Callback):
         iteration = state.timestamp.batch.value
         if iteration not in self.kept:
             return
-        first, model = dist.get_global_rank() == 0, bare(state.model).model
-        weights = spread.whole_weights(model, first)
-        optimizer = spread.whole_optimizer(state.optimizers[0], first) if self.kept[iteration] else None
+        model = bare(state.model).model
+        weights = spread.whole_weights(model)
+        optimizer = spread.whole_optimizer(model, state.optimizers[0]) if self.kept[iteration] else None
         folder = self.store.weights(self.identity, iteration)
         self.hashes[iteration] = of_first_rank(lambda: save_model(model, folder, optimizer, weights))
 
@@ -254,6 +254,8 @@ class Resumable(Callback):
                 dist.barrier()
                 # Of a sharded state Composer makes a folder of its own naming, beside the name given.
                 self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
+                # Every rank looks for the file, which the first one is about to give its name.
+                dist.barrier()
             dist.barrier()
 
 
@@ -384,17 +386,6 @@ class _Fitting:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.optimizer = adamw(self.model)
 
-    def _load_optimizer(self) -> None:
-        """Takes over the parent's optimizer; of a sharded model, when it is sharded."""
-        start = self.training.start
-        if start and "optimizer" in start.keep:
-            folder = self.store.weights(start.parent, start.iteration)
-            state = on_all_ranks(lambda: load_optimizer(folder, mapped=self.sharded))
-            if self.sharded:
-                spread.spread_optimizer(self.optimizer, state)
-            else:
-                self.optimizer.load_state_dict(state)
-
     # -- data
 
     def prepare_data(self) -> None:
@@ -432,8 +423,6 @@ class _Fitting:
         load_path = self.saved.folder / self.state.file if self.state else None
         if load_path and self.sharded:
             load_path = next(load_path.iterdir())  # Composer loads the folder that it made within ours
-        if not self.sharded:
-            self._load_optimizer()
         self.trainer = resumable.trainer = Trainer(
             model=self.model,
             train_dataloader=self._data_spec(),
@@ -450,8 +439,11 @@ class _Fitting:
             load_path=str(load_path) if load_path else None,
             parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if self.sharded else None,
         )
-        if self.sharded and not self.state:
-            self._load_optimizer()
+        start = training.start
+        if start and "optimizer" in start.keep and not self.state:
+            folder = self.store.weights(start.parent, start.iteration)
+            state = on_all_ranks(lambda: load_optimizer(folder, mapped=self.sharded))
+            spread.load_whole_optimizer(bare(self.trainer.state.model).model, self.optimizer, state)
 
     def choose_microbatch(self) -> None:
         """Sequences of a forward pass; compiling comes after, so that sizes tried are not compiled."""

@@ -17,9 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
@@ -29,6 +34,7 @@ from cpt_repro.training.loss import AT_ONCE, CausalLM
 
 #: Part of a GPU's memory that an estimated micro-batch may fill; the rest is for fragmentation.
 USABLE = 0.9
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def choose_kernels(deterministic: bool, device: str) -> None:
@@ -125,50 +131,21 @@ def gradient_excess(device: torch.device) -> float:
     return probe.weight.grad.full_tensor()[0, 0].item()
 
 
-def whole(tensor: torch.Tensor, wanted: bool) -> torch.Tensor | None:
-    """The tensor on the CPU, gathered from all ranks where it is sharded; None where it is not `wanted`.
-
-    One tensor at a time is whole on the device. Every rank must call this in the same order.
-    """
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.detach().cpu() if wanted else None
+def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's whole tensors by name, on the CPU of the first rank; every rank must call this."""
+    return get_model_state_dict(model, options=_WHOLE)
 
 
-def whole_weights(model: torch.nn.Module, wanted: bool) -> dict[str, torch.Tensor]:
-    """The model's whole tensors by name, on the ranks that want them; every rank must call this."""
-    return {name: whole(tensor, wanted) for name, tensor in model.state_dict().items()}
+def whole_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's whole state by names of the model's tensors, as `whole_weights`."""
+    return get_optimizer_state_dict(model, optimizer, options=_WHOLE)
 
 
-def whole_optimizer(optimizer: torch.optim.Optimizer, wanted: bool) -> dict[str, Any]:
-    """The optimizer's state as `optimizer.state_dict()` has it where nothing is sharded; every rank must
-    call this.
-    """
-    own = optimizer.state_dict()
-    state = {
-        number: {key: whole(value, wanted) for key, value in values.items()}
-        for number, values in sorted(own["state"].items())
-    }
-    return {"state": state, "param_groups": own["param_groups"]}
-
-
-def spread_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Loads a whole state into the optimizer of a sharded model; every rank takes its part of what it has
-    read.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def part(parameter: DTensor, value: torch.Tensor) -> torch.Tensor:
-        if value.shape != parameter.shape:  # the number of updates
-            return value
-        value = value.to(parameter.device)
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-    state = {
-        number: {key: part(parameters[number], value) for key, value in values.items()}
-        for number, values in state_dict["state"].items()
-    }
-    optimizer.load_state_dict({"state": state, "param_groups": state_dict["param_groups"]})
+def load_whole_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """The inverse of `whole_optimizer`; every rank takes its part of what it has read."""
+    set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
 
 
 # -- how many sequences fit
