@@ -7,8 +7,8 @@ another paper is called `<paper>/<run>`.
     big/old+new suite:common                   the new corpus that the run is validated on), suite:<suite>,
     big/old--new/eta_max-3e-4 new @50          task:<suite>/<printed name>|<stand-in>, compute (in the paper's
     big/old--new/replay-0 old peak[0,20]       unit), r_squared (PPL on the new corpus against PPL on the old)
-    big/old--new/replay-0 r_squared [0,50]     when: nothing (the end), @<billions>, start, peak, trough,
-                                               mean; the last three, r_squared: a window in billions
+    big/old--new/replay-0 r_squared [0,50]     when: nothing (the end), @<billions>, start, peak, mean;
+                                               the last two, r_squared: a window in billions
 
 `{a,b}` in a list of quantities stands for one quantity each. `names` gives runs short names; a name for
 several runs is the first that has a counterpart at the scale. A test with `each` is one per combination.
@@ -47,7 +47,7 @@ _WRITTEN = {
     "task": (r"task:([^/]+)/(.+)", ""),
     "compute": ("compute", ""),
     "r_squared": ("r_squared", rf"({_WINDOW})?"),
-    "loss": (r"([\w.-]+)", rf"(@{_NUMBER}|start|(peak|trough|mean)({_WINDOW})?)?"),
+    "loss": (r"([\w.-]+)", rf"(@{_NUMBER}|start|(peak|mean)({_WINDOW})?)?"),
 }
 
 
@@ -59,7 +59,7 @@ class Reading(Strict):
     what: Literal["loss", "suite", "task", "compute", "r_squared"]
     #: Corpus of a loss, or `average`; suite; suite and names of the task, the printed one first.
     of: tuple[str, ...] = ()
-    when: Literal["final", "at", "start", "peak", "trough", "mean"] = "final"
+    when: Literal["final", "at", "start", "peak", "mean"] = "final"
     #: Of one point twice the same.
     window: Window | None = None
 
@@ -67,12 +67,10 @@ class Reading(Strict):
     def of_text(cls, text: str) -> Reading:
         """A reading from `<run> <what> [<when>]`."""
         run, written, when, *more = [*text.split(), "", "", ""]
-        kinds = {
-            kind: match for kind, (what, _) in _WRITTEN.items() if (match := re.fullmatch(what, written))
-        }
-        kind = next(iter(kinds), "loss")
-        if not kinds or any(more) or not re.fullmatch(_WRITTEN[kind][1], when, re.ASCII):
-            times = "of a loss <when> is @50, start, peak, trough, mean, peak[0,20], of r_squared [0,50]"
+        matches = {kind: re.fullmatch(what, written) for kind, (what, _) in _WRITTEN.items()}
+        kind = next((kind for kind, match in matches.items() if match), None)
+        if not kind or any(more) or not re.fullmatch(_WRITTEN[kind][1], when, re.ASCII):
+            times = "of a loss <when> is @50, start, peak, mean, peak[0,20], of r_squared [0,50]"
             raise ValueError(f"'{text}' is not '<run> <what> [<when>]'; {times}")
         points = [float(number) for number in re.findall(_NUMBER, when)]
         if len(points) == 2 and points[0] >= points[1]:
@@ -80,7 +78,7 @@ class Reading(Strict):
         return cls(
             runs=run.split("|"),
             what=kind,
-            of=[name for group in kinds[kind].groups() for name in group.split("|")],
+            of=[name for group in matches[kind].groups() for name in group.split("|")],
             when="at" if when.startswith("@") else re.match("[a-z]*", when)[0] or "final",
             window=(points[0], points[-1]) if points else None,
         )
@@ -266,11 +264,9 @@ class PeakThenRecover(_Test):
     #: `<run> <corpus>`
     curve: Quantity
     recovers: bool | None = None
-    #: Where the peak is looked for.
-    window: Window | None = None
 
     def compared(self) -> list[Quantity]:
-        return [self.curve.read("start"), self.curve.read("peak", self.window), self.curve]
+        return [self.curve.read("start"), self.curve.read("peak"), self.curve]
 
     def effects(self, at: Bench) -> list[Effect]:
         start, peak, end = self.compared()
@@ -282,7 +278,7 @@ class PeakThenRecover(_Test):
     def verdict(self, effects: list[Effect]) -> tuple[Verdict, str]:
         rise, fall, *_ = effects
         verdict = super().verdict(effects)
-        if verdict[0] == INCONCLUSIVE and rise.sign > 0 and self.window is None and fall.value <= 0:
+        if verdict[0] == INCONCLUSIVE and rise.sign > 0 and fall.value <= 0:
             return FAILED, "its highest point is its end"
         return verdict
 
@@ -322,14 +318,19 @@ class Ratio(_Test):
 Test = Ordering | Monotone | Within | Crossing | PeakThenRecover | Ratio
 
 
-class Claim(Strict):
-    """One statement of a paper; it holds when all its tests hold."""
+class Statement(Strict):
+    """One statement of a paper."""
 
     id: str = Field(min_length=1, coerce_numbers_to_str=True)
     statement: str
     source: str
     #: How it is read below the paper's scale, and where bounds and shares come from.
     note: str = ""
+
+
+class Claim(Statement):
+    """A statement with its tests, which must all hold."""
+
     tests: tuple[Annotated[Test, Field(discriminator="kind")], ...] = Field(min_length=1)
 
 
@@ -350,9 +351,8 @@ def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
         return [_spelled(item, names) for item in itertools.chain(*items)]
     if not isinstance(value, str) or key in ("kind", "says", "only_at"):
         return value
-    return re.sub(
-        r"(^|\s[+-]\s+)(\S+)", lambda match: match[1] + names.get(match[2], match[2]), value.strip()
-    )
+    run = r"(?:^|(?<=\s[+-]\s))\S+"
+    return re.sub(run, lambda match: names.get(match[0], match[0]), " ".join(value.split()))
 
 
 def _without_braces(text: str) -> list[str]:

@@ -7,11 +7,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN, VERDICTS, Claim, Test, Verdict, load_claims
+from pydantic import RootModel
+
+from cpt_repro.claims.grammar import (
+    FAILED,
+    HELD,
+    NOT_RUN,
+    VERDICTS,
+    Claim,
+    Statement,
+    Test,
+    Verdict,
+    load_claims,
+)
 from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Number, number, signed
-from cpt_repro.claims.verdicts import evaluate, quotient, settle, values
+from cpt_repro.claims.verdicts import Outcome, evaluate, quotient, settle, values
 from cpt_repro.declarations.published import Value
-from cpt_repro.declarations.strict import Strict, nearest, read_yaml
+from cpt_repro.declarations.strict import Strict, load, nearest
 from cpt_repro.errors import UserError
 from cpt_repro.files import write_json, write_text
 from cpt_repro.planning.plan import Plan
@@ -45,34 +57,24 @@ class Item(Strict):
     place: str | None
 
 
-class TestRecord(Strict):
-    """One test of a claim."""
+class TestRecord(Outcome):
+    """One test of a claim with its outcome."""
 
     kind: str
     says: str
-    verdict: Verdict
     only_at: str | None
     measured: tuple[Item, ...]
-    #: What it wants to be above zero.
-    effects: tuple[Effect, ...]
     #: Of the effect that decided.
     noise: Number | None
-    #: In the unit of the items.
-    tolerance: Number | None
     #: What the published values say of the same test; None where they are not all published.
     published_verdict: Verdict | None
     missing: tuple[str, ...]
-    reason: str
 
 
-class ClaimRecord(Strict):
+class ClaimRecord(Statement):
     """One claim with its verdict."""
 
     paper: str
-    id: str
-    statement: str
-    source: str
-    note: str
     verdict: Verdict
     decided_by: str
     reason: str
@@ -167,10 +169,8 @@ def _why(test: TestRecord, scale: str) -> str:
 def _analyses(plan: Plan, known: set[str]) -> dict[str, str]:
     """`<paper>/<id>` -> why the claim failed, from the scale's `analysis.yaml`."""
     path = plan.project.results / plan.scale.name / "analysis.yaml"
-    texts = (read_yaml(path) or {}) if path.exists() else {}
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise UserError("it must map <paper>/<id> to a sentence.", where=str(path), do="Correct it.")
-    for key in map(str, texts):
+    texts = load(RootModel[dict[str, str]], path).root if path.exists() else {}
+    for key in texts:
         paper = key.partition("/")[0]
         if key not in known and (paper in plan.papers or paper not in plan.studies.names):
             do = "Write <paper>/<id> of a declared claim."
@@ -196,8 +196,7 @@ def build_ledger(catalogue: Catalogue, records: Records, papers: Iterable[str] |
             raise UserError(f"the paper '{paper}' is unknown.", do=nearest(paper, plan.papers))
     declared = {paper: load_claims(catalogue, paper) for paper in plan.papers}
     analyses = _analyses(plan, {f"{paper}/{claim.id}" for paper in declared for claim in declared[paper]})
-    claims: list[ClaimRecord] = []
-    digests: dict[str, str] = {}
+    claims, digests = [], {}
     for paper in wanted:
         measured = Measured(Evidence(records, paper))
         for claim in declared[paper]:

@@ -91,7 +91,7 @@ def _picked(points: Iterable[tuple[float, float]], reading: Reading) -> float:
     inside = [y for x, y in points if first <= x <= last * (1 + 1e-9) and x > 0]
     if not inside:
         raise Missing(f"no evaluation between {first:g}B and {last:g}B")
-    return float({"peak": max, "trough": min, "mean": np.mean}[reading.when](inside))
+    return float(max(inside) if reading.when == "peak" else np.mean(inside))
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,7 @@ class Measured:
 
     def _evaluation_error(self, weights: dict[Reading, float], seeds: list[int]) -> float:
         """Standard error of a weighted sum of readings, averaged over `seeds`, from single evaluations."""
-        errors: list[float] = []
-        losses: dict[str, list[tuple[float, Trained, Reading]]] = defaultdict(list)
+        errors, losses = [], defaultdict(list)
         for (reading, weight), seed in product(weights.items(), seeds):
             sample, share = self.samples(reading)[seed], weight / len(seeds)
             errors.append(share * sample.error)
@@ -251,10 +250,8 @@ def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
     if reading.when == "final":
         return final.stderr
     first, last = reading.window or (0.0, math.inf)
-    inside = (
-        sum(first <= x <= last and x > 0 for x, _ in trained.curve(corpus)) if reading.when == "mean" else 1
-    )
-    return final.stderr * math.sqrt(final.evaluations / max(inside, 1))
+    averaged = sum(first <= x <= last and x > 0 for x, _ in trained.curve(corpus))
+    return final.stderr * math.sqrt(final.evaluations / (averaged or 1 if reading.when == "mean" else 1))
 
 
 def _sequence_errors(corpus: str, summed: list[tuple[float, Trained, Reading]]) -> list[float]:
@@ -289,8 +286,8 @@ class AsPublished:
 
     scale = "paper"
 
-    def __init__(self, catalogue: Catalogue, paper: str, beside: Iterable[str] = (), slack: float = PRINTED):
-        self.catalogue, self.study, self.slack = catalogue, catalogue.plan.studies[paper], slack
+    def __init__(self, catalogue: Catalogue, paper: str, beside: Iterable[str] = ()):
+        self.catalogue, self.study = catalogue, catalogue.plan.studies[paper]
         self.beside = [self.study.resolve(name) for name in beside]
         self._values: dict[Reading, Value | None] = {}
 
@@ -342,20 +339,21 @@ class AsPublished:
             return published.loss(name, (corpus,))
         if not (curve := published.curve(name, corpus)):
             return None
+        points, place = curve
         begin = study.studies[paper].paper.billions(name, parent.iteration)
-        value = float(np.interp(begin, *zip(*curve[0], strict=True)))
-        return Value(value=value, mark="digitised", place=f"{curve[1]} at {begin:.0f}B")
+        value = float(np.interp(begin, *zip(*points, strict=True)))
+        return Value(value=value, mark="digitised", place=f"{place} at {begin:.0f}B")
 
     def seeds(self, readings: Iterable[Reading]) -> list[int]:
         """One; `Missing` if a reading was not published."""
         return [0 for reading in readings if self.value(reading)][:1]
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
-        """The value with the slack added in favour of the claim, and no noise."""
+        """The value with half a digit added in favour of the claim, and no noise."""
         weights, value = linear(parts)
         value += sum(weight * float(self.value(reading).value) for reading, weight in weights.items())
-        slack = self.slack * max(map(abs, weights.values()), default=0.0)
-        return Effect(value=value + slack, noise=0, by="as published")
+        value += PRINTED * max(map(abs, weights.values()), default=0.0)
+        return Effect(value=value, noise=0, by="as published")
 
     def about(self, of: Quantity, over: Quantity | None = None) -> Value | None:
         """A published quantity, or its quotient over another; None if a part of it was not published."""
@@ -367,7 +365,7 @@ class AsPublished:
         if 0 in below:
             return None
         values = [value for side in sides for _, value in side]
-        mark = "digitised" if any(value.mark == "digitised" for value in values) else "derived"
-        mark = values[0].mark if len(values) == 1 else mark
+        marks = {value.mark for value in values}
+        mark = "digitised" if "digitised" in marks else "derived" if len(values) > 1 else marks.pop()
         place = "; ".join(dict.fromkeys(value.place for value in values))
         return Value(value=above / below[0] if below else above, mark=mark, place=place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 
 from cpt_repro.claims.grammar import (
@@ -17,29 +16,29 @@ from cpt_repro.claims.grammar import (
     Test,
     Verdict,
 )
-from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Missing, Part, signed
+from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Missing, Number, Part, signed
+from cpt_repro.declarations.strict import Strict
 
 Source = Measured | AsPublished
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Strict):
     """What one test gave."""
 
     verdict: Verdict
-    #: What should be above zero.
+    #: What it wants to be above zero.
     effects: tuple[Effect, ...] = ()
     #: Why, where the effects alone do not say it.
     reason: str = ""
     #: The tolerance used, in the unit of the items.
-    tolerance: float | None = None
+    tolerance: Number | None = None
 
 
 class _Unclear(Exception):
     """What a share would be taken of is not clearly above zero."""
 
     def __init__(self, what: str, quantity: Quantity, effect: Effect):
-        self.effects = (effect,)
+        self.effect = effect
         super().__init__(f"{what}, {quantity.text}, is not clearly above zero: {signed(effect)}")
 
 
@@ -79,18 +78,18 @@ class Bench:
 def evaluate(test: Test, source: Source) -> Outcome:
     """The outcome of one test at a source; what is missing gives "not run" with the reason."""
     if test.only_at and source.scale != test.only_at:
-        return Outcome(NOT_RUN, reason=f"only at scale {test.only_at}")
+        return Outcome(verdict=NOT_RUN, reason=f"only at scale {test.only_at}")
     at = Bench(test, source)
     try:
         source.seeds(at.pool)
         effects = test.effects(at)
     except Missing as why:
-        return Outcome(NOT_RUN, reason=str(why))
+        return Outcome(verdict=NOT_RUN, reason=str(why))
     except _Unclear as why:
-        return Outcome(INCONCLUSIVE, why.effects, str(why))
+        return Outcome(verdict=INCONCLUSIVE, effects=(why.effect,), reason=str(why))
     verdict, reason = test.verdict(effects)
     tolerance = at.effect("", *at.slack).value if at.slack else None
-    return Outcome(verdict, tuple(effects), reason, tolerance)
+    return Outcome(verdict=verdict, effects=effects, reason=reason, tolerance=tolerance)
 
 
 def settle(verdicts: Iterable[Verdict]) -> Verdict:

@@ -31,12 +31,8 @@ class Declared:
 
     def tests(self, *tests, paper="ibrahim2024", **more):
         """The tests of one claim."""
-        claim = {
-            "id": "x",
-            "statement": "s",
-            "source": "p",
-            "tests": [{"says": "it", **test} for test in tests],
-        }
+        claim = {"id": "x", "statement": "s", "source": "p"}
+        claim["tests"] = [{"says": "it", **test} for test in tests]
         return self.file({"paper": paper, "claims": [claim], **more}, paper)[0].tests
 
     def quantity(self, text, paper="ibrahim2024"):

@@ -35,11 +35,8 @@ def test_a_reading_from_its_text(text, what, of, when, window):
 
 def test_a_sum_from_its_text():
     quantity = Quantity.model_validate("a/x|a/y  pile + third2026/b sp @50 - c-1 average")
-    assert [(weight, reading.runs) for weight, reading in quantity.terms] == [
-        (1, ("a/x", "a/y")),
-        (1, ("third2026/b",)),
-        (-1, ("c-1",)),
-    ]
+    terms = [(1, ("a/x", "a/y")), (1, ("third2026/b",)), (-1, ("c-1",))]
+    assert [(weight, reading.runs) for weight, reading in quantity.terms] == terms
     assert quantity.text == "a/x..y pile + third2026/b sp @50 - c-1 average"
 
 

@@ -150,9 +150,9 @@ def test_an_unknown_paper_is_refused(plan_of):
     ("text", "says"),
     [
         ("ibrahim2024/99: It is the regime.", "'ibrahim2024/99' is unknown"),
-        ("8: It is the regime.", "'8' is unknown"),
-        ("ibrahim2024/8: [no]", "must map"),
-        ("- ibrahim2024/8", "must map"),
+        ("8: It is the regime.", "the key '8.[key]' is wrong"),
+        ("ibrahim2024/8: [no]", "the key 'ibrahim2024/8' is wrong"),
+        ("- ibrahim2024/8", "the key '(top level)' is wrong"),
     ],
 )
 def test_a_bad_analysis_is_refused(pocket, text, says):

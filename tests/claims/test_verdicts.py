@@ -41,11 +41,9 @@ def rates(low, mid, high, reference=1.0):
 
 
 def crossing(before, after):
-    means = {f"{RATES[0]} mean[3,95]": around(2.0), f"{RATES[1]} mean[3,95]": around(2.0 + before, -0.001)}
-    return means | {
-        f"{RATES[0]} mean[200,290]": around(2.0 + after),
-        f"{RATES[1]} mean[200,290]": around(2.0, -0.001),
-    }
+    a, b = ({window: f"{rate} mean{window}" for window in ("[3,95]", "[200,290]")} for rate in RATES[:2])
+    first = {a["[3,95]"]: around(2.0), b["[3,95]"]: around(2.0 + before, -0.001)}
+    return first | {a["[200,290]"]: around(2.0 + after), b["[200,290]"]: around(2.0, -0.001)}
 
 
 def peak(highest, end):
