@@ -209,7 +209,7 @@ def _hub_project(folder: Path, texts: list[str], files: int = 24) -> tuple[Proje
         (copies[0] / f"{k:02d}.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
     save_tokenizer(tokenizer := _large_tokenizer(texts[::2]), copies[1])
     manifest = {"kind": "hub", "name": "bench", "dataset": "bench/bench", "revision": None}
-    manifest |= {"format": "jsonl.zst", "domains": {"all": 1}, "tokens_billions": 1, "validation_share": 0.01}
+    manifest |= {"format": "jsonl.zst", "domains": {"all": 1}, "tokens_billions": 1, "validation_share": 0.2}
     manifest |= {"splits": {"train": {"files": ["*.jsonl.zst"]}}}
     manifest |= dict.fromkeys(("about", "licence", "gating", "note"), "")
     (project.manifests / "bench.yaml").write_text(yaml.safe_dump(manifest))

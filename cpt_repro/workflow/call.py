@@ -48,8 +48,7 @@ class Call:
         return self._workflows[scale]
 
     def ask(self, question: str, *wildcards: str, part: str | None = None) -> Callable[[Any], Any]:
-        """A function of a job's wildcards: what the method `question` of its scale's jobs says of some of
-        them.
+        """A function of a job's wildcards: the answer of its scale's method `question` to some of them.
 
         `part`: a key of that answer. A `UserError` ends the call in its one sentence.
         """
@@ -65,10 +64,10 @@ class Call:
         return answer
 
     def begin(self, local: bool) -> None:
-        """Claims the folder for the scales asked for until this process ends, however it ends; refuses a
-        second call.
+        """Claims the folder for the scales asked for until this process ends, however it ends.
 
-        `local`: jobs run on this machine, and so in children of a process that has everything imported.
+        A second call at once is refused. `local`: jobs run on this machine, and so in children of a process
+        that has everything imported.
         """
         if self.stand_in:
             do = "Make it writable, or look with -n."
@@ -86,13 +85,11 @@ class Call:
                     where=str(self.here),
                     do="Wait for it to end, or end it; what it finished is kept.",
                 ) from None
-        if local:
+        if local and self._locks:
             warm.start(path.with_suffix(".warm"))
 
     def _stand_in(self) -> str | None:
-        """Where this folder is read-only, a temporary one that has all that is here, and room for the
-        engine's notes.
-        """
+        """Where this folder is read-only, one that shows all of it and has room for the engine's notes."""
         if os.access(NOTES if NOTES.exists() else Path(), os.W_OK):
             return None
         folder = tempfile.mkdtemp(prefix="cpt-repro-")

@@ -11,9 +11,9 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from cpt_repro.declarations.manifests import Files, Hub
 from cpt_repro.declarations.strict import Count, Strict, parse
@@ -52,9 +52,8 @@ class Options(Strict):
 
 
 class Measurement(BaseModel):
-    """What counts of a row of `benchmarks/`: `bench gpu` gives tokens of all its GPUs, `bench train` of a
-    process.
-    """
+    """What counts of a row of `benchmarks/`: `bench gpu` gives the tokens of all its GPUs, `bench train` of a
+    training."""
 
     benchmark: str = ""
     scale: str = "paper"
@@ -63,9 +62,15 @@ class Measurement(BaseModel):
     arm: str = ""
     gpus: int = Field(default=1, ge=0)
     tokens_per_second: Positive | None = None
-    composer: Positive | None = None
     date: str = ""
     hardware: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _its_speed(cls, row: Any) -> Any:
+        if isinstance(row, dict) and row.get("benchmark") == "train":
+            row = row | {"tokens_per_second": row.get("composer")}
+        return row
 
 
 @dataclass(frozen=True)
@@ -227,11 +232,15 @@ def measured_speed(work: Workflow, model: str) -> Speed | None:
             # `bench gpu` also measures a plain loop, and on CPUs itself.
             fits &= (row.device or scale.device) == scale.device and row.arm != "plain"
             # Of one day the last row counts: `bench gpu` puts the way in which the scale trains there.
-            if fits and (row.model or first) == model and (latest is None or row.date >= latest[0].date):
+            if not fits or (row.model or first) != model:
+                continue
+            if not (row.tokens_per_second and row.gpus):
+                raise UserError("it measures nothing.", where=where, do="Correct or remove the line.")
+            if latest is None or row.date >= latest[0].date:
                 latest = row, path
     if latest:
         row, path = latest
-        speed = row.tokens_per_second / row.gpus if gpu else row.composer / cores
+        speed = row.tokens_per_second / (row.gpus if gpu else cores)
         return Speed(speed, "measured", f"{folder.name}/{path.name}, {row.date}, {row.hardware}")
     runs = () if gpu else (run for run in work.plan.runs.values() if run.model_name == model)
     receipts = [one for run in runs if (one := work.records.receipt(run)) and one.measured.tokens_per_second]

@@ -33,8 +33,9 @@ from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
-#: Always there and always new: its times are those of the process that looks.
-NEW = "/proc/self/stat"
+#: Always there and always new: its times are those of the process that looks. A folder: of files the engine
+#: would compare hashes too.
+NEW = "/proc/self/task"
 #: Files that tell of one call that weights are there again.
 WEIGHTS = ".snakemake/weights"
 #: `cpt-repro`, run by the process that has everything imported if there is one; and always by itself.
@@ -148,9 +149,7 @@ class Workflow:
         return paper, key
 
     def execution_of(self, runs: Iterable[PlannedRun]) -> tuple[str, Execution]:
-        """A model and how it is spread, for one process that trains `runs`; those must not differ in their
-        ranks.
-        """
+        """A model and how it is spread, for one process that trains `runs`: their ranks must not differ."""
         spread = {model: self.scale.run_as(model) for model in sorted({run.model_name for run in runs})}
         if len({(one.nodes, one.ranks_per_node) for one in spread.values()}) > 1:
             fault = f"the models {', '.join(spread)} are spread differently over hardware."
@@ -171,8 +170,7 @@ class Workflow:
         if folder in self.plan.runs:
             path = self.records.receipt_path(self.plan.runs[folder])
             raise UserError(f"'{folder}' is the same training as that of {path}.", do="Ask for that file.")
-        where = f"scale '{self.scale.name}'"
-        raise UserError(f"there is no run '{folder}'.", where=where, do="See `cpt-repro plan`.")
+        raise UserError(f"there is no run '{folder}' at this scale.", do="See `cpt-repro plan`.")
 
     @cached_property
     def _others(self) -> dict[str, str]:
@@ -353,7 +351,7 @@ class Workflow:
         return self._unless_whole(shown, self.figures / "index.html")
 
     def _unless_whole(self, inputs: list[str], product: Path) -> list[str]:
-        """Inputs by whose times the engine goes; those that are missing alone would not make it do anything."""
+        """Inputs whose times decide; where some are missing the engine alone would do nothing."""
         whole = all(Path(path).exists() for path in inputs)
         return inputs if whole else [*inputs, *self._anew(product)]
 

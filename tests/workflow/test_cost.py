@@ -316,6 +316,8 @@ def test_speed_on_cpus(repository, own):
         ('{"benchmark":', "line 1: not JSON"),
         (json.dumps(GPU_ROW | {"tokens_per_second": 0}), "line 1: the key 'tokens_per_second' is wrong"),
         (json.dumps(GPU_ROW | {"gpus": "many"}), "line 1: the key 'gpus' is wrong"),
+        (json.dumps(GPU_ROW | {"gpus": 0}), "line 1: it measures nothing"),
+        (json.dumps({"benchmark": "gpu", "model": "405m"}), "line 1: it measures nothing"),
     ],
 )
 def test_broken_measurements(row, fault, own):

@@ -257,6 +257,15 @@ def test_what_is_unknown_is_one_sentence(pipeline, arguments, sentence):
     assert sentence in told and told.rstrip().splitlines()[-1].startswith("cpt-repro: ")
 
 
+@pytest.mark.parametrize("store", ["{x}/$HOME", ""])
+def test_a_store_of_any_name(pipeline, store):
+    result = pipeline.snakemake("-n", place("pile"), CPT_REPRO_STORE=store)
+    if store:
+        assert "Nothing to be done" in said(result)
+    else:
+        assert "cpt-repro: $CPT_REPRO_STORE: the variable is set and empty." in result.stderr
+
+
 def test_a_bad_declaration_is_one_sentence_before_anything_runs(pipeline):
     pipeline.runs.write_text(
         pipeline.runs.read_text().replace('replay_fraction: "{r}"', "replay_fraction: -0.1")
