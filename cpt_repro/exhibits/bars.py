@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cpt_repro.declarations.published import Value
@@ -12,6 +10,7 @@ from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, RunRef, View, unique
+from cpt_repro.exhibits.typeset import Measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,22 +48,14 @@ class BarPanel(Strict):
             "suite": f"average of the\n{str(self.suite).capitalize()} suite (%)",
         }[self.show]
 
-    def height(self, view: View, group: BarGroup, name: str) -> tuple[float, float] | None:
-        """A bar's height and its standard error: over seeds where there are several, else its own."""
-        if self.show == "compute":
-            run = view.planned(name)
-            return (run.billions / view.study.paper.unit.billions, 0.0) if run else None
+    def height(self, view: View, group: BarGroup, name: str) -> Measured | None:
+        """A bar's height."""
         if self.show == "suite":
-            scores = [e.suites[self.suite] for e in view.evaluations(name) if self.suite in e.suites]
-            values, errors = [100 * one.average for one in scores], [100 * one.stderr for one in scores]
-        else:
-            corpora = (self.corpus, group.new)
-            finals = [[r.final[c] for c in corpora] for r in view.runs(name) if {*corpora} <= set(r.final)]
-            values = [sum(final.loss for final in both) / 2 for both in finals]
-            errors = [math.hypot(*(final.stderr for final in both)) / 2 for both in finals]
-        if not values:
-            return None
-        return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else errors[0]
+            return view.score(name, self.suite)
+        if self.show == "loss":
+            return view.loss(name, self.corpus, group.new)
+        run = view.planned(name)
+        return Measured(run.billions / view.study.paper.unit.billions, "", 0.0) if run else None
 
 
 class Bar(NamedTuple):
@@ -115,7 +106,8 @@ class Bars(FigureKind):
             for bar in self.of(view, panel) if panel.show != "compute" else ():
                 ours = panel.height(view, bar.group, bar.run)
                 if ours and bar.published:
-                    out.append(Pair(f"{panel.title}, {bar.group.label}", float(bar.published.value), ours[0]))
+                    group = f"{panel.title}, {bar.group.label}"
+                    out.append(Pair(group, float(bar.published.value), ours.value))
         return out
 
     def of(self, view: View, panel: BarPanel) -> Iterator[Bar]:
@@ -167,9 +159,10 @@ class Bars(FigureKind):
                 continue
             colour = style.COLOURS[view.declared.style(bar.run).colour]
             look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.4}
-            error = {"yerr": ours[1] or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
-            axes.bar(bar.x, ours[0], self._width * 0.94, hatch=style.HATCHES[bar.place], **look, **error)
-            _value(axes, panel, bar.x, ours[0], max(sum(ours), mark), 4 if view.full_size else 2)
+            error = {"yerr": ours.error or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
+            axes.bar(bar.x, ours.value, self._width * 0.94, hatch=style.HATCHES[bar.place], **look, **error)
+            top = max(ours.value + ours.error, mark)
+            _value(axes, panel, bar.x, ours.value, top, 4 if view.full_size else 2)
 
     def _draw_published(self, axes: Axes, panel: BarPanel, view: View) -> None:
         """The published bars by themselves."""

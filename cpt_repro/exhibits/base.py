@@ -6,8 +6,10 @@ Declarations are validated with their `Study` as context, so that names of nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ValidationInfo, model_validator
@@ -18,14 +20,14 @@ from cpt_repro.declarations.strict import Strict, nearest
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.agreement import Pair
+from cpt_repro.exhibits.typeset import Measured, Table, over_seeds
 from cpt_repro.planning.plan import PlannedRun
-from cpt_repro.records.lookup import Evidence, Records, Trained
+from cpt_repro.records.lookup import Evidence, Records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cpt_repro.exhibits.catalogue import Catalogue, Exhibits
-    from cpt_repro.exhibits.typeset import Table
 
 NOT_DIGITISED = "The paper's curves could not be digitised; no published values are drawn."
 
@@ -37,7 +39,8 @@ def unique(names: Iterable[str | None]) -> list[str]:
 
 def check_known(name: str, known: Iterable[str], what: str) -> None:
     """Raises a `ValueError` with the nearest known name where `name` is none of them."""
-    if name not in (known := list(known)):
+    known = list(known)
+    if name not in known:
         raise ValueError(f"the {what} '{name}' is not declared. {nearest(name, known)}")
 
 
@@ -128,13 +131,7 @@ class View(Evidence):
         self.counterparts = catalogue.counterparts(paper)
         #: whether values of this scale compare with the published ones as they are
         self.full_size = self.scale.name == "paper"
-        self._runs: dict[str, list[Trained]] = {}
-
-    def runs(self, name: str) -> list[Trained]:
-        """A run's receipts, one a seed."""
-        if name not in self._runs:
-            self._runs[name] = super().runs(name)
-        return self._runs[name]
+        self.runs = cache(super().runs)
 
     @cached_property
     def seed_counts(self) -> list[int]:
@@ -151,6 +148,24 @@ class View(Evidence):
     def common_seeds(self) -> str:
         """Over which seeds means are, in words."""
         return "the seeds that all runs of a panel have" if len(self.seed_counts) > 1 else "seeds"
+
+    def loss(self, run: str, *corpora: str) -> Measured | None:
+        """A run's final loss on a corpus, or the plain mean over several."""
+        n = len(corpora)
+        seeds = [[one.final[c] for c in corpora] for one in self.runs(run) if {*corpora} <= set(one.final)]
+        losses = [math.fsum(final.loss for final in finals) / n for finals in seeds]
+        errors = [math.hypot(*(final.stderr for final in finals)) / n for finals in seeds]
+        noises = [math.hypot(*(final.noise for final in finals)) / n for finals in seeds]
+        return over_seeds(losses, errors, 3, fmean(noises)) if seeds else None
+
+    def score(self, model: str, suite: str, task: str | None = None) -> Measured | None:
+        """A run's or merge's value of a task, or average of a suite, in percent."""
+        scores = [e.suites[suite] for e in self.evaluations(model) if suite in e.suites]
+        if task:
+            seeds = [(one.tasks[task].value, one.tasks[task].stderr) for one in scores if task in one.tasks]
+        else:
+            seeds = [(one.average, one.stderr) for one in scores]
+        return over_seeds([100 * v for v, _ in seeds], [100 * e for _, e in seeds], 2) if seeds else None
 
     def size(self, name: str) -> str:
         """How a run's paper calls its model."""
@@ -180,30 +195,16 @@ class Kind(Strict):
     title: str
     see: str
 
-    @property
-    def runs(self) -> list[str]:
-        """Runs whose receipts are shown."""
-        return []
-
-    @property
-    def evaluations(self) -> list[str]:
-        """Runs and merges whose suites or generations are shown."""
-        return []
-
-    @property
-    def corpora(self) -> list[str]:
-        """Corpora whose building is shown."""
-        return []
-
-    @property
-    def suites(self) -> list[str]:
-        """Suites whose scores are shown."""
-        return []
-
-    @property
-    def published_table(self) -> tuple[list[str], int]:
-        """Columns of its published table, and how many rows that must have."""
-        return [], 0
+    #: runs whose receipts are shown
+    runs: ClassVar[list[str]] = []
+    #: runs and merges whose suites or generations are shown
+    evaluations: ClassVar[list[str]] = []
+    #: corpora whose building is shown
+    corpora: ClassVar[list[str]] = []
+    #: suites whose scores are shown
+    suites: ClassVar[list[str]] = []
+    #: columns of its published table, and how many rows that must have
+    published_table: ClassVar[tuple[list[str], int]] = ([], 0)
 
     def caption(self, view: View) -> list[str]:
         """Sentences on what its values are."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from functools import cache, cached_property
-from typing import Annotated, NamedTuple, Union
+from functools import cache, cached_property, partial
+from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field
 
+from cpt_repro.declarations.published import Misprint
 from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
@@ -38,6 +39,9 @@ class Exhibits(Strict):
     #: how the tables call a run
     names: dict[RunRef, str] = {}
     exhibits: dict[Annotated[str, Field(pattern=r"^(figure|table)_\d\d$")], Exhibit] = {}
+
+    #: anchors of the file, nothing else
+    lists: Any = None
 
     def style(self, run: str) -> Style | None:
         """The run's look: under its own name, else of the first pattern that fits."""
@@ -113,50 +117,47 @@ def load_exhibits(study: Study) -> Exhibits:
     path = study.path("exhibits.yaml")
     if not path.exists():
         return Exhibits(paper=study.name)
-    where, raw = str(path), read_yaml(path)
-    if not isinstance(raw, dict):
-        do = "Give it 'paper', 'styles', 'exhibits'."
-        raise UserError("it must hold a mapping.", where=where, do=do)
-    raw.pop("lists", None)  # anchors only
-    declared = parse(Exhibits, raw, where, context=study)
+    declared = parse(Exhibits, read_yaml(path), str(path), context=study)
     if declared.paper != study.name:
         what, do = f"the key 'paper' says '{declared.paper}'.", f"Make it '{study.name}'."
-        raise UserError(what, where=where, do=do)
-    for key, exhibit in declared.exhibits.items():
-        _check(key, exhibit, declared, study, f"{where}, exhibits.{key}")
+        raise UserError(what, where=str(path), do=do)
+    checks = {f"{path}, exhibits.{key}": partial(_check, study, declared, key) for key in declared.exhibits}
     for one in study.discrepancies:
-        for wrong in one.misprints:
-            place = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
-            _check_table(study, wrong.table, wrong.columns, place)
-            if wrong.row > (rows := len(study.published.tables[wrong.table].rows)):
-                what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
-                raise UserError(what, where=place, do="Count rows from 1.")
+        place = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
+        checks[place] = partial(_check_misprints, study, one.misprints)
+    for where, check in checks.items():
+        try:
+            check()
+        except ValueError as error:
+            raise UserError(str(error), where=where) from None
     return declared
 
 
-def _check(key: str, exhibit: Exhibit, declared: Exhibits, study: Study, where: str) -> None:
+def _check(study: Study, declared: Exhibits, key: str) -> None:
     """Refuses a kind under a key of the other sort, a run without a look, and another published table."""
+    exhibit = declared.exhibits[key]
     if not key.startswith(exhibit.makes):
-        what, do = f"its kind makes a {exhibit.makes}.", f"Call it {exhibit.makes}_NN."
-        raise UserError(what, where=where, do=do)
+        raise ValueError(f"its kind makes a {exhibit.makes}. Call it {exhibit.makes}_NN.")
     for name in exhibit.runs if exhibit.makes == "figure" else ():
         if declared.style(name) is None:
-            do = "Give it a label, colour, dash and marker."
-            raise UserError(f"no look in 'styles' fits the run '{name}'.", where=where, do=do)
+            raise ValueError(f"no look in 'styles' fits the run '{name}'. Give it one.")
     columns, rows = exhibit.published_table
-    _check_table(study, key if columns else None, columns, where)
-    if columns and rows != (there := len(study.published.tables[key].rows)):
+    if columns and rows != (there := _rows_of(study, key, columns)):
         what = f"it has {rows} rows or bars, and the published table {there}."
-        raise UserError(what, where=where, do="Give both the same rows in the same order.")
+        raise ValueError(f"{what} Give both the same rows in the same order.")
 
 
-def _check_table(study: Study, table: str | None, columns: Iterable[str], where: str) -> None:
-    """Refuses what names no published table or column."""
-    tables = study.published.tables
-    try:
-        if table:
-            check_known(table, tables, "published table")
-        for column in columns:
-            check_known(column, tables[table].columns, "published column")
-    except ValueError as error:
-        raise UserError(str(error), where=where) from None
+def _check_misprints(study: Study, misprints: Iterable[Misprint]) -> None:
+    for wrong in misprints:
+        rows = _rows_of(study, wrong.table, wrong.columns)
+        if wrong.row > rows:
+            what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
+            raise ValueError(f"{what} Count rows from 1.")
+
+
+def _rows_of(study: Study, table: str, columns: Iterable[str]) -> int:
+    """How many rows a published table with these columns has."""
+    check_known(table, study.published.tables, "published table")
+    for column in columns:
+        check_known(column, study.published.tables[table].columns, "published column")
+    return len(study.published.tables[table].rows)

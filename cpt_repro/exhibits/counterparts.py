@@ -14,7 +14,7 @@ from cpt_repro.declarations.published import Points, PublishedTable, Value
 from cpt_repro.declarations.study import Study
 from cpt_repro.exhibits.bars import Bars
 from cpt_repro.exhibits.base import Row
-from cpt_repro.exhibits.curves import Curve, Curves
+from cpt_repro.exhibits.curves import Curve, Curves, Panel
 from cpt_repro.exhibits.rows import Column, Rows, letters
 
 if TYPE_CHECKING:
@@ -106,22 +106,22 @@ class Counterparts:
         """
         best: tuple[Points, str] | None = None
         most = -1
-        for key, exhibit, panel, curve in self._curves(run, y):
-            own = self._own(exhibit, panel.published, curve, run)
-            shown = len({*beside} & {*panel.runs})
-            if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
-                most = shown
-                figure = f"{key.replace('_0', ' ').replace('_', ' ').capitalize()}{panel.published[-1]}"
-                label = curve.published[-1 if len(curve.published) == 1 else curve.runs.index(run)]
-                best = own, f"{figure}, {label}"
+        for key, exhibit, panel in self._panels(y):
+            for curve in (curve for curve in panel.curves if run in curve.runs and curve.published):
+                own = self._own(exhibit, panel.published, curve, run)
+                shown = len({*beside} & {*panel.runs})
+                if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
+                    most = shown
+                    label = curve.published[-1 if len(curve.published) == 1 else curve.runs.index(run)]
+                    best = own, f"Figure {int(key[-2:])}{panel.published[-1]}, {label}"
         return best
 
-    def _curves(self, run: str, y: str):
+    def _panels(self, y: str) -> Iterator[tuple[str, Curves, Panel]]:
+        """Digitised panels with this y."""
         for key, exhibit in self.declared.exhibits.items():
             for panel in exhibit.panels if isinstance(exhibit, Curves) else ():
-                for curve in panel.curves if panel.published and panel.y == y else ():
-                    if run in curve.runs and curve.published:
-                        yield key, exhibit, panel, curve
+                if panel.published and panel.y == y:
+                    yield key, exhibit, panel
 
     def _own(self, exhibit: Curves, panel: str, curve: Curve, run: str) -> Points:
         """The part of a digitised curve that shows one of its runs, x from where the run begins."""

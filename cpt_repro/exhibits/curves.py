@@ -177,10 +177,13 @@ class Curves(FigureKind):
         counts. Learning rates are declared, so they are left out; so is a panel whose published ends lie
         closer together than they could be read off, since their order says nothing.
         """
-        ends = [self.ends(view, panel) for panel in self.panels if panel.published and not panel.rates]
-        heights = [[end.published for end in panel] or [0] for panel in ends]
-        told = [max(h) - min(h) >= view.study.digitised.tolerance for h in heights]
-        return [end for panel, tells in zip(ends, told, strict=True) if tells for end in panel]
+        out = []
+        for panel in self.panels:
+            ends = self.ends(view, panel) if panel.published and not panel.rates else []
+            published = [end.published for end in ends]
+            if ends and max(published) - min(published) >= view.study.digitised.tolerance:
+                out += ends
+        return out
 
     def ends(self, view: View, panel: Panel) -> list[Pair]:
         """Where the curves of a panel end, published and here."""
@@ -251,16 +254,16 @@ class Curves(FigureKind):
         legend = style.Legend()
         for index, panel in enumerate(self.panels):
             legend.begin(style.letter(index, count, ""))
-            both = [_Ours(axes[2 * index if beside else index], panel, self, view, legend)]
-            both += [_Axes(axes[2 * index + 1], panel, self, view)] if beside else []
-            for drawn in both:
-                drawn.draw()
-                drawn.axes.set_title(
-                    drawn.title(style.letter(index, count, panel.title)), loc="left", pad=pad
-                )
-                drawn.axes.set_xlabel(drawn.x_label if index >= count - columns else "")
+            ours = axes[2 * index if beside else index]
+            drawn = [_Ours(ours, panel, self, view, legend)]
+            drawn += [_Axes(axes[2 * index + 1], panel, self, view)] if beside else []
+            for one in drawn:
+                one.draw()
+                title = one.title(style.letter(index, count, panel.title))
+                one.axes.set_title(title, loc="left", pad=pad)
+                one.axes.set_xlabel(one.x_label if index >= count - columns else "")
                 form = {"style": "sci", "scilimits": (0, 0)} if panel.rates else {"useOffset": False}
-                drawn.axes.ticklabel_format(axis="y", **form)
+                one.axes.ticklabel_format(axis="y", **form)
         figure.align_ylabels(axes[:: 2 if beside else 1])
         legend.draw(figure)
         return figure
@@ -276,10 +279,9 @@ def _joined(pieces: Iterable[tuple[float, Any]], gap: float) -> Line:
 
 
 def _at(line: Line, x: float) -> float:
-    """A line's value at x, straight between its points."""
     import numpy as np
 
-    known = [(a, b) for a, b in zip(*line, strict=True) if b == b]
+    known = [(a, b) for a, b in zip(*line, strict=True) if not math.isnan(b)]
     return float(np.interp(x, *zip(*known, strict=True)))
 
 
@@ -303,29 +305,25 @@ class _Axes:
         axes.set_xlim(*panel.xlim)
 
     def look(self, run: str) -> dict[str, Any]:
-        """A run's line."""
         return style.line(self.view.declared.style(run))
 
     def title(self, title: str) -> str:
-        """What stands above."""
         corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
         return f"{PUBLISHED}, {self.view.size(self.panel.curves[0].runs[0])}{corpus}"
 
     def draw(self) -> None:
-        """The published curves by themselves."""
         self.axes.set(facecolor=style.TINT)
         if not self.panel.published:
             style.empty(self.axes, "nothing published")
             return
         self.draw_published()
-        for curve in self.panel.curves if self.panel.warmup_ends else ():
+        for curve in self.panel.curves:
             self.draw_warmup_end(curve)
         self.draw_boundaries(self.exhibit.published_stages(self.view, self.panel))
         if limits := self.panel.ylim or self.limits():
             self.axes.set_ylim(*((0, limits[1]) if self.panel.rates else limits))
 
     def draw_published(self) -> None:
-        """The published curves and line, thin."""
         panel = self.panel
         for index, curve in enumerate(panel.curves):
             if line := panel.published_line(self.view, curve):
@@ -338,18 +336,16 @@ class _Axes:
             self.levels.append(level)
 
     def make_room(self, curve: Curve, lines: list[Line]) -> None:
-        """Has the y-limits fit a curve's lines."""
         scratch = base.declaration(self.view.study, curve.runs[0])[1].init_from is None
         self.lines += [(scratch, line) for line in lines]
 
     def draw_warmup_end(self, curve: Curve) -> None:
-        """A vertical line where the warm-up of a curve's run ends."""
-        if run := self.view.planned(curve.runs[0]):
+        run = self.view.planned(curve.runs[0])
+        if run and self.panel.warmup_ends:
             look = self.look(curve.runs[0]) | {"linestyle": (0, (2, 2)), "linewidth": 0.7}
             self.axes.axvline(base.warmup_end(run), **look, zorder=1.5)
 
     def draw_boundaries(self, stages: list[Stage]) -> None:
-        """Vertical lines where stages begin, and their names."""
         place = self.axes.get_xaxis_transform()
         for stage in stages:
             if stage.start > 0:
@@ -417,7 +413,6 @@ class _Ours(_Axes):
             return
         self.draw_reference(finals)
         self.draw_boundaries(self.exhibit.stages(view, panel))
-        self.lines = self.lines or [(False, line) for _, line in self.apart]
         limits = panel.ylim if panel.ylim and view.full_size else self.limits()
         if limits is None:
             return
@@ -459,11 +454,9 @@ class _Ours(_Axes):
         self.axes.plot(xs, middle, **drawn, **({} if panel.rates else marks), zorder=2 + 0.01 * index)
         partly = f" ({len(gone)} of {len(curve.runs)} {view.why(gone[0])})" if gone else ""
         self.legend.add(label + partly, **drawn, marker=look.marker)
-        if panel.warmup_ends:
-            self.draw_warmup_end(curve)
+        self.draw_warmup_end(curve)
 
     def draw_reference(self, finals: list[float]) -> None:
-        """The final loss of the run of reference."""
         reference = self.panel.reference
         if reference and finals:
             look = self.look(reference.run) | {"linewidth": 0.8}

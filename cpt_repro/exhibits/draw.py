@@ -62,10 +62,8 @@ def caption(view: View) -> str:
     if missing:
         parts.append(f"Not run: {len(missing)} of {len(missing) + len(view.digests)} records.")
     if view.to_be_measured:
-        many = len(view.to_be_measured)
-        parts.append(
-            f"To be measured: wanted points of {many} run{'s' * (many > 1)}, which a new training would give."
-        )
+        runs = f"{len(view.to_be_measured)} run{'s' * (len(view.to_be_measured) > 1)}"
+        parts.append(f"To be measured: wanted points of {runs}, which a new training would give.")
     return " ".join(parts)
 
 

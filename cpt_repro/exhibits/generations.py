@@ -33,14 +33,11 @@ class Generations(TableKind):
         notes = ["The texts that the paper prints are not carried over."]
         if self.layout == "prompts":
             return Table([Texts("Prompt", prompts), Texts(f"Text{at}", list(asked))], notes)
-        out = []
+        columns = {"Prompt": [], "Training tokens": [], f"Generation{at}": []}
         for k, prompt in enumerate(prompts):
             for row in self.rows:
-                evaluation = first[row.model]
-                there = evaluation is not None and k < len(evaluation.generations)
-                text = evaluation.generations[k] if there else view.why(row.model)
-                out.append((prompt, view.called(row), text))
-        heads = ("Prompt", "Training tokens", f"Generation{at}")
-        return Table(
-            [Texts(head, list(c)) for head, c in zip(heads, zip(*out, strict=True), strict=True)], notes
-        )
+                texts = first[row.model].generations if first[row.model] else ()
+                cells = (prompt, view.called(row), texts[k] if k < len(texts) else view.why(row.model))
+                for column, cell in zip(columns.values(), cells, strict=True):
+                    column.append(cell)
+        return Table([Texts(heading, cells) for heading, cells in columns.items()], notes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from statistics import mean
+from collections.abc import Sequence
+from statistics import correlation, mean
 from typing import TYPE_CHECKING, Literal
 
 from cpt_repro.exhibits import style
@@ -42,14 +43,13 @@ class Plane(FigureKind):
         return unique(run for curve in self.curves for run in curve.runs)
 
     def caption(self, view: View) -> list[str]:
-        paths = (
-            [f"Paths are those of the mean losses over {view.common_seeds}."] if view.several_seeds else []
-        )
-        return [*paths, NOT_DIGITISED]
+        paths = f"Paths are those of the mean losses over {view.common_seeds}."
+        return [paths, NOT_DIGITISED] if view.several_seeds else [NOT_DIGITISED]
 
     def draw(self, view: View) -> Figure:
         figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)
         legend, scatter = style.Legend(), None
+        legend.begin("")
         measured = [
             {one.seed: one for one in view.runs(curve.runs[0]) if one.curve(self.x) and one.curve(self.y)}
             for curve in self.curves
@@ -78,15 +78,14 @@ class Plane(FigureKind):
         self, axes: Axes, view: View, curve: Curve, runs: list[Trained], legend: style.Legend
     ) -> PathCollection:
         """Of several seeds the path of the mean losses: one path a seed cannot be read."""
+        import numpy as np
+
         look = view.declared.style(curve.runs[0])
         tokens = [t for t, _ in runs[0].curve(self.x) if t <= self.until]
-        runs = [one for one in runs if [t for t, _ in one.curve(self.x)][: len(tokens)] == tokens]
-        seeds = [
-            [[loss for _, loss in one.curve(c)[: len(tokens)]] for c in (self.x, self.y)] for one in runs
-        ]
-        middle = [[mean(losses) for losses in zip(*axis, strict=True)] for axis in zip(*seeds, strict=True)]
-        paths = [[[math.exp(loss) for loss in losses] for losses in path] for path in [*seeds, middle]]
-        xs, ys = paths[-1]
+        both = [[one.curve(corpus)[: len(tokens)] for corpus in (self.x, self.y)] for one in runs]
+        # Seeds x axes x points; seeds that were measured elsewhere are left out.
+        losses = np.array([np.array(one)[..., 1] for one in both if [t for t, _ in one[0]] == tokens])
+        xs, ys = np.exp(losses.mean(axis=0))
         axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
         edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
         colours = {"c": tokens, "cmap": TOKENS_MAP, "vmin": 0, "vmax": self.until}
@@ -96,15 +95,12 @@ class Plane(FigureKind):
         after = next((k for k, t in enumerate(tokens) if t >= warm), None)
         if warm and after is not None:
             axes.plot(xs[after], ys[after], **WARMED_UP, linestyle="none", zorder=6)
-        fit = f" (R² = {mean(r_squared(*path) for path in paths[:-1]):.2f})" if self.fit else ""
+        fit = f" (R² = {mean(r_squared(*path) for path in np.exp(losses)):.2f})" if self.fit else ""
         legend.add((curve.label or look.label) + fit, **style.line(look), marker=look.marker)
         return scatter
 
 
-def r_squared(xs: list[float], ys: list[float]) -> float:
+def r_squared(xs: Sequence[float], ys: Sequence[float]) -> float:
     """R² of the straight line of least squares; NaN where one of both does not vary."""
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    sxx = sum((x - mean_x) ** 2 for x in xs)
-    syy = sum((y - mean_y) ** 2 for y in ys)
-    sxy = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-    return sxy * sxy / (sxx * syy) if sxx and syy else math.nan
+    varied = len({*xs}) > 1 and len({*ys}) > 1
+    return correlation(xs, ys) ** 2 if varied else math.nan

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationInfo, model_validator
@@ -19,7 +18,7 @@ from cpt_repro.exhibits.base import CorpusRef, Row, RunRef, TableKind, View, che
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
 
-Measure = Callable[["Key"], Measured | None]
+Measure = Callable[[Row, "Key"], Measured | None]
 #: A normalised effect stands on a denominator of at least so many standard errors.
 SURE = 2
 
@@ -141,9 +140,10 @@ class _Builder:
 
     def __init__(self, exhibit: Rows, view: View):
         self.exhibit, self.view, self.rows = exhibit, view, exhibit.rows
-        models = [declaration(view.study, row.model)[1].model for row in self.rows]
-        news = [row.new_corpus(view.study) or "" for row in self.rows]
-        self.keys = [Key(row.model, *two) for row, *two in zip(self.rows, news, models, strict=True)]
+        self.keys = []
+        for row in self.rows:
+            model = declaration(view.study, row.model)[1].model
+            self.keys.append(Key(row.model, row.new_corpus(view.study) or "", model))
         heads = exhibit.published_table[0]
         self.digits = max((decimals(view.published(head, len(self.rows))) for head in heads), default=0)
 
@@ -151,113 +151,102 @@ class _Builder:
         """All columns, compared."""
         out: list[Texts | Values] = []
         for column in self.exhibit.columns:
-            texts = self._texts(column)
-            for values in [] if texts else self._values(column):
-                compare(values, self.keys, self.exhibit.anchors, column.losses)
-                out.append(values)
-            out += [texts] if texts else []
+            if column.losses:
+                out.append(self._losses(column))
+            elif column.suite:
+                out += self._scores(column)
+            else:
+                out.append(self._texts(column))
         return out
 
-    def _texts(self, column: Column) -> Texts | None:
-        view, rows, heading = self.view, self.rows, column.heading
-        at = "" if view.full_size else f"({view.scale.name} scale)"
+    def _texts(self, column: Column) -> Texts:
+        heading, here = column.heading, column.show in ("here", "rate")
+        if column.show == "here":
+            heading += ": layers × width, tokens"
+        if here and not self.view.full_size:
+            heading += f" ({self.view.scale.name} scale)"
+        return Texts(heading.strip(), [self._text(column, row) for row in self.rows], not here)
+
+    def _text(self, column: Column, row: Row) -> str:
         match column.show:
             case "name":
-                return Texts(heading, [view.called(row) for row in rows])
+                return self.view.called(row)
             case "size":
-                return Texts(heading, [view.size(row.model) for row in rows])
+                return self.view.size(row.model)
             case "text":
-                return Texts(heading, [row.cells.get(column.key, "") for row in rows])
-            case "here":
-                cells = [self._here(row) for row in rows]
-                return Texts(f"{heading}: layers × width, tokens {at}".strip(), cells, False)
-            case "rate":
-                cells = [self._rate(row) for row in rows]
-                return Texts(f"{heading} {at}".strip(), cells, False)
-        return None
-
-    def _here(self, row: Row) -> str:
-        """What was trained at this scale: layers x width, tokens of this run."""
-        if not (run := self.view.planned(row.model)):
+                return row.cells.get(column.key, "")
+        run = self.view.planned(row.model)
+        if run is None:
             return NO_COUNTERPART
-        tokens = "merge" if row.merge else count(run.training.tokens)
-        return f"{run.training.model.layers} × {run.training.model.width}, {tokens}"
+        training = run.training
+        if column.show == "rate":
+            return rate_text(getattr(training.schedule, "eta_max", None) or training.schedule.eta_const)
+        tokens = "merge" if row.merge else count(training.tokens)
+        return f"{training.model.layers} × {training.model.width}, {tokens}"
 
-    def _rate(self, row: Row) -> str:
-        if not (run := self.view.planned(row.model)):
-            return NO_COUNTERPART
-        schedule = run.training.schedule
-        return rate_text(getattr(schedule, "eta_max", None) or schedule.eta_const)
+    def _losses(self, column: Column) -> Values:
+        view = self.view
 
-    def _values(self, column: Column) -> list[Values]:
-        """The columns that a declaration of losses or scores stands for, not yet compared."""
-        view, first = self.view, next(iter(column.published), None)
-        if column.losses:
-            shown = unique(self._corpora(column, key)[0] for key in self.keys if column.show == "loss")
-            there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
-            here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
-            values = self._made(column, first, lambda key: self._loss(key, self._corpora(column, key)))
-            return [values._replace(there=there, here=here)]
-        suite = view.scale.suites.get(column.suite)
+        def corpora(key: Key) -> tuple[str, ...]:
+            if column.show == "average_loss":
+                return view.study.paper.old, key.new
+            return (key.new if column.corpus == "new" else column.corpus,)
+
+        shown = unique(corpora(key)[0] for key in self.keys if column.show == "loss")
+        there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
+        here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
+        measure = lambda row, key: view.loss(row.run, *corpora(key)) if row.run else None  # noqa: E731
+        return self._values(column, column.heading, next(iter(column.published), None), measure, there, here)
+
+    def _scores(self, column: Column) -> list[Values]:
+        """The columns that one of scores stands for."""
+        suite = self.view.scale.suites.get(column.suite)
         tasks = list(suite.tasks) if suite else []
-        score = lambda task: partial(self._score, column.suite, task)  # noqa: E731
+
+        def values(heading: str, published: str | None, task: str | None, here: str = "") -> Values:
+            score = lambda row, key: self.view.score(row.model, column.suite, task)  # noqa: E731
+            measure = score if task or column.show == "average" else None
+            return self._values(column, heading, published, measure, here=here)
+
+        first = next(iter(column.published), None)
         if column.show == "average":
-            return [self._made(column, first, score(None))]
+            return [values(column.heading, first, None)]
         if column.show == "task":
             task = next((name for name in column.task if name in tasks), None)
-            return [self._made(column, first, score(task) if task else None)._replace(here=task or "")]
+            return [values(column.heading, first, task, task or "")]
         # A task of this scale is the published one of the same letters and digits: arc_c is ARC-c.
-        own, out = {letters(task): task for task in tasks}, []
-        for head in column.published:
-            task = own.pop(letters(head), None)
-            out.append(self._made(column, head, score(task) if task else None)._replace(heading=head))
-        return out + [self._made(column, None, score(task))._replace(heading=task) for task in own.values()]
+        own = {letters(task): task for task in tasks}
+        out = [values(head, head, own.pop(letters(head), None)) for head in column.published]
+        return out + [values(task, None, task) for task in own.values()]
 
-    def _corpora(self, column: Column, key: Key) -> tuple[str, ...]:
-        """Corpora whose losses a cell shows the mean of."""
-        if column.show == "average_loss":
-            return self.view.study.paper.old, key.new
-        return (key.new if column.corpus == "new" else column.corpus,)
-
-    def _made(self, column: Column, published: str | None, measure: Measure | None) -> Values:
+    def _values(
+        self,
+        column: Column,
+        heading: str,
+        published: str | None,
+        measure: Measure | None,
+        there: str = "",
+        here: str = "",
+    ) -> Values:
         """A published column beside what is measured (None: the scale has nothing of the kind)."""
         view, cells = self.view, []
         printed = view.published(published, len(self.rows))
         for number, (row, key, value) in enumerate(zip(self.rows, self.keys, printed, strict=True)):
-            measured = measure(key) if measure else None
-            state = view.why(key.name) if measure else NO_COUNTERPART
-            if row.merge and column.losses:
-                state = "not measured"  # losses are taken in training, and a merge has none
+            measured = measure(row, key) if measure else None
             if measured:
                 planned = len(view.plan.ids(view.paper, key.name))
                 of = f" of {planned}" * (measured.seeds < planned)
                 seeds = f"{measured.seeds}{of} seed{'s' * (planned > 1)}"
                 state = f"reproduced at scale {view.scale.name} with {seeds}"
+            elif row.merge and column.losses:
+                state = "not measured"  # losses are taken in training, and a merge has none
+            else:
+                state = view.why(key.name) if measure else NO_COUNTERPART
             misprint = (view.key, number, published) in view.counterparts.misprints
             cells.append(Cell(value, measured, state, misprint))
-        return Values(column.heading, "", "", view.scale.name, cells, self.digits)
-
-    def _loss(self, key: Key, corpora: tuple[str, ...]) -> Measured | None:
-        """The final loss on a corpus, or the plain mean over two; merges have none."""
-        merge = key.name not in self.exhibit.runs
-        runs = [] if merge else self.view.runs(key.name)
-        finals = [[one.final[c] for c in corpora] for one in runs if {*corpora} <= set(one.final)]
-        if not finals:
-            return None
-        n = len(corpora)
-        losses = [math.fsum(final.loss for final in both) / n for both in finals]
-        errors = [math.hypot(*(final.stderr for final in both)) / n for both in finals]
-        noises = [math.hypot(*(final.noise for final in both)) / n for both in finals]
-        return _mean(losses, errors, 3, math.fsum(noises) / len(finals))
-
-    def _score(self, suite: str, task: str | None, key: Key) -> Measured | None:
-        """A task's value or the suite's average, in percent."""
-        scores = [e.suites[suite] for e in self.view.evaluations(key.name) if suite in e.suites]
-        if task:
-            found = [(s.tasks[task].value, s.tasks[task].stderr) for s in scores if task in s.tasks]
-        else:
-            found = [(s.average, s.stderr) for s in scores]
-        return _mean([100 * v for v, _ in found], [100 * e for _, e in found], 2) if found else None
+        values = Values(heading, there, here, view.scale.name, cells, self.digits)
+        compare(values, self.keys, self.exhibit.anchors, column.losses)
+        return values
 
 
 def letters(text: str) -> str:
@@ -268,15 +257,6 @@ def letters(text: str) -> str:
 def rate_text(rate: float) -> str:
     """A learning rate: 3e-4, 1.65e-3."""
     return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{rate:.6e}")
-
-
-def _mean(values: list[float], errors: list[float], digits: int, noise: float | None = None) -> Measured:
-    """Mean over seeds and its standard error: over seeds, or that of the only one."""
-    n, error = len(values), errors[0]
-    mean = math.fsum(values) / n
-    if n > 1:
-        error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return Measured(mean, f"{mean:.{digits}f} ± {error:.{digits}f} [{n}]", error, noise, n, digits)
 
 
 def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losses: bool) -> None:

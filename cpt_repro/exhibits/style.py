@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ RC = {
     "lines.linewidth": 1.1, "lines.markersize": 3, "hatch.linewidth": 0.5,
     "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
     # Text as outlines: the same in every viewer, whatever fonts it has.
-    "svg.fonttype": "path", "svg.hashsalt": "cpt_repro",
+    "svg.fonttype": "path",
 }  # fmt: skip
 
 
@@ -113,16 +112,15 @@ class Legend:
     """One legend for all panels, below them; equal labels are one entry, lines of reference come last."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
+        #: labels of curves
         self._order: list[str] = []
-        self._last: str | None = None
-        self._panel = ""
         #: what is missing -> letters of the panels
         self._notes: dict[str, list[str]] = {}
 
     def begin(self, panel: str) -> None:
         """Starts a panel: its curves are put in among those of the panels before, in its order."""
-        self._last, self._panel = None, panel
+        self._panel, self._place = panel, len(self._order)
 
     def note(self, text: str) -> None:
         """What a panel lacks, named after all entries."""
@@ -133,30 +131,28 @@ class Legend:
         from matplotlib.lines import Line2D
 
         if not reference:
-            if label not in self.entries:
-                place = self._order.index(self._last) + 1 if self._last else len(self._order)
-                self._order.insert(place, label)
-            self._last = label
-        if label not in self.entries:
-            self.entries[label] = Line2D([], [], **look)
+            if label not in self._order:
+                self._order.insert(self._place, label)
+            self._place = self._order.index(label) + 1
+        self._entries.setdefault(label, Line2D([], [], **look))
 
     def draw(self, figure: Figure) -> None:
         """Puts it below all axes and lengthens the figure by it."""
         for text, panels in self._notes.items():
             self.add(" ".join([*filter(None, panels), text]), reference=True, color="none")
-        if not self.entries:
+        labels = [*dict.fromkeys([*self._order, *self._entries])]
+        if not labels:
             return
         width, height = figure.get_size_inches()
         characters = width * 72 / (7 * 0.54)
-        widest = max(len(label) for label in self.entries) + 8
-        columns = max(1, min(len(self.entries), 6, int(characters / widest)))
+        widest = max(map(len, labels)) + 8
+        columns = max(1, min(len(labels), 6, int(characters / widest)))
         # Matplotlib fills columns downwards; equal columns read better than a full first row.
-        rows = math.ceil(len(self.entries) / columns)
-        columns = math.ceil(len(self.entries) / rows)
+        rows = math.ceil(len(labels) / columns)
+        columns = math.ceil(len(labels) / rows)
         figure.set_size_inches(width, height + 0.1 + 0.155 * rows)
-        labels = self._order + [label for label in self.entries if label not in self._order]
-        handles = [self.entries[label] for label in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        place = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.2}
+        figure.legend([self._entries[label] for label in labels], labels, **place)
 
 
 def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
@@ -168,8 +164,7 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
     # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
     matplotlib.rcParams["svg.hashsalt"] = hashlib.sha256(title.encode()).hexdigest()
-    text, about = io.StringIO(), {"Title": title, "Date": None, "Creator": None, "Source": receipts}
-    figure.savefig(text, format="svg", metadata=about)
     with whole_file(svg) as aside:
-        aside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
+        about = {"Title": title, "Date": None, "Creator": None, "Source": receipts}
+        figure.savefig(aside, format="svg", metadata=about)
     return [png, svg]

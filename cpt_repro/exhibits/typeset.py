@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from cpt_repro.declarations.published import Value
@@ -48,6 +50,13 @@ class Measured(NamedTuple):
     noise: float | None = None
     seeds: int | None = None
     digits: int | None = None
+
+
+def over_seeds(values: list[float], errors: list[float], digits: int, noise: float | None = None) -> Measured:
+    """The mean over seeds and its standard error: over seeds, or that of the only one."""
+    n, mean = len(values), fmean(values)
+    error = stdev(values) / math.sqrt(n) if n > 1 else errors[0]
+    return Measured(mean, f"{mean:.{digits}f} ± {error:.{digits}f} [{n}]", error, noise, n, digits)
 
 
 @dataclass

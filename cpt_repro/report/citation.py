@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.declarations.strict import Strict, parse, read_yaml
+from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import Drawn
@@ -49,10 +48,8 @@ def find_key(catalogue: Catalogue, exhibit: str) -> Key:
     if fitting:
         both = " or ".join(map("/".join, fitting))
         raise UserError(f"several papers have the exhibit '{exhibit}'.", do=f"Say {both}.")
-    names = [*map("/".join, catalogue.exhibits)]
-    near = difflib.get_close_matches(exhibit, [*names, *(key for _, key in catalogue.exhibits)], n=1)
-    do = f"Did you mean '{near[0]}'?" if near else f"Write it like {names[0]}."
-    raise UserError(f"the exhibit '{exhibit}' is unknown.", do=do)
+    names = [*map("/".join, catalogue.exhibits), *(key for _, key in catalogue.exhibits)]
+    raise UserError(f"the exhibit '{exhibit}' is unknown.", do=nearest(exhibit, names))
 
 
 def _bibtex(kind: str, key: str, **fields: Any) -> str:
@@ -88,28 +85,29 @@ def citation(
         name, where = ("/".join(keys[0]), paths[keys[0]]) if exhibit else ("all", folder)
         what = f"{name if exhibit else 'the replication'} is not drawn at the scale {scale} yet."
         raise UserError(what, where=str(where), do=f"Draw it: cpt-repro draw {name} --scale {scale}.")
-    digests = {"/".join(key): digest(one.sha256) for key, one in drawn.items()}
     papers = {paper: plan.studies[paper].paper.reference for paper in plan.papers}
-    label, records = f"cpt_repro_{scale}", {name for one in drawn.values() for name in one.sha256}
+    records = {name for one in drawn.values() for name in one.sha256}
     if exhibit:
         (((paper, key), one),) = drawn.items()
-        papers, receipts, label = {paper: papers[paper]}, digests[f"{paper}/{key}"], f"{label}_{paper}_{key}"
+        papers, receipts, label = {paper: papers[paper]}, digest(one.sha256), f"_{paper}_{key}"
         what = f"{one.number} ({one.title}) of {papers[paper].split(',')[0]}"
     else:
-        receipts, many = digest(digests), f"{len(drawn)} of" if len(drawn) < len(keys) else "all"
-        what = f"{many} {len(keys)} exhibits"
+        receipts, label = digest({"/".join(key): digest(one.sha256) for key, one in drawn.items()}), ""
+        what = f"{'all' if len(drawn) == len(keys) else f'{len(drawn)} of'} {len(keys)} exhibits"
     seeds = sorted({int(match[1]) for name in records if (match := re.search(r"/seed-(\d+)$", name))})
     details = [f"scale {scale}"]
     details += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
     details += [f"{len(records)} records, SHA-256 {receipts}"] if records else ["no records behind it"]
-    details = "; ".join([*details, *([f"commit {commit}"] if commit else [])])
+    details += [f"commit {commit}"] if commit else []
     own = read_yaml(plan.project.citation)
     authors = ", ".join(a.get("name") or f"{a['given-names']} {a['family-names']}" for a in own["authors"])
     title = f"{{{escape_tex(own['title'])}: {escape_tex(what)}, replicated at scale {scale}}}"
-    note = {"version": own["version"], "howpublished": "Software", "note": escape_tex(details)}
-    entries = [_bibtex("misc", label, author=f"{{{escape_tex(authors)}}}", title=title, **note)]
+    note = escape_tex("; ".join(details))
+    about = {"version": own["version"], "howpublished": "Software", "note": note}
+    author = f"{{{escape_tex(authors)}}}"
+    entries = [_bibtex("misc", f"cpt_repro_{scale}{label}", author=author, title=title, **about)]
     entries += [_paper(name, reference, own.get("references", [])) for name, reference in papers.items()]
-    lines = [f"{authors}: {own['title']} {own['version']}, {what}, replicated ({details})."]
+    lines = [f"{authors}: {own['title']} {own['version']}, {what}, replicated ({'; '.join(details)})."]
     return Citation(
         scale=scale,
         exhibit="/".join(keys[0]) if exhibit else None,
@@ -117,6 +115,6 @@ def citation(
         commit=commit,
         seeds=tuple(seeds),
         receipts=receipts,
-        text="\n".join([*lines, *(f"It replicates {reference}." for reference in papers.values())]),
+        text="\n".join(lines + [f"It replicates {reference}." for reference in papers.values()]),
         bibtex="\n\n".join(entries),
     )

@@ -69,20 +69,8 @@ class Node:
 
     run: PlannedRun
     #: seed, state, where the page finds its receipt
-    seeds: tuple[tuple[int, str, str], ...]
+    seeds: list[tuple[int, str, str]]
     children: list[Node]
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the records say of versions, hardware, time and size."""
-
-    rows: list[tuple[str, list[tuple[str, int]]]]
-    hours: float
-    tokens: int
-    commits: list[str]
-    parameters: dict[str, int]
-    evaluations: int
 
 
 class Page:
@@ -118,8 +106,7 @@ class Page:
             picture = self.folder / paper / f"{key}.png"
             image, drawn = (Image.of(picture), drawn) if picture.exists() else (None, None)
         hashes = drawn.sha256 | dict.fromkeys(drawn.missing) if drawn else {}
-        suffix = {"figure": "png", "table": "md"}[word]
-        target = f"figures/{scale}/{name}.{suffix}"
+        target = f"figures/{scale}/{name}.{'png' if word == 'figure' else 'md'}"
         return Shown(
             id=f"{paper}-{key}",
             name=name,
@@ -149,20 +136,17 @@ class Page:
                 above = parent.name if parent and parent.paper == paper else None
                 children.setdefault(above, {}).setdefault(run.name, []).append(run)
 
+        def seed(run: PlannedRun) -> tuple[int, str, str]:
+            return run.seed, self.state(run), self.link(self.records.receipt_path(run))
+
         def nodes(above: str | None) -> list[Node]:
-            return [
-                Node(
-                    runs[0],
-                    tuple((r.seed, self.state(r), self.link(self.records.receipt_path(r))) for r in runs),
-                    nodes(name),
-                )
-                for name, runs in children.get(above, {}).items()
-            ]
+            below = children.get(above, {}).items()
+            return [Node(runs[0], [*map(seed, runs)], nodes(name)) for name, runs in below]
 
         return nodes(None)
 
-    def environment(self) -> Environment:
-        """Over all trainings and evaluations, each counted once, whatever it is called."""
+    def environment(self) -> dict[str, Any]:
+        """Versions, hardware, time and size, over all trainings and evaluations, each counted once."""
         trained = [(runs[0], self.records.receipt(runs[0])) for runs in self.plan.trainings.values()]
         trained = [(run, receipt) for run, receipt in trained if receipt]
         evaluations = [e for model in self.catalogue.models if (e := self.records.evaluation(model))]
@@ -171,14 +155,14 @@ class Page:
             for name, version in {**record.environment, **getattr(record, "code", {})}.items():
                 seen.setdefault(name, Counter())[version] += 1
         measured = [receipt.measured for _, receipt in trained]
-        return Environment(
-            rows=[(name, sorted(counts.items())) for name, counts in sorted(seen.items())],
-            hours=sum(one.seconds for one in measured) / 3600,
-            tokens=sum(run.training.tokens for run, _ in trained),
-            commits=sorted({one.commit for one in measured if one.commit}),
-            parameters=dict(sorted((run.model_name, receipt.parameters) for run, receipt in trained)),
-            evaluations=len(evaluations),
-        )
+        return {
+            "rows": [(name, sorted(counts.items())) for name, counts in sorted(seen.items())],
+            "hours": sum(one.seconds for one in measured) / 3600,
+            "tokens": sum(run.training.tokens for run, _ in trained),
+            "commits": sorted({one.commit for one in measured if one.commit}),
+            "parameters": dict(sorted((run.model_name, receipt.parameters) for run, receipt in trained)),
+            "evaluations": len(evaluations),
+        }
 
     def ledger(self) -> Ledger | None:
         """The verdicts, if they were written."""
@@ -223,9 +207,9 @@ class Page:
 
 def _number(value: Any, digits: int = 4) -> str:
     """A measured or published value as text, with so many significant digits; None is a dash."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 def _interval(agreement: Any, name: str) -> str:
@@ -233,7 +217,7 @@ def _interval(agreement: Any, name: str) -> str:
     value, low, high = (getattr(agreement, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return "–"
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _capitalised(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,12 +73,9 @@ class Verification:
         lines += [f"{exhibit}: {changed}: {', '.join(names)}" for exhibit, names in self.changed.items()]
         lines += [f"not made: {what}: {why}" for what, why in self.failed.items()]
         for name, file in self.files.items():
-            if file.state == "differs":
-                lines.append(
-                    f"differs: {name}: {file.there} there ({file.by}), {file.again} from the records"
-                )
-            elif file.state == "missing":
-                lines.append(f"missing: {name}: {file.again} from the records")
+            there = f"{file.there} there ({file.by}), " if file.there else ""
+            if file.state != "equal":
+                lines.append(f"{file.state}: {name}: {there}{file.again} from the records")
         states = [file.state for file in self.files.values()]
         counts = [states.count(state) for state in ("equal", "differs", "missing")]
         lines.append("{} files equal, {} differ, {} missing".format(*counts))
@@ -135,7 +133,12 @@ def verify(
                 out.failed[what] = str(error)
                 say(f"{what}: not made ({error})")
                 return
-            out.files |= {name: _compared(folder / name, path, recorded) for name, path in made.items()}
+            for name, path in made.items():
+                file, new = folder / name, file_digest(path)
+                old = file_digest(file) if file.exists() else recorded.get(file.name)
+                state = "missing" if old is None else "equal" if old == new else "differs"
+                by = "bytes" if file.exists() else "recorded hash"
+                out.files[name] = File(state, old, new, by)
             say(f"{what}: {', '.join(sorted({out.files[name].state for name in made}))}")
 
         for paper, key in catalogue.exhibits if keys is None else keys:
@@ -144,7 +147,7 @@ def verify(
                 there = read_drawn(folder / f"{name}.json")
             except UserError as error:
                 out.failed[f"{name}.json"] = str(error)
-            drawing = lambda paper=paper, key=key: draw(catalogue, records, paper, key, Path(place))  # noqa: E731
+            drawing = partial(draw, catalogue, records, paper, key, Path(place))
             make(name, drawing, there.files if there else {})
             new = read_drawn(again / f"{name}.json") if there else None
             if new and (differing := {*there.sha256.items()} ^ {*new.sha256.items()}):
@@ -154,10 +157,3 @@ def verify(
         hashes = read_json(recorded)["files"] if recorded.exists() else {}
         make("report", lambda: [write_report(catalogue, records, Path(place))], hashes)
     return out
-
-
-def _compared(there: Path, again: Path, recorded: dict[str, str]) -> File:
-    new = file_digest(again)
-    old = file_digest(there) if there.exists() else recorded.get(again.name)
-    state = "missing" if old is None else "equal" if old == new else "differs"
-    return File(state, old, new, "bytes" if there.exists() else "recorded hash")

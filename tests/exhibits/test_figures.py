@@ -219,12 +219,12 @@ def test_compute_is_in_the_papers_unit_and_a_bar_is_a_mean_over_seeds(pocket):
     view = pocket().view("ibrahim2024/figure_01")
     compute, loss, _ = view.exhibit.panels
     group = view.exhibit.groups[1]
-    assert compute.height(view, group, group.runs[2])[0] == pytest.approx(2, abs=0.01)  # 600B of 300B units
+    assert compute.height(view, group, group.runs[2]).value == pytest.approx(2, abs=0.01)  # 600B of 300B units
     finals = [one.final for one in view.runs(group.runs[0])]
     losses = [(final["pile"].loss + final["sp"].loss) / 2 for final in finals]
-    height, error = loss.height(view, group, group.runs[0])
-    assert len(losses) == 3 and height == pytest.approx(np.mean(losses))
-    assert error == pytest.approx(np.std(losses, ddof=1) / 3**0.5)
+    bar = loss.height(view, group, group.runs[0])
+    assert len(losses) == 3 and bar.value == pytest.approx(np.mean(losses))
+    assert bar.error == pytest.approx(np.std(losses, ddof=1) / 3**0.5)
 
 
 def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_of):

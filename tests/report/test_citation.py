@@ -55,7 +55,7 @@ def test_cite_the_whole(made, spoilt):
         ("figure_02", ["several papers", "gupta2023/figure_02 or ibrahim2024/figure_02"]),
         ("ibrahim2024/figur_05", ["unknown", "Did you mean 'ibrahim2024/figure_05'"]),
         ("gupta2023/table_02", ["unknown", "Did you mean"]),
-        ("xyz", ["unknown", "Write it like gupta2023/figure_01"]),
+        ("xyz", ["unknown", "Known: gupta2023/figure_01, "]),
         ("table_03", ["not drawn", "cpt-repro draw ibrahim2024/table_03 --scale pocket"]),
     ],
 )
