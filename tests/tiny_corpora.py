@@ -30,22 +30,8 @@ ODD = [
     "a <|endoftext|> that is only text",
     "  spaces\n\n\ttabs \r\n end ",
 ]
-WORDS = [
-    "the",
-    "house,",
-    "of",
-    "trees;",
-    "and",
-    "rain",
-    "(or",
-    "snow)",
-    '"old"',
-    "don't",
-    "stop\n\n",
-    "",
-    "x",
-    "10",
-]
+WORDS = ["the", "house,", "of", "trees;", "and", "rain", "(or", "snow)", '"old"', "don't"]
+WORDS += ["stop\n\n", "", "x", "10"]
 SETS = {"RedPajamaC4": "c4", "RedPajamaBook": "book"}
 
 
@@ -134,13 +120,7 @@ class Local(Tiny):
 
     def __init__(self, folder):
         super().__init__(folder, vocab_size=300, train_characters=4000)
-        self.value = {
-            "kind": "files",
-            "name": "tiny",
-            "about": "a test",
-            "licence": "CC0",
-            "extraction": "none",
-        }
+        self.value = {"kind": "files", "name": "tiny", "about": "-", "licence": "CC0", "extraction": "none"}
         self.value["sources"] = [{"url": "https://example.org", "commit": "0", "licence": "CC0"}]
         self.value["domains"] = {"prose": None, "law": None}
         self.write()
@@ -154,15 +134,9 @@ class Local(Tiny):
             raw = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
             (self.project.corpora / f"{split}.jsonl.zst").write_bytes(packed := compress(raw))
             entries[split] = {
-                "file": f"{split}.jsonl.zst",
-                "documents": 100,
-                "text_bytes": 10**6,
-                "domains": {},
-            }
-            entries[split] |= {
-                key: hashlib.sha256(data).hexdigest()
-                for key, data in (("sha256", packed), ("sha256_jsonl", raw))
-            }
+                "file": f"{split}.jsonl.zst", "documents": 100, "text_bytes": 10**6, "domains": {},
+                "sha256": hashlib.sha256(packed).hexdigest(), "sha256_jsonl": hashlib.sha256(raw).hexdigest(),
+            }  # fmt: skip
         self.save(splits=entries)
 
 

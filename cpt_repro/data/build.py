@@ -14,7 +14,6 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,10 @@ def build_tokenizer(project: Project, scale: Scale, rebuild: bool = False) -> Pa
         with whole_folder(folder) as aside:
             if settings.kind == "train":
                 manifest = _manifest(project, scale, scale.upstream)
-
-                def texts() -> Iterator[str]:
-                    return (document["text"] for document in documents(project, manifest, "train"))
-
                 # Two passes, so that the sample is even without holding all text.
-                total = sum(map(len, texts()))
-                sample = tokenizer.sample_evenly(texts(), total, settings.train_characters)
+                total = sum(len(document["text"]) for document in documents(project, manifest, "train"))
+                texts = (document["text"] for document in documents(project, manifest, "train"))
+                sample = tokenizer.sample_evenly(texts, total, settings.train_characters)
                 tokenizer.save_tokenizer(tokenizer.train_tokenizer(sample, settings.vocab_size), aside)
             else:
                 source = Repository(project, "model", settings.name, settings.revision)
@@ -93,11 +89,12 @@ def build_tokenizer(project: Project, scale: Scale, rebuild: bool = False) -> Pa
 def _origin(project: Project, scale: Scale) -> dict[str, Any]:
     """What a scale's tokenizer is made from, as its `training.json` says it."""
     settings = scale.tokenizer
-    origin = {"format": FORMAT, "vocab_size": settings.vocab_size}
     if settings.kind == "train":
-        manifest = _manifest(project, scale, scale.upstream).digest
-        return origin | {"manifest": manifest, "train_characters": settings.train_characters}
-    return origin | {"name": settings.name, "revision": settings.revision}
+        text = _manifest(project, scale, scale.upstream).digest
+        source = {"manifest": text, "train_characters": settings.train_characters}
+    else:
+        source = {"name": settings.name, "revision": settings.revision}
+    return source | {"format": FORMAT, "vocab_size": settings.vocab_size}
 
 
 def _is_current(project: Project, scale: Scale) -> bool:
@@ -144,20 +141,18 @@ def build_corpus(
     """
     manifest, folder = _manifest(project, scale, corpus), project.data / scale.name / corpus
     version = file_digest(build_tokenizer(project, scale, rebuild) / "tokenizer.json")
+    is_hub = isinstance(manifest, Hub)
     inputs = {
         "format": FORMAT,
-        "part": [parts.PART_DOCUMENTS, parts.PART_CHARACTERS],
+        "part": [parts.HUB_SHARD_BYTES] if is_hub else [parts.PART_DOCUMENTS, parts.PART_CHARACTERS],
         "name": manifest.name,
         "manifest": manifest.digest,
         "tokenizer": version,
         "sequence_length": scale.sequence_length,
     }
-    if isinstance(manifest, Hub):
-        inputs["part"] = [parts.HUB_SHARD_BYTES]
-    record, before = folder / "build.json", None
+    record, built = folder / "build.json", Corpus(project, manifest, folder, version, scale.sequence_length)
     with locked(folder.with_name(f".{corpus}.lock")):
-        if rebuild and record.is_file():
-            before = _remove_damaged(folder)
+        before = _remove_damaged(folder) if rebuild and record.is_file() else None
         if not (record.is_file() and read_json(record) == inputs):
             if not record.is_file() and any(path.name[0] != "." for path in folder.glob("*")):
                 raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
@@ -165,13 +160,13 @@ def build_corpus(
                 log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
                 shutil.rmtree(folder)
             write_json(record, inputs)
-        while not (folder / "fingerprint.json").is_file():
-            _build(Corpus(project, manifest, folder, version, scale.sequence_length), processes, progress)
-            if before not in (None, load_fingerprint(folder).fingerprint):
-                log.warning("%s: what was kept does not fit; building all anew", folder)
-                shutil.rmtree(folder)
-                write_json(record, inputs)
-                before = None
+        if not (folder / "fingerprint.json").is_file():
+            _build(built, processes, progress)
+        if before and before != load_fingerprint(folder).fingerprint:
+            log.warning("%s: what was kept does not fit; building all anew", folder)
+            shutil.rmtree(folder)
+            write_json(record, inputs)
+            _build(built, processes, progress)
     return folder
 
 
@@ -182,47 +177,46 @@ def _remove_damaged(folder: Path) -> str | None:
     except UserError:  # nothing left to compare with
         shutil.rmtree(folder)
         return None
-    for split, domains in fingerprint.splits.items():
-        for domain, built in domains.items():
-            for part in sorted((folder / split / domain).glob("part.*")):
-                named = {name.rpartition("/"): sha1 for name, sha1 in built.shards.items()}
-                own = {name: sha1 for (parent, _, name), sha1 in named.items() if parent == part.name}
-                try:
-                    shards.Sequences(part, fingerprint.sequence_length + 1, own)
-                    sum(read_json(part / "part.json").values())
-                except (UserError, AttributeError, TypeError) as error:
-                    log.warning("removed, to be built again: %s (%s)", part, error)
-                    shutil.rmtree(part)
+    for path in sorted(folder.glob("*/*/part.*")):
+        split, domain, part = path.relative_to(folder).parts
+        built = fingerprint.splits[split][domain].shards
+        own = {Path(name).name: sha1 for name, sha1 in built.items() if Path(name).parent.name == part}
+        try:
+            shards.Sequences(path, fingerprint.sequence_length + 1, own)
+            sum(read_json(path / "part.json").values())
+        except (UserError, AttributeError, TypeError) as error:
+            log.warning("removed, to be built again: %s (%s)", path, error)
+            shutil.rmtree(path)
     (folder / "fingerprint.json").unlink()
     return fingerprint.fingerprint
 
 
 def _build(corpus: Corpus, processes: int, progress: bool) -> None:
-    """Writes what parts are missing, joins them, and says what was built."""
     folder, manifest = corpus.folder, corpus.manifest
     held_out, empty = _write_parts(corpus, processes, progress)
     lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
     write_text(folder / "validation.jsonl", "".join(lines))
-    splits: dict[Split, dict[str, dict[str, Any]]] = {
+    splits = {
         split: {domain: _join(corpus, split, domain) for domain in manifest.domains} for split in SPLITS
     }
     for split, entries in splits.items():  # those of local corpora were counted while reading
         empty[split] += sum(entry.pop("empty_documents", 0) for entry in entries.values())
-    total = sum(entry["tokens"] for entry in splits["train"].values())
-    shares = {domain: entry["tokens"] / total for domain, entry in splits["train"].items()}
+    tokens = {split: sum(entry["tokens"] for entry in splits[split].values()) for split in SPLITS}
     floor = None
     if isinstance(manifest, Generated):
         words = sum(len(document["text"].split()) for document in held_out)
         # Rounded, because the last digits of a logarithm depend on the machine.
-        tokens = sum(entry["tokens"] for entry in splits["validation"].values())
-        floor = round(entropy_rate(manifest) * words / tokens, 6)
+        floor = round(entropy_rate(manifest) * words / tokens["validation"], 6)
     fingerprint = {
         "name": manifest.name,
         "manifest": manifest.digest,
         "tokenizer": corpus.tokenizer,
         "sequence_length": corpus.length,
         "splits": splits,
-        "shares": shares | {name: share for name, share in manifest.domains.items() if share is not None},
+        "shares": {
+            domain: splits["train"][domain]["tokens"] / tokens["train"] if share is None else share
+            for domain, share in manifest.domains.items()
+        },
         "entropy_floor": floor,
         "empty_documents": {split: empty[split] for split in SPLITS},
         "validation_documents": file_digest(folder / "validation.jsonl"),
@@ -235,11 +229,10 @@ def _write_parts(corpus: Corpus, processes: int, progress: bool) -> tuple[list[d
     held_out: list[dict[str, str]] = []
     empty: Counter[str] = Counter()
     is_hub, console = isinstance(corpus.manifest, Hub), Console(stderr=True)
-    with workers(processes, corpus.folder, shards.preload) as run:
+    with workers(processes, corpus.folder) as run:
         listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
-        if progress and console.is_terminal:
-            listed = track(listed, f"{corpus.manifest.name}: parts", console=console, transient=True)
-        for part in listed:
+        hidden = not (progress and console.is_terminal)
+        for part in track(listed, f"{corpus.manifest.name}: parts", console=console, disable=hidden):
             if not all(part.folder(corpus, domain).is_dir() for domain in part.domains):
                 run(parts.write_part, corpus, part)
             if part.split == "validation" and not is_hub:

@@ -25,15 +25,12 @@ def load_fingerprint(folder: Path) -> Fingerprint:
 
 def upload_corpus(project: Project, scale_name: str, corpus: str, remote: str) -> None:
     """Copies a built corpus to `<remote>/<scale>/<corpus>`, for `shards_remote`; the fingerprint last."""
-    root = project.data / scale_name
-    names = [
-        f"{corpus}/{split}/{domain}/{name}"
-        for split, domains in load_fingerprint(root / corpus).splits.items()
-        for domain, built in domains.items()
-        for name in (*built.shards, "index.json")
-    ]
-    names += [f"{corpus}/validation.jsonl", f"{corpus}/fingerprint.json"]
-    upload(root, names, f"{remote.rstrip('/')}/{scale_name}")
+    folder, names = project.data / scale_name / corpus, []
+    for split, domains in load_fingerprint(folder).splits.items():
+        for domain, built in domains.items():
+            names += [f"{split}/{domain}/{name}" for name in (*built.shards, "index.json")]
+    names += ["validation.jsonl", "fingerprint.json"]
+    upload(folder, names, f"{remote.rstrip('/')}/{scale_name}/{corpus}")
 
 
 def open_domain(
@@ -97,5 +94,4 @@ def validation_sample(
             sequences = open_domain(project, scale_name, corpus, "validation", domain, fingerprint, check)
             rows.append(sequences.take(chosen))
     rng = random.Random(0)
-    order = sorted((rng.random(), index) for index in range(n))
-    return np.concatenate(rows)[[index for _, index in order]]
+    return np.concatenate(rows)[np.argsort([rng.random() for _ in range(n)])]

@@ -53,26 +53,22 @@ class Encoder:
         self.tokenizer = tokenizer
         self._end = np.uint16(tokenizer.token_to_id(END_OF_TEXT)).tobytes()
         self._whole = not _splits_as_gpt2(tokenizer)
-        self._known: dict[str | None, bytes] = {}
+        self._known: dict[str, bytes] = {}
 
     def _cut(self, text: str) -> list[str]:
         return [text] if self._whole or _DOUBTFUL.search(text) else _PIECES.findall(text)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Tokens of all texts, uint16 of shape (n,)."""
-        pieces: list[str | None] = []
-        for text in texts:
-            pieces += self._cut(text)
-            pieces.append(None)
+        cut = [self._cut(text) for text in texts]
         if len(self._known) > MOST_PIECES:
             self._known = {}
-        self._known[None] = self._end
-        new = list(set(pieces).difference(self._known))
+        new = list(set().union(*cut).difference(self._known))
         encoded = self.tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        tokens = (np.array(encoding.ids, np.uint16).tobytes() for encoding in encoded)
-        self._known.update(zip(new, tokens, strict=True))
-        out = np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), np.uint16)
+        for piece, encoding in zip(new, encoded, strict=True):
+            self._known[piece] = np.array(encoding.ids, np.uint16).tobytes()
+        tokens = b"".join(b"".join(map(self._known.__getitem__, pieces)) + self._end for pieces in cut)
         for piece in new:
             if len(piece) > LONGEST_PIECE:
                 del self._known[piece]
-        return out
+        return np.frombuffer(tokens, np.uint16)

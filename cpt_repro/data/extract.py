@@ -15,6 +15,8 @@ import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -53,12 +55,12 @@ class Source(Strict):
     @property
     def name(self) -> str:
         """Name of the repository and of its checkout."""
-        return self.url.rsplit("/", 1)[1]
+        return self.url.rpartition("/")[2]
 
     @property
     def prefix(self) -> str:
         """First part of the ids: owner and repository."""
-        return "+".join(self.url.rsplit("/", 2)[1:])
+        return "+".join(self.url.split("/")[-2:])
 
 
 class Sources(Strict):
@@ -135,11 +137,11 @@ def tei_parts(path: Path, characters: int) -> list[str]:
     """
     try:
         body = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_WithoutDoctype())).find(".//{*}body")
-        fault = "there is no <body>" if body is None else None
+        if body is None:
+            raise ValueError("there is no <body>")
     except (ET.ParseError, ValueError, LookupError) as error:  # the last two: odd encodings
-        fault = str(error)
-    if fault:
-        raise UserError(f"not a usable TEI file ({fault}).", where=str(path), do="Fetch the source again.")
+        do = "Fetch the source again."
+        raise UserError(f"not a usable TEI file ({error}).", where=str(path), do=do) from None
     parts: list[list[str]] = [[]]
     for element in body.iter():
         if element.tag.rpartition("}")[2] in {"p", "l", "head"}:
@@ -148,24 +150,6 @@ def tei_parts(path: Path, characters: int) -> list[str]:
             if paragraph := " ".join("".join(element.itertext()).split()):
                 parts[-1].append(paragraph)
     return ["\n\n".join(part) for part in parts if part]
-
-
-def _files(root: Path, source: Source) -> list[Path]:
-    """Files of a checkout that the glob matches, sorted; one that really lies elsewhere is a `UserError`."""
-    files = []
-    for path in sorted(root.glob(source.glob)):
-        relative = path.relative_to(root)
-        if ".git" in relative.parts or relative.as_posix() in source.without:
-            continue
-        if not path.resolve().is_relative_to(root):
-            do = "Remove the checkout."
-            raise UserError("the link leads outside the checkout.", where=str(path), do=do)
-        if path.is_file():
-            files.append(path)
-    if not files:
-        do = "Run the fetch of the sources, or unpack the commit's archive there."
-        raise UserError(f"no file matches {source.glob}.", where=str(root), do=do)
-    return files
 
 
 class _Candidate(NamedTuple):
@@ -178,27 +162,31 @@ class _Candidate(NamedTuple):
 
 
 def _candidates(root: Path, source: Source, part_characters: int) -> Iterator[_Candidate]:
-    for path in _files(root, source):
+    """What may become documents; no file, or one that really lies outside the checkout, is a `UserError`."""
+    matched = False
+    for path in sorted(root.glob(source.glob)):
+        name = path.relative_to(root).as_posix()
+        if name.startswith(".git/") or name in source.without:
+            continue
+        if not path.resolve().is_relative_to(root):
+            do = "Remove the checkout."
+            raise UserError("the link leads outside the checkout.", where=str(path), do=do)
+        if not path.is_file():
+            continue
+        matched = True
         if source.kind == "tei":
             novel = f"{source.prefix}/{path.stem}"
             for number, text in enumerate(tei_parts(path, part_characters)):
-                yield _Candidate(
-                    f"{novel}/{number}", novel, source.minimum_characters, lambda text=text: text
-                )
+                yield _Candidate(f"{novel}/{number}", novel, source.minimum_characters, partial(str, text))
         else:
-            identifier = f"{source.prefix}/{path.relative_to(root).as_posix()}"
-            yield _Candidate(identifier, identifier, source.minimum_characters, lambda path=path: _page(path))
+            page = f"{source.prefix}/{name}"
+            yield _Candidate(page, page, source.minimum_characters, partial(_page, path))
+    if not matched:
+        do = "Run the fetch of the sources, or unpack the commit's archive there."
+        raise UserError(f"no file matches {source.glob}.", where=str(root), do=do)
 
 
 # -- corpora
-
-
-class _Taken(NamedTuple):
-    order: bytes
-    identifier: str
-    domain: str
-    line: bytes
-    text_bytes: int
 
 
 def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
@@ -208,52 +196,45 @@ def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     another commit, a malformed file and a hash other than the declared one are `UserError`s, raised before a
     file is written.
     """
-    console = Console(stderr=True)
     pools: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]
-    for root, source in track([*zip(roots, rules.sources, strict=True)], "list the sources", console=console):
+    for root, source in zip(roots, rules.sources, strict=True):
         for candidate in _candidates(root, source, rules.part_characters):
             corpus = source.corpora[per_mille("side", candidate.whole) >= source.first_per_mille]
             pools[corpus, source.domain].append(candidate)
-    taken: dict[tuple[str, str], list[_Taken]] = defaultdict(list)
-    for (corpus, domain), pool in track(pools.items(), "take documents", console=console):
+    taken: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for (corpus, domain), pool in track(pools.items(), "take documents", console=Console(stderr=True)):
         budget = rules.corpora[corpus][domain]
-        for identifier, _, minimum, read in sorted(
-            pool, key=lambda c: (_hash("take", c.identifier), c.identifier)
-        ):
-            if len(text := read()) < minimum:
+        for candidate in sorted(pool, key=lambda candidate: _hash("take", candidate.identifier)):
+            if len(text := candidate.read()) < candidate.minimum_characters:
                 continue
-            split = SPLITS[per_mille("split", identifier) < rules.validation_per_mille]
-            document = {"id": identifier, "domain": domain, "text": text}
-            line = json.dumps(document, ensure_ascii=False).encode() + b"\n"
-            entry = _Taken(_hash("order", identifier), identifier, domain, line, len(text.encode()))
-            taken[corpus, split].append(entry)
-            budget -= entry.text_bytes
+            split = SPLITS[per_mille("split", candidate.identifier) < rules.validation_per_mille]
+            taken[corpus, split].append({"id": candidate.identifier, "domain": domain, "text": text})
+            budget -= len(text.encode())
             if budget <= 0:
                 break
-    return _write(rules, taken, out, console)
+    return _write(rules, taken, out)
 
 
-def _write(
-    rules: Sources, taken: dict[tuple[str, str], list[_Taken]], out: Path, console: Console
-) -> dict[str, Any]:
+def _write(rules: Sources, taken: dict[tuple[str, str], list[dict[str, str]]], out: Path) -> dict[str, Any]:
     contents, entries = {}, defaultdict(dict)
-    for corpus, split in ((corpus, split) for corpus in rules.corpora for split in SPLITS):
-        documents = sorted(taken[corpus, split])
-        content = contents[corpus, split] = b"".join(document.line for document in documents)
+    for corpus, split in product(rules.corpora, SPLITS):
+        documents = sorted(taken[corpus, split], key=lambda document: _hash("order", document["id"]))
+        content = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents).encode()
         actual = hashlib.sha256(content).hexdigest()
         if (expected := rules.sha256_jsonl.get(f"{corpus}.{split}", actual)) != actual:
             what = f"{corpus}.{split} has SHA-256 {actual}, but {expected} is declared."
             do = "Check that the checkouts are whole and unchanged, or that a rule was changed on purpose."
             raise UserError(what, where=str(out), do=do)
+        contents[corpus, split] = content
         entries[corpus][split] = {
             "file": f"{corpus}.{split}.jsonl.zst",
             "documents": len(documents),
-            "text_bytes": sum(document.text_bytes for document in documents),
+            "text_bytes": sum(len(document["text"].encode()) for document in documents),
             "sha256_jsonl": actual,
-            "domains": dict(sorted(Counter(document.domain for document in documents).items())),
+            "domains": dict(sorted(Counter(document["domain"] for document in documents).items())),
         }
-    for (corpus, split), content in track(contents.items(), "compress", console=console):
+    for (corpus, split), content in track(contents.items(), "compress", console=Console(stderr=True)):
         entry = entries[corpus][split]
         with whole_file(out / entry["file"]) as aside:
             aside.write_bytes(zstandard.ZstdCompressor(level=rules.zstd_level).compress(content))
@@ -269,8 +250,7 @@ def _write(
 
 def _git(folder: Path, *arguments: str) -> str:
     """Runs git in `folder` and returns what it printed; a failure is a `UserError` with git's last line."""
-    # Pages are compared byte for byte, so line ends stay; and nobody is there to answer a question for a
-    # password.
+    # Pages are compared byte for byte, so line ends stay; and nobody is there to give a password.
     options = ["-c", "core.autocrlf=false", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"]
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     command = ["git", "-C", str(folder), *options, *arguments]

@@ -30,13 +30,10 @@ class Permutation:
     """
 
     def __init__(self, size: int, key: str):
-        if size < 1:
-            raise ValueError("a permutation needs at least one element")
         self.size = size
-        half = max(1, math.ceil(max(1, (size - 1).bit_length()) / 2))
+        half = max(1, math.ceil((size - 1).bit_length() / 2))
         self._half, self._mask = np.uint64(half), np.uint64((1 << half) - 1)
-        raw = hashlib.sha256(key.encode()).digest()
-        self._keys = np.frombuffer(raw, dtype="<u8")[:4]
+        self._keys = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u8")
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Elements at `positions`, int64 of the same shape; positions must lie in [0, size)."""
@@ -85,16 +82,15 @@ class Order:
         self.mixture, self.batch_size, self.seed, self.offset = mixture, batch, seed, offset
         self.streams: list[Stream] = streams(mixture)
         self.sizes = [sizes[s.corpus, s.domain] for s in self.streams]
-        self._permutations: dict[tuple[str, str, int], Permutation] = {}
+        self._permutations: dict[str, Permutation] = {}
 
     def _elements(self, stream: Stream, size: int, positions: np.ndarray) -> np.ndarray:
         out = np.empty(len(positions), dtype=np.int64)
         epochs = positions // size
         for epoch in np.unique(epochs):
-            key = (stream.corpus, stream.domain, int(epoch))
+            key = f"{stream.corpus}/{stream.domain}/seed-{self.seed}/epoch-{epoch}"
             if key not in self._permutations:
-                name = f"{stream.corpus}/{stream.domain}/seed-{self.seed}/epoch-{epoch}"
-                self._permutations[key] = Permutation(size, name)
+                self._permutations[key] = Permutation(size, key)
             chosen = epochs == epoch
             out[chosen] = self._permutations[key](positions[chosen] % size)
         return out

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +16,9 @@ import numpy as np
 
 from cpt_repro.data import shards
 from cpt_repro.data.encoding import Encoder
-from cpt_repro.data.hubtext import HubPart, list_parts, part_documents
-from cpt_repro.data.text import documents
+from cpt_repro.data.text import HubPart, documents, list_parts, part_documents
 from cpt_repro.data.tokenizer import load_tokenizer
-from cpt_repro.declarations.manifests import SPLITS, Hub, Manifest, Split
+from cpt_repro.declarations.manifests import SPLITS, Manifest, Split
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, whole_folder, write_json
 from cpt_repro.project import Project
@@ -60,7 +59,7 @@ class Part:
         return corpus.folder / self.split / domain / f"part.{self.number:05d}"
 
 
-def local_parts(corpus: Corpus, skipped: dict[str, int]) -> Iterator[Part]:
+def local_parts(corpus: Corpus, skipped: Counter[str]) -> Iterator[Part]:
     """All parts, in the order in which they fill; `skipped` counts documents without text, by split."""
     for split in SPLITS:
         filling: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -96,54 +95,39 @@ def _encoder(folder: Path, version: str) -> Encoder:
     return Encoder(load_tokenizer(folder))
 
 
-def pack(tokens: np.ndarray, length: int) -> np.ndarray:
-    """Cuts a token stream into sequences of length + 1 with stride `length`: shape (n, length + 1).
+class _DomainWriter:
+    """Takes a domain's documents of a part one by one and writes their sequences; memory does not grow.
 
-    The last token of a sequence is the first of the next, so that every token is predicted once. A rest of
-    fewer than `length` predictions is dropped.
+    A sequence has length + 1 tokens; its last is the first of the next, so that every token is predicted
+    once. A rest of fewer than `length` predictions at the end of the part is dropped.
     """
-    starts = np.arange(max(len(tokens) - 1, 0) // length) * length
-    return tokens[starts[:, None] + np.arange(length + 1)]
 
+    def __init__(self, write: Callable[[np.ndarray], None], encode: Encoder, length: int):
+        self.write, self.encode, self.length = write, encode, length
+        self.counts = Counter(documents=0, tokens=0, sequences=0, text_bytes=0, empty_documents=0)
+        self.texts: list[str] = []
+        self.waiting, self.rest = 0, np.empty(0, dtype=np.uint16)
 
-@contextmanager
-def _domain_writer(
-    folder: Path, encode: Encoder, length: int, shard_bytes: int
-) -> Iterator[Callable[[str], None]]:
-    """Yields a function that takes a domain's documents of a part one by one; memory does not grow."""
-    counts = Counter(documents=0, tokens=0, sequences=0, text_bytes=0, empty_documents=0)
-    texts: list[str] = []
-    waiting, rest = 0, np.empty(0, dtype=np.uint16)
+    def add(self, text: str) -> None:
+        if not text.strip():
+            self.counts["empty_documents"] += 1
+            return
+        self.texts.append(text)
+        self.waiting += len(text)
+        if self.waiting >= BATCH_CHARACTERS:
+            self.flush()
 
-    with shards.writer(folder, length + 1, shard_bytes) as write:
-
-        def flush() -> None:
-            nonlocal waiting, rest
-            tokens = encode(texts)
-            text_bytes = sum(len(text.encode()) for text in texts)
-            stream = np.concatenate([rest, tokens])
-            sequences = pack(stream, length)
-            write(sequences)
-            counts.update(
-                documents=len(texts), tokens=len(tokens), text_bytes=text_bytes, sequences=len(sequences)
-            )
-            # The last token written is the first of the next sequence.
-            waiting, rest = 0, stream[len(sequences) * length :].copy()
-            texts.clear()
-
-        def add(text: str) -> None:
-            nonlocal waiting
-            if not text.strip():
-                counts["empty_documents"] += 1
-                return
-            texts.append(text)
-            waiting += len(text)
-            if waiting >= BATCH_CHARACTERS:
-                flush()
-
-        yield add
-        flush()
-    write_json(folder / "part.json", counts)
+    def flush(self) -> None:
+        tokens = self.encode(self.texts)
+        stream = np.concatenate([self.rest, tokens])
+        starts = np.arange(max(len(stream) - 1, 0) // self.length) * self.length
+        self.write(stream[starts[:, None] + np.arange(self.length + 1)])
+        self.rest = stream[len(starts) * self.length :].copy()
+        text_bytes = sum(len(text.encode()) for text in self.texts)
+        self.counts.update(
+            documents=len(self.texts), tokens=len(tokens), text_bytes=text_bytes, sequences=len(starts)
+        )
+        self.texts, self.waiting = [], 0
 
 
 def write_part(corpus: Corpus, part: Part) -> None:
@@ -151,15 +135,19 @@ def write_part(corpus: Corpus, part: Part) -> None:
     encoder = _encoder(corpus.folder.parent / "tokenizer", corpus.tokenizer)
     shard_bytes, texts = shards.SHARD_BYTES, part.source
     if isinstance(texts, HubPart):
-        assert isinstance(corpus.manifest, Hub)
         shard_bytes = HUB_SHARD_BYTES
         texts = part_documents(corpus.project, corpus.manifest, part.split, texts)
     with ExitStack() as stack:
         # All shards are finished before the first folder is renamed.
         asides = {name: stack.enter_context(whole_folder(part.folder(corpus, name))) for name in part.domains}
-        add = {
-            name: stack.enter_context(_domain_writer(aside, encoder, corpus.length, shard_bytes))
-            for name, aside in asides.items()
-        }
-        for document in texts:
-            add[document["domain"]](document["text"])
+        with ExitStack() as opened:
+            writers = {}
+            for name, aside in asides.items():
+                write = opened.enter_context(shards.writer(aside, corpus.length + 1, shard_bytes))
+                writers[name] = _DomainWriter(write, encoder, corpus.length)
+            for document in texts:
+                writers[document["domain"]].add(document["text"])
+            for writer in writers.values():
+                writer.flush()
+        for name, writer in writers.items():
+            write_json(asides[name] / "part.json", writer.counts)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class _Shard(BaseModel, frozen=True):
     """What is taken from an entry of an index: one column of two bytes a token."""
 
     name: str = Field(validation_alias=AliasPath("raw_data", "basename"), pattern=_NAME)
-    size: int = Field(validation_alias=AliasPath("raw_data", "bytes"), ge=1)
+    size: int = Field(validation_alias=AliasPath("raw_data", "bytes"), ge=8)
     sha1: str = Field(validation_alias=AliasPath("raw_data", "hashes", HASH), pattern="^[0-9a-f]{40}$")
     column: str = Field(
         validation_alias=AliasPath("column_encodings", 0), pattern=r"^ndarray:uint16:\d{1,9}$"
@@ -76,21 +77,14 @@ def writer(folder: Path, width: int, size_limit: int) -> Iterator[Callable[[np.n
     """
     from streaming import MDSWriter
 
-    folder.mkdir(parents=True, exist_ok=True)
     columns = {COLUMN: f"ndarray:uint16:{width}"}
-    opened: list[MDSWriter] = []  # none without sequences
+    with MDSWriter(out=str(folder), columns=columns, hashes=[HASH], size_limit=size_limit) as out:
 
-    def write(sequences: np.ndarray) -> None:
-        if len(sequences) and not opened:
-            opened.append(MDSWriter(out=str(folder), columns=columns, hashes=[HASH], size_limit=size_limit))
-        for sequence in np.ascontiguousarray(sequences, dtype=np.uint16):
-            opened[0].write({COLUMN: sequence})
+        def write(sequences: np.ndarray) -> None:
+            for sequence in sequences:
+                out.write({COLUMN: sequence})
 
-    yield write
-    if opened:
-        opened[0].finish()
-    else:
-        write_json(folder / "index.json", {"version": 2, "shards": []})
+        yield write
 
 
 def merge_indexes(folder: Path, parts: Iterable[str]) -> dict[str, str]:
@@ -114,14 +108,15 @@ def _check(folder: Path, shard: _Shard, contents: bool = True) -> None:
     """Compares a shard with its entry in the index; Streaming never does so with local files."""
     path = folder / shard.name
     size, fault = path.stat().st_size if path.is_file() else None, None
-    if size is None or size < shard.size:
-        fault = "missing" if size is None else f"truncated, to {size} bytes of {shard.size}"
+    if size is None:
+        fault = "missing"
+    elif size < shard.size:
+        fault = f"truncated, to {size} bytes of {shard.size}"
     elif contents and (actual := _hash_of(path)) != shard.sha1:
         fault = f"altered, or of another build: {HASH} {actual} found"
     if fault:
         raise UserError(f"the shard is {fault}, {HASH} {shard.sha1} expected.", where=str(path), do=REBUILD)
-    with open(path, "rb") as stream:
-        samples = int.from_bytes(stream.read(4), "little")
+    samples = int(np.fromfile(path, "<u4", 1)[0])
     if (size, samples) != (shard.size, shard.samples):
         what = f"the index does not fit the shard {shard.name} of {samples} samples in {size} bytes."
         raise UserError(what, where=str(folder / "index.json"), do=REBUILD)
@@ -151,15 +146,14 @@ class Sequences:
         self, folder: Path, width: int, hashes: dict[str, str], remote: str | None = None, check: bool = True
     ):
         self.folder, self.width, self._remote, self._shards = folder, width, remote, _index(folder)
-        built = sorted(
-            hashes.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])]
-        )
+        built = sorted(hashes.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+        fault = None
         if [(shard.name, shard.sha1) for shard in self._shards] != built:
-            what = "the index lists other shards than were built, or in another order."
-            raise UserError(what, where=str(folder / "index.json"), do=REBUILD)
-        if others := {shard.width for shard in self._shards} - {width}:
-            what = f"its sequences have {others.pop()} tokens, and not {width}."
-            raise UserError(what, where=str(folder / "index.json"), do=REBUILD)
+            fault = "the index lists other shards than were built, or in another order."
+        elif others := {shard.width for shard in self._shards} - {width}:
+            fault = f"its sequences have {others.pop()} tokens, and not {width}."
+        if fault:
+            raise UserError(fault, where=str(folder / "index.json"), do=REBUILD)
         here = [shard for shard in self._shards if not remote or (folder / shard.name).is_file()]
         with ThreadPoolExecutor(HASHING_THREADS) as threads:
             list(threads.map(lambda shard: _check(folder, shard, check), here))
@@ -189,7 +183,7 @@ class Sequences:
 
 
 @contextmanager
-def _elsewhere(what: str, where: str, do: str) -> Iterator[None]:
+def _stores_errors(what: str, where: str, do: str) -> Iterator[None]:
     """Every store has errors of its own."""
     try:
         yield
@@ -206,16 +200,18 @@ def _fetch(remote: str, path: Path, expected: str) -> None:
 
     do = f"Look at ${SHARDS} and the rights of access, or copy the shard to {path}."
     # Ranks and loader workers of a node want the same shard at the same time.
-    with locked(path.with_name(f".{path.name}.lock")), _elsewhere("the shard cannot be fetched", remote, do):
+    with (
+        locked(path.with_name(f".{path.name}.lock")),
+        _stores_errors("the shard cannot be fetched", remote, do),
+    ):
         if path.is_file():
             return
         with whole_file(path) as aside:
             retry(num_attempts=3)(CloudDownloader.direct_download)(remote, str(aside))
             if (actual := _hash_of(aside)) != expected:
-                what = "the remote shard is of another build, or damaged: "
-                what += f"{HASH} {expected} expected, {actual} found."
+                what = f"the remote shard is of another build, or damaged: {HASH} {expected} expected, "
                 do = "Upload it again: `cpt-repro corpus NAME --upload REMOTE`."
-                raise UserError(what, where=remote, do=do)
+                raise UserError(f"{what}{actual} found.", where=remote, do=do)
 
 
 def upload(folder: Path, names: Iterable[str], remote: str) -> None:
@@ -224,10 +220,9 @@ def upload(folder: Path, names: Iterable[str], remote: str) -> None:
 
     logging.getLogger("streaming").setLevel(logging.ERROR)  # it warns of every folder that is not empty
     do = "Look at the address and the rights of access, and run the same command again."
-    uploaders: dict[Path, CloudUploader] = {}
-    for name in map(Path, names):
-        with _elsewhere(f"{name} cannot be uploaded", remote, do):
-            if name.parent not in uploaders:
-                out = (str(folder / name.parent), f"{remote}/{name.parent}")
-                uploaders = {name.parent: CloudUploader.get(out, keep_local=True, exist_ok=True)}
-            uploaders[name.parent].upload_file(name.name)
+    for place, files in groupby(map(Path, names), lambda name: name.parent):
+        with _stores_errors(f"{place} cannot be uploaded", remote, do):
+            out = (str(folder / place), f"{remote}/{place}")
+            uploader = CloudUploader.get(out, keep_local=True, exist_ok=True)
+            for file in files:
+                uploader.upload_file(file.name)

@@ -74,24 +74,20 @@ def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
     that cannot be had or read, has not exactly `vocab_size` entries (added ones included) or more than
     65,536, or no end of text.
     """
-    for file in {*source.files("tokenizer*.json")} & {*_FILES}:
+    for file in {*source.files("tokenizer*.json")} & {*_FILES} | {"tokenizer.json"}:
         shutil.copyfile(source.fetch(file), folder / file)
-    if not (folder / "tokenizer.json").is_file():
-        do = "Name a repository with a fast tokenizer."
-        raise UserError("it has no tokenizer.json.", where=str(source), do=do)
     tokenizer = load_tokenizer(folder)
     entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
+    fault = None
     if entries != vocab_size:
-        what = (
-            f"the tokenizer has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}."
-        )
-        raise UserError(what, where=str(source), do="Correct the number, the name or the revision.")
-    if largest >= MOST_TOKENS:
-        what = f"the tokenizer has tokens up to {largest}, and tokens are stored in 16 bits."
-        raise UserError(what, where=str(source), do=f"Use one of at most {MOST_TOKENS} entries.")
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
-        what = f"the tokenizer has no {END_OF_TEXT} to end documents with."
-        raise UserError(what, where=str(source), do="Use one that has it.")
+        fault = f"has {entries} entries, and 'tokenizer.vocab_size' of the scale says {vocab_size}"
+    elif largest >= MOST_TOKENS:
+        fault = f"has tokens up to {largest}, and tokens are stored in 16 bits"
+    elif tokenizer.token_to_id(END_OF_TEXT) is None:
+        fault = f"has no {END_OF_TEXT} to end documents with"
+    if fault:
+        do = "Correct the number, the name or the revision, or use another tokenizer."
+        raise UserError(f"the tokenizer {fault}.", where=str(source), do=do)
     if not (folder / "tokenizer_config.json").is_file():
         _save_config(folder)
 
@@ -103,7 +99,6 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def verify_tokenizer(folder: Path) -> None:
     """Compares the files with the hashes in `training.json`, where they are; an altered one: `UserError`."""
-    folder = Path(folder)
     record = read_json(folder / "training.json") if (folder / "training.json").is_file() else None
     expected = record.get("sha256") if isinstance(record, dict) else None
     for file, actual in hashes(folder).items() if isinstance(expected, dict) else ():
@@ -115,7 +110,7 @@ def verify_tokenizer(folder: Path) -> None:
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Opens a saved tokenizer; a missing or broken one: `UserError`. Text never yields special tokens."""
-    path = Path(folder) / "tokenizer.json"
+    path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception

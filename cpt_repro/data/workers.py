@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cpt_repro.data.shards import preload
 from cpt_repro.errors import UserError
 
 
@@ -25,11 +26,10 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def workers(processes: int, folder: Path, preload: Callable[[], None]) -> Iterator[Callable[..., None]]:
+def workers(processes: int, folder: Path) -> Iterator[Callable[..., None]]:
     """Yields a function that runs another one, in this process or in one of several; all have run at the end.
 
-    On failure the processes are killed, and what they have begun below `folder` is removed. `preload` imports
-    what they need: they are forked.
+    On failure the processes are killed, and what they have begun below `folder` is removed.
     """
     if processes == 1:
         yield lambda function, *arguments: function(*arguments)
@@ -55,8 +55,7 @@ def workers(processes: int, folder: Path, preload: Callable[[], None]) -> Iterat
         yield run
         drain(0)
     except BaseException as error:
-        # What was begun may take many minutes more. A signal that can be caught will not do: a child has
-        # inherited whatever handlers its parent had.
+        # A part may take minutes more, and a child may have inherited handlers of signals that can be caught.
         for child in children:
             child.kill()
         pool.shutdown(cancel_futures=True)

@@ -191,11 +191,8 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(tiny, kind, tmp_path, mo
     (tiny.corpus / "train" / ".part.00009.aside").mkdir()  # as a kill leaves one
     stopping(monkeypatch, -1, written)
     assert {name: raw for name, raw in all_bytes(tiny.build()).items() if ".aside" not in name} == whole
-    assert (
-        len(written)
-        == len(set(written))
-        == sum(name.endswith("part.json") for name in whole) / (2 if kind == "hub" else 1)
-    )
+    wanted = sum(name.endswith("part.json") for name in whole) / (2 if kind == "hub" else 1)
+    assert len(written) == len(set(written)) == wanted
     before = (tiny.corpus / "fingerprint.json").stat().st_mtime_ns
     tiny.build()
     assert (tiny.corpus / "fingerprint.json").stat().st_mtime_ns == before
@@ -285,15 +282,6 @@ def test_other_files_than_when_the_build_began(hub, monkeypatch):
     assert f"{hub.corpus}: the data set someone/slim has other files" in refused(hub.build)
 
 
-def test_changed_text_is_built_anew(local, caplog):
-    local.build()
-    before = local.fingerprint()
-    local.write("other")
-    local.build()
-    assert before.fingerprint != local.fingerprint().fingerprint
-    assert "built from another manifest, tokenizer or length; building anew" in caplog.text
-
-
 # -- damage
 
 
@@ -335,7 +323,7 @@ def edit(name, change):
     return lambda corpus: (corpus / name).write_text(change((corpus / name).read_text()))
 
 
-LAW, INDEX, FINGERPRINT = f"train/law/{SECOND}", "train/law/index.json", "fingerprint.json"
+LAW, INDEX = f"train/law/{SECOND}", "train/law/index.json"
 PROSE, OTHERS = f"validation/prose/{FIRST}", "the index lists other shards than were built"
 #: fault -> (what is done to a corpus, the file that is named, words of the message)
 DAMAGES = {
@@ -355,8 +343,8 @@ DAMAGES = {
     "broken index": (edit(INDEX, lambda text: text[:20]), INDEX, "not valid JSON"),
     "missing index": (lambda corpus: (corpus / INDEX).unlink(), INDEX, "the index of the shards is missing"),
     "edited fingerprint": (
-        edit(FINGERPRINT, lambda text: text.replace("16", "17")),
-        FINGERPRINT,
+        edit("fingerprint.json", lambda text: text.replace("16", "17")),
+        "fingerprint.json",
         "does not match",
     ),
 }
@@ -397,24 +385,16 @@ def test_damage_is_found_named_and_rebuilt_to_the_same_bytes(copied, name, fault
     faults(f"data: {name}", 1, "found, named and rebuilt to the same bytes")
 
 
-def test_shards_of_an_earlier_build(local, tmp_path):
-    """Shards and indexes of other text, under the fingerprint of now."""
-    local.build()
+def test_changed_text_is_built_anew_and_its_earlier_shards_are_refused(local, tmp_path, caplog):
+    earlier = shutil.copytree(local.build(), tmp_path / "earlier")
+    before = local.fingerprint()
     local.write("other")
-    earlier = local.elsewhere(tmp_path / "earlier").build()
+    local.build()
+    assert before.fingerprint != local.fingerprint().fingerprint
+    assert "built from another manifest, tokenizer or length; building anew" in caplog.text
     shutil.rmtree(local.corpus / "train")
     shutil.copytree(earlier / "train", local.corpus / "train")
-    assert f"{local.corpus / 'train/law/index.json'}: the index lists other shards" in refused(local.open_all)
-
-
-def test_only_damaged_parts_are_built_again(copied, monkeypatch):
-    written = []
-    stopping(monkeypatch, -1, written)
-    copied.build(rebuild=True)
-    assert written == []
-    flip(copied.corpus / "train/law" / SECOND)
-    copied.build(rebuild=True)
-    assert written == [("train", ("law",), 1)]
+    assert f"{local.corpus / 'train/law/index.json'}: {OTHERS}" in refused(local.open_all)
 
 
 @pytest.mark.parametrize("file", ["part.json", "index.json"])
@@ -428,12 +408,17 @@ def test_a_rebuild_mends_what_a_part_says_of_itself(copied, file, content):
     assert all_bytes(copied.root) == whole
 
 
-def test_a_rebuild_that_is_killed_leaves_nothing_that_passes(copied, monkeypatch):
-    whole = all_bytes(copied.root)
+def test_only_damaged_parts_are_built_again_and_a_kill_leaves_nothing_that_passes(copied, monkeypatch):
+    whole, written = all_bytes(copied.root), []
+    with monkeypatch.context() as patch:
+        stopping(patch, -1, written)
+        copied.build(rebuild=True)
+    assert written == []
     flip(copied.corpus / "train/law" / SECOND)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping(patch, 0, [])
         copied.build(rebuild=True)
     refused(copied.open_all)
+    stopping(monkeypatch, -1, written)
     copied.build()  # an ordinary call goes on
-    assert all_bytes(copied.root) == whole
+    assert all_bytes(copied.root) == whole and written == [("train", ("law",), 1)]

@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+from functools import partial
 
 import pytest
 import zstandard
@@ -188,21 +189,16 @@ def test_nothing_outside_a_checkout_is_read(three, tmp_path, glob):
 def test_missing_sources_and_a_wrong_hash(three, tmp_path):
     refused(lambda: run(tmp_path, source("absent", "markdown", "*")), "absent: the source is not there")
     refused(lambda: run(tmp_path, source("peps", "markdown", "*.txt")), "peps: no file matches *.txt")
-    refused(
-        lambda: run(tmp_path, *THREE, sha256_jsonl={"both_down.train": "0" * 64}),
-        "both_down.train",
-        "declared",
-    )
+    wrong = {"both_down.train": "0" * 64}
+    refused(lambda: run(tmp_path, *THREE, sha256_jsonl=wrong), "both_down.train", "declared")
     assert not (tmp_path / "out").exists()
 
 
 def test_declarations(repository):
     declared = load_sources(repository)
     assert declared.matches == "exact" and len(declared.sources) == 7 and len(declared.sha256_jsonl) == 6
-    other = {"both_down": {"tei": 1}}
-    refused(
-        lambda: rules(source("pages", "markdown", "*.md"), corpora=other), "corpora has no both_down.markdown"
-    )
+    pages, other = source("pages", "markdown", "*.md"), {"both_down": {"tei": 1}}
+    refused(lambda: rules(pages, corpora=other), "corpora has no both_down.markdown")
 
 
 @pytest.fixture
@@ -235,18 +231,16 @@ def test_fetch(remote, tmp_path):
     assert not (checkouts / "pages/other.bin").exists()
     fetch_sources(rules(first), checkouts)
     extract(rules(first), checkouts, tmp_path / "out")
-    for action in (fetch_sources, lambda declared, where: extract(declared, where, tmp_path / "out")):
+    for action in (fetch_sources, partial(extract, out=tmp_path / "out")):
         words = "pages: the clone is at commit", first["commit"]
-        refused(lambda action=action: action(rules(first | {"commit": second}), checkouts), *words)
+        refused(partial(action, rules(first | {"commit": second}), checkouts), *words)
 
 
 def test_fetch_failures_leave_nothing(remote, tmp_path, monkeypatch):
     first, checkouts = remote[0], tmp_path / "checkouts"
     for fault in ({"commit": "1" * 40}, {"url": (tmp_path / "no/owner/pages").as_uri()}):
-        declared = rules(first | fault)
-        refused(
-            lambda declared=declared: fetch_sources(declared, checkouts), str(checkouts), "Check the network"
-        )
+        fetch = partial(fetch_sources, rules(first | fault), checkouts)
+        refused(fetch, str(checkouts), "Check the network")
         assert list(checkouts.iterdir()) == []
     monkeypatch.setenv("PATH", str(tmp_path))
     refused(lambda: fetch_sources(rules(first), checkouts), "git is not installed")

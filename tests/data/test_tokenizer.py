@@ -69,7 +69,10 @@ def _too_large(folder):
         (lambda folder: neox_like(folder, end="<|done|>"), "has no <|endoftext|>"),
         (_too_large, "are stored in 16 bits"),
         (lambda folder: write_json(folder / "tokenizer.json", {}), "cannot be read"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "model someone/neox, revision 000"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "neox/tokenizer.json: the file is missing in the copy",
+        ),
         (
             lambda folder: folder.rename(folder.with_name("gone")),
             "put a copy below $CPT_REPRO_HUB/models/someone/neox",
