@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import zstandard
 from pydantic import Field, model_validator
@@ -152,17 +152,12 @@ def tei_parts(path: Path, characters: int) -> list[str]:
     return ["\n\n".join(part) for part in parts if part]
 
 
-class _Candidate(NamedTuple):
-    identifier: str
-    #: What it may not be parted from by the cut between two corpora.
-    whole: str
-    minimum_characters: int
-    #: Makes the text, only when it is the document's turn: of the laws, 3 % are used.
-    read: Callable[[], str]
+def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """What may become documents: (what two corpora may not share, id, function that makes the text).
 
-
-def _candidates(root: Path, source: Source, part_characters: int) -> Iterator[_Candidate]:
-    """What may become documents; no file, or one that really lies outside the checkout, is a `UserError`."""
+    Texts are made only when it is their turn: of the laws, 3 % are used. No file, or one that really lies
+    outside the checkout, is a `UserError`.
+    """
     matched = False
     for path in sorted(root.glob(source.glob)):
         name = path.relative_to(root).as_posix()
@@ -176,11 +171,11 @@ def _candidates(root: Path, source: Source, part_characters: int) -> Iterator[_C
         matched = True
         if source.kind == "tei":
             novel = f"{source.prefix}/{path.stem}"
-            for number, text in enumerate(tei_parts(path, part_characters)):
-                yield _Candidate(f"{novel}/{number}", novel, source.minimum_characters, partial(str, text))
+            for number, text in enumerate(tei_parts(path, characters)):
+                yield novel, f"{novel}/{number}", partial(str, text)
         else:
             page = f"{source.prefix}/{name}"
-            yield _Candidate(page, page, source.minimum_characters, partial(_page, path))
+            yield page, page, partial(_page, path)
     if not matched:
         do = "Run the fetch of the sources, or unpack the commit's archive there."
         raise UserError(f"no file matches {source.glob}.", where=str(root), do=do)
@@ -196,20 +191,20 @@ def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     another commit, a malformed file and a hash other than the declared one are `UserError`s, raised before a
     file is written.
     """
-    pools: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+    pools: dict[tuple[str, str], list[tuple[str, int, Callable[[], str]]]] = defaultdict(list)
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]
     for root, source in zip(roots, rules.sources, strict=True):
-        for candidate in _candidates(root, source, rules.part_characters):
-            corpus = source.corpora[per_mille("side", candidate.whole) >= source.first_per_mille]
-            pools[corpus, source.domain].append(candidate)
+        for whole, identifier, read in _candidates(root, source, rules.part_characters):
+            corpus = source.corpora[per_mille("side", whole) >= source.first_per_mille]
+            pools[corpus, source.domain].append((identifier, source.minimum_characters, read))
     taken: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for (corpus, domain), pool in track(pools.items(), "take documents", console=Console(stderr=True)):
         budget = rules.corpora[corpus][domain]
-        for candidate in sorted(pool, key=lambda candidate: _hash("take", candidate.identifier)):
-            if len(text := candidate.read()) < candidate.minimum_characters:
+        for identifier, minimum, read in sorted(pool, key=lambda candidate: _hash("take", candidate[0])):
+            if len(text := read()) < minimum:
                 continue
-            split = SPLITS[per_mille("split", candidate.identifier) < rules.validation_per_mille]
-            taken[corpus, split].append({"id": candidate.identifier, "domain": domain, "text": text})
+            split = SPLITS[per_mille("split", identifier) < rules.validation_per_mille]
+            taken[corpus, split].append({"id": identifier, "domain": domain, "text": text})
             budget -= len(text.encode())
             if budget <= 0:
                 break

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,6 @@ def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart)
                 yield columns.document(value, f"{path}, row {row + 1}", f"{file}:{row + 1}")
 
 
-def _hub_documents(project: Project, manifest: Hub, split: Split) -> Iterator[dict[str, str]]:
-    for part in list_parts(project, manifest, split):
-        yield from part_documents(project, manifest, split, part)
-
-
 # -- any
 
 
@@ -222,7 +218,8 @@ def documents(
     if isinstance(manifest, Generated):
         source = make_documents(manifest, split)
     elif isinstance(manifest, Hub):
-        source = _hub_documents(project, manifest, split)
+        listed = list_parts(project, manifest, split)
+        source = chain.from_iterable(part_documents(project, manifest, split, part) for part in listed)
     else:
         source = _file_documents(project.corpora, manifest, split)
     empty = given = 0

@@ -2,7 +2,7 @@
 
 import pickle
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,10 +122,8 @@ def test_shards_are_fetched_at_their_first_use(hub, remote):
     assert not list(folder.rglob("*.mds"))
     assert np.array_equal(sequences.take(range(2)), wanted[:2])
     assert [path.parent.name for path in folder.rglob("*.mds")] == ["part.00000"]
-    threads = [threading.Thread(target=sequences.take, args=(range(len(sequences)),)) for _ in range(4)]
-    for step in (threading.Thread.start, threading.Thread.join):
-        for thread in threads:
-            step(thread)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(sequences.take, [range(len(sequences))] * 4))
     shutil.rmtree(remote)
     assert np.array_equal(hub.open("c4").take(range(40)), wanted)
     assert not [path for path in folder.rglob("*") if "aside" in path.name]

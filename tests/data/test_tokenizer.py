@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 from tiny_corpora import all_bytes, flip, neox_like, refused
@@ -73,10 +74,7 @@ def _too_large(folder):
             lambda folder: (folder / "tokenizer.json").unlink(),
             "neox/tokenizer.json: the file is missing in the copy",
         ),
-        (
-            lambda folder: folder.rename(folder.with_name("gone")),
-            "put a copy below $CPT_REPRO_HUB/models/someone/neox",
-        ),
+        (shutil.rmtree, "put a copy below $CPT_REPRO_HUB/models/someone/neox"),
     ],
 )
 def test_published_ones_that_do_not_fit(hub, change, message):
