@@ -13,21 +13,13 @@ def arc(question: str, texts: list[str], key: str, labels: str = "ABCDE", **more
 
 
 def arc_de(question: str, texts: list[str], key: str) -> dict:
-    return arc("en", texts, key) | {
-        "question_de": question,
-        "choices_de": {"text": texts, "label": list("ABCD")},
-    }
+    choices = {"text": texts, "label": list("ABCD")}
+    return arc("en", texts, key, question_de=question, choices_de=choices)
 
 
 def hellaswag(label: str, ctx_b: str, *endings: str) -> dict:
-    return {
-        "activity_label": "Baking bread",
-        "ctx_a": "[header] How to bake [title] Mix it.",
-        "ctx_b": ctx_b,
-        "ctx": "unused",
-        "endings": list(endings),
-        "label": label,
-    }
+    ctx = {"ctx_a": "[header] How to bake [title] Mix it.", "ctx_b": ctx_b, "ctx": "unused"}
+    return {"activity_label": "Baking bread", **ctx, "endings": list(endings), "label": label}
 
 
 def hellaswag_de(label: str, endings_de: list[str]) -> dict:
@@ -38,23 +30,15 @@ def hellaswag_de(label: str, endings_de: list[str]) -> dict:
 
 def mmlu(subject: str, number: int) -> dict:
     choices = [f"{number + k} stars" for k in range(4)]
-    return {
-        "question": f" How many in {subject} {number}? ",
-        "subject": subject,
-        "choices": choices,
-        "answer": number % 4,
-    }
+    question = f" How many in {subject} {number}? "
+    return {"question": question, "subject": subject, "choices": choices, "answer": number % 4}
 
 
 def mmlu_de(number: int, letters: bool = False) -> dict:
     choices = [f"{number + k} Sterne" for k in range(4)]
     answer = "ABCD"[number % 4] if letters else number % 4
-    return {
-        "question": "unused",
-        "question_de": f"Wie viele {number}?",
-        "choices_de": choices,
-        "answer": answer,
-    }
+    asked = {"question": "unused", "question_de": f"Wie viele {number}?"}
+    return asked | {"choices_de": choices, "answer": answer}
 
 
 def truthful(question: str, true: list[str], false: list[str], suffix: str = "") -> dict:
@@ -64,11 +48,12 @@ def truthful(question: str, true: list[str], false: list[str], suffix: str = "")
 
 
 def trivia(question: str, *aliases: str) -> dict:
-    return {
-        "question": question,
-        "question_id": "q",
-        "answer": {"aliases": list(aliases), "value": aliases[0]},
-    }
+    answer = {"aliases": list(aliases), "value": aliases[0]}
+    return {"question": question, "question_id": "q", "answer": answer}
+
+
+def winogrande(sentence: str, option1: str, option2: str, answer: str) -> dict:
+    return {"sentence": sentence, "option1": option1, "option2": option2, "answer": answer}
 
 
 SUBJECTS = ("anatomy", "high_school_european_history")
@@ -93,8 +78,7 @@ HUB = {
             arc("Which is heavy?", [*FOUR, "air"], "E"),
         ],
         "ARC-Easy/test-00000-of-00001.parquet": [
-            arc("What falls?", FOUR, "D"),
-            arc("What shines?", FOUR, "C"),
+            arc(question, FOUR, key) for question, key in (("What falls?", "D"), ("What shines?", "C"))
         ],
     },
     "aps/super_glue": {
@@ -132,24 +116,9 @@ HUB = {
     },
     "allenai/winogrande": {
         "winogrande_xl/validation-00000-of-00001.parquet": [
-            {
-                "sentence": "The cup did not fit the box as _ was large.",
-                "option1": "the cup",
-                "option2": "the box",
-                "answer": "1",
-            },
-            {
-                "sentence": "Ann thanked Bea, so _ smiled at the old_house.",
-                "option1": "Ann",
-                "option2": "Bea",
-                "answer": "2",
-            },
-            {
-                "sentence": "Ann thanked Bea, so _ smiled at the old_house.",
-                "option1": "Ann",
-                "option2": "Bea",
-                "answer": "1",
-            },
+            winogrande("The cup did not fit the box as _ was large.", "the cup", "the box", "1"),
+            winogrande("Ann thanked Bea, so _ smiled at the old_house.", "Ann", "Bea", "2"),
+            winogrande("Ann thanked Bea, so _ smiled at the old_house.", "Ann", "Bea", "1"),
         ]
     },
     "truthfulqa/truthful_qa": {

@@ -55,7 +55,6 @@ class Scoring(Strict):
     metric_options: dict[
         Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"], bool | tuple[str, ...]
     ] = {}
-    target_delimiter: str = " "
     #: The choice stands within the text; what follows all of the openings is scored.
     choices_in_context: bool = False
     generation_kwargs: Generation | None = None
@@ -76,7 +75,6 @@ class Benchmark(Scoring):
     dataset_path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")]
     #: A commit; None: the one of the first use, which the lock file keeps.
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
-    gating: str = ""
     #: Split -> pattern of its files (parquet, or JSON lines).
     files: dict[Name, str] = Field(min_length=1)
     test_split: Name
@@ -119,8 +117,7 @@ class Benchmark(Scoring):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the items and the score; prose does not."""
-        prose = {"about", "note", "gating"}
-        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude=prose))
+        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"about", "note"}))
 
     @cached_property
     def _sources(self) -> dict[str, str]:

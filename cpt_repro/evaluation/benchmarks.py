@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpt_repro.declarations.benchmarks import STEM, Benchmark
 from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.items import Choices, Item, Openings, Question, kind_of
+from cpt_repro.evaluation.items import Item, Openings, Question, kind_of
 from cpt_repro.models.hub import Repository
 from cpt_repro.project import Project
 
@@ -36,23 +35,21 @@ class PublishedTask:
     """A benchmark's declaration applied to its data set, of the hub or a copy."""
 
     def __init__(self, project: Project, benchmark: Benchmark):
-        self.benchmark, gating = benchmark, benchmark.gating
-        self.repository = Repository(project, "dataset", benchmark.dataset_path, benchmark.revision, gating)
+        self.benchmark = benchmark
+        self.repository = Repository(project, "dataset", benchmark.dataset_path, benchmark.revision)
         self._do = f"Look at the data, or correct {project.benchmarks / f'{benchmark.task}.yaml'}."
 
     def items(self) -> list[Item]:
         """The items, in the order of the rows."""
         rows, pool = self._rows(self.benchmark.test_split), defaultdict(list)
-        shots = self.benchmark.num_fewshot
-        for row in self._rows(self.benchmark.fewshot_split) if shots else ():
-            pool[self._group(row)].append(row)
+        if self.benchmark.num_fewshot:
+            for row in self._rows(self.benchmark.fewshot_split):
+                pool[self._of("group", row)].append(row)
         items = []
         for row in rows:
-            examples = self._examples(row, pool[self._group(row)]) if shots else []
+            examples = self._examples(row, pool[self._of("group", row)])
             before = "".join([self._of("description", row), *map(self._solved, examples)])
-            item = self._item(row, before)
-            ids = tuple(example.id for example in examples)
-            items.append(item.model_copy(update={"examples": ids}) if ids else item)
+            items.append(self._item(row).after(before, tuple(example.id for example in examples)))
         return items
 
     def _rows(self, split: str) -> list[Row]:
@@ -77,14 +74,11 @@ class PublishedTask:
             fault = f"'{template}' of the benchmark {self.benchmark.task} does not fit a row ({error})."
             raise UserError(fault, where=row.where, do=self._do) from None
 
-    def _group(self, row: Row) -> Any:
-        return self._of("group", row) if self.benchmark.group else None
-
     def _examples(self, row: Row, pool: list[Row]) -> list[Row]:
         """A question's examples: never the question itself, drawn for each question by itself."""
         benchmark, others = self.benchmark, [other for other in pool if other.id != row.id]
         if len(others) < benchmark.num_fewshot:
-            group = f" of the group '{self._group(row)}'" if benchmark.group else ""
+            group = f" of the group '{self._of('group', row)}'" if benchmark.group else ""
             what = f"{benchmark.num_fewshot} examples are asked for, and there are {len(others)} rows{group}"
             raise UserError(f"{what} in '{benchmark.fewshot_split}'.", where=row.where, do=self._do)
         if benchmark.fewshot_sampler == "first_n":
@@ -93,8 +87,8 @@ class PublishedTask:
         rng = random.Random(f"{FEWSHOT_SEED}/{benchmark.task}/{row.id}")
         return rng.sample(others, benchmark.num_fewshot)
 
-    def _item(self, row: Row, before: str = "") -> Item:
-        """A row as an item, with description and examples before it."""
+    def _item(self, row: Row) -> Item:
+        """A row as an item, without what stands before it."""
         benchmark, text, target = self.benchmark, self._of("doc_to_text", row), self._of("doc_to_target", row)
         choices = self._of("doc_to_choice", row)
         if (kind := kind_of(benchmark)) is Question:
@@ -102,28 +96,17 @@ class PublishedTask:
         elif kind is Openings:
             content = {"contexts": choices, "continuation": target, "answer": text}
         else:
-            content = {"context": text, "choices": choices, "answer": target}
-        if benchmark.labels is not None:
-            content["labels"] = self._of("labels", row)
-        item = parse(kind, {"id": row.id, **content}, row.where)
-        if isinstance(item, Openings):
-            return item.model_copy(update={"contexts": tuple(before + one for one in item.contexts)})
-        return item.model_copy(update={"context": before + item.context})
+            labels = self._of("labels", row)
+            content = {"context": text, "choices": choices, "answer": target, "labels": labels}
+        return parse(kind, {"id": row.id, **content}, row.where)
 
     def _solved(self, row: Row) -> str:
         """A row as an example: the question and its answer."""
-        match item := self._item(row):
-            case Choices():
-                question, answer = item.context, item.choices[item.answer]
-            case Openings():
-                question, answer = item.contexts[item.answer], item.continuation
-            case _:
-                question, answer = item.context, item.answers[0]
-        return f"{question}{self.benchmark.target_delimiter}{answer}{self.benchmark.fewshot_delimiter}"
+        return f"{self._item(row).solved}{self.benchmark.fewshot_delimiter}"
 
 
-def _read(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a parquet file or of JSON lines, `columns` alone; a missing one is a `UserError` naming it."""
+def _read(path: Path, columns: set[str]) -> list[dict[str, Any]]:
+    """Rows of a parquet file or of JSON lines; a missing one of `columns` is a `UserError` naming it."""
     import pyarrow
     from pyarrow import parquet
 
@@ -131,14 +114,12 @@ def _read(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
         if path.suffix == ".parquet":
             rows = parquet.ParquetFile(path).read(columns=sorted(columns)).to_pylist()
         else:
-            with open(path, encoding="utf-8") as stream:
-                rows = [json.loads(line) for line in stream]
+            rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError, RecursionError, pyarrow.ArrowException) as error:
         fault = f"not a whole file of parquet or JSON lines ({' '.join(str(error).split())[:200]})."
         raise UserError(fault, where=str(path), do="Fetch it again.") from None
     for number, row in enumerate(rows, start=1):
-        there = row if isinstance(row, dict) else {}
-        for column in sorted(columns - set(there)):
-            do = f"It has: {', '.join(sorted(there))}. Correct the declaration, or the copy."
-            raise UserError(f"the column '{column}' is missing.", where=f"{path}, row {number}", do=do)
-        yield {column: row[column] for column in columns}
+        if missing := sorted(columns.difference(row)):
+            do = "Correct the declaration, or the copy."
+            raise UserError(f"the column '{missing[0]}' is missing.", where=f"{path}, row {number}", do=do)
+    return rows

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cpt_repro.declarations.benchmarks import task_digests
-from cpt_repro.models.weights import check_weights
+from cpt_repro.models.weights import WEIGHTS, check_weights, load_model_folder
 from cpt_repro.planning.plan import Plan, PlannedModel
 from cpt_repro.records.lookup import Records
 from cpt_repro.records.receipts import Evaluation, write_record
 from cpt_repro.training.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def outstanding(
@@ -20,11 +22,13 @@ def outstanding(
     """Those of the models whose records are not of the scale's tasks as declared, or lack generations."""
     wanted = task_digests(plan.project, plan.scale, plan.data)
 
-    def complete(model_id: str, record: Evaluation | None) -> bool:
-        written = record is not None and (bool(record.generations) or model_id not in generating)
-        return written and all(record.has(s, t, w) for s, tasks in wanted.items() for t, w in tasks.items())
+    def complete(model_id: str) -> bool:
+        record = records.evaluation(model_id)
+        if record is None or (model_id in generating and not record.generations):
+            return False
+        return record.current(wanted).suites.keys() == wanted.keys()
 
-    return [one for one in models if not complete(one, records.evaluation(one))]
+    return [model_id for model_id in models if not complete(model_id)]
 
 
 def evaluate_models(
@@ -49,38 +53,45 @@ def evaluate_models(
 
     harness = Harness(plan.project, plan.scale, plan.data)
     for number, model_id in enumerate(todo, 1):
-        model, record = plan.model(model_id), records.evaluation(model_id)
+        planned, record = plan.model(model_id), records.evaluation(model_id)
         prompts, generations = (record.prompts, record.generations) if record else ((), ())
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = _weights(model, store, Path(scratch))
-            suites = harness.evaluate(folder, record.suites if record else {})
-            if corpus := generating.get(model_id):
-                asked = tuple(held_out_prompts(plan.project.data / plan.scale.name / corpus))
-                if asked != prompts or not generations:
-                    prompts, generations = asked, tuple(generate(folder, harness.tokenizer, asked))
+        model = _load(planned, store)
+        if corpus := generating.get(model_id):
+            asked = tuple(held_out_prompts(plan.project.data / plan.scale.name / corpus))
+            if asked != prompts or not generations:
+                prompts, generations = asked, tuple(generate(model, harness.tokenizer, asked))
         evaluation = Evaluation(
-            identity=model.identity,
+            identity=planned.identity,
             id=model_id,
-            suites=suites,
+            suites=harness.evaluate(model, record.suites if record else {}),
             prompts=prompts,
             generations=generations,
             suites_fingerprint=harness.fingerprint,
             environment=_with_earlier(harness.environment, record),
         )
         write_record(records.evaluation_path(model_id), evaluation)
-        scores = ", ".join(f"{name} {100 * suite.average:.1f} %" for name, suite in suites.items())
-        say(f"[{number}/{len(todo)}] {model_id}: {scores}")
+        say(f"[{number}/{len(todo)}] {model_id}: {in_words(evaluation)}")
 
 
-def _weights(model: PlannedModel, store: Store, scratch: Path) -> Path:
-    """The folder of a model's weights, checked; that of a merge is made in `scratch`."""
-    from cpt_repro.evaluation.merge import merge_folders
+def in_words(evaluation: Evaluation) -> str:
+    """The averages of the suites."""
+    return ", ".join(f"{name} {100 * suite.average:.1f} %" for name, suite in evaluation.suites.items())
 
-    for run, iteration in model.weights:
-        recorded = store.recorded_hash(run.identity, iteration)
-        check_weights(store.weights(run.identity, iteration), recorded)
-    base, *others = [store.weights(run.identity, iteration) for run, iteration in model.weights]
-    return merge_folders(base, others, model.density, scratch / "merged") if others else base
+
+def _load(planned: PlannedModel, store: Store) -> PreTrainedModel:
+    """A model with its checked weights; a merge is made here."""
+    from safetensors.torch import load_file
+
+    from cpt_repro.evaluation.merge import ties_merge
+
+    folders = [store.weights(run.identity, iteration) for run, iteration in planned.weights]
+    for folder, (run, iteration) in zip(folders, planned.weights, strict=True):
+        check_weights(folder, store.recorded_hash(run.identity, iteration))
+    model = load_model_folder(folders[0])
+    if planned.density:
+        base, *others = [load_file(folder / WEIGHTS) for folder in folders]
+        model.load_state_dict(ties_merge(base, others, planned.density))
+    return model
 
 
 def _with_earlier(environment: dict[str, str], record: Evaluation | None) -> dict[str, str]:

@@ -27,7 +27,6 @@ from cpt_repro.errors import UserError  # noqa: E402
 from cpt_repro.evaluation.items import kind_of  # noqa: E402
 from cpt_repro.evaluation.suites import LoadedTask, read_suites, suites_record  # noqa: E402
 from cpt_repro.files import file_digest  # noqa: E402
-from cpt_repro.models.weights import load_model_folder  # noqa: E402
 from cpt_repro.project import Project  # noqa: E402
 from cpt_repro.records.receipts import Score, SuiteScores  # noqa: E402
 
@@ -55,18 +54,13 @@ class _Task(ConfigurableTask):
 
     def __init__(self, name: str, task: LoadedTask):
         self.declaration = task.declaration
-        self._rows = [item.model_dump(mode="json", exclude_unset=True) for item in task.items]
+        self._rows = [item.model_dump(mode="json", exclude_defaults=True) for item in task.items]
         scoring = task.scoring.model_dump(mode="json")
         metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
-        config = {
-            "task": name,
-            "test_split": "test",
-            "output_type": scoring["output_type"],
-            "target_delimiter": scoring["target_delimiter"],
-            "num_fewshot": 0,  # the examples are in the items
-            "metric_list": [metric | scoring["metric_options"]],
-            **kind_of(task.scoring).KEYS,
-        }
+        config = {"task": name, "output_type": scoring["output_type"], **kind_of(task.scoring).KEYS}
+        config["test_split"] = "test"
+        config["metric_list"] = [metric | scoring["metric_options"]]
+        config["num_fewshot"] = 0  # the examples are in the items
         if scoring["generation_kwargs"]:
             filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
             config["generation_kwargs"] = scoring["generation_kwargs"]
@@ -95,23 +89,25 @@ def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> 
 
 
 class _Model(HFLM):
-    """lm-eval's model, silent, with tokenized pairs shared between models (they all use one tokenizer)."""
+    """lm-eval's model, silent."""
 
     loglikelihood = functools.partialmethod(HFLM.loglikelihood, disable_tqdm=True)
     generate_until = functools.partialmethod(HFLM.generate_until, disable_tqdm=True)
 
-    def __init__(self, *, encoded: dict, **arguments: Any):
-        super().__init__(**arguments)
-        self.encoded = encoded
-
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        pair = (context, continuation)
-        if pair not in self.encoded:
-            self.encoded[pair] = super()._encode_pair(context, continuation)
-        if (length := len(self.encoded[pair][1])) > self.max_length:
+        pair = super()._encode_pair(context, continuation)
+        if (length := len(pair[1])) > self.max_length:
             what = f"a choice has {length} tokens, and the model's context {self.max_length}."
             raise UserError(what, do="Evaluate a model with a longer context, or leave the task out.")
-        return self.encoded[pair]
+        return pair
+
+    def tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
+        """Tokens that it reads of a prompt and a choice, or of a prompt and what is generated at most."""
+        prompt, then = asked
+        if isinstance(then, dict):
+            return len(self.tokenizer(prompt).input_ids) + then["max_gen_toks"]
+        context, continuation = self._encode_pair(prompt, then)
+        return len(context) + len(continuation) - 1  # the last is not read
 
 
 class Harness:
@@ -133,25 +129,21 @@ class Harness:
         #: Hash of all items and what they were made from.
         self.fingerprint = file_digest(suites_record(project, scale))
         self.tokenizer = load_tokenizer(project.data / scale.name / "tokenizer")
-        self._encoded: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+        #: What computes a score: scores are bit-identical where this agrees.
+        self.environment = {lib.__name__: lib.__version__ for lib in (lm_eval, transformers, torch)}
+        self.environment["threads"] = str(torch.get_num_threads())
+        self.environment["batch_size"] = str(self.batch_size)
         self._tasks = {
             suite: {name: _Task(f"{suite}.{name}", task) for name, task in tasks.items()}
             for suite, tasks in loaded.items()
         }
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What computes a score: scores are bit-identical where this agrees."""
-        versions = {library.__name__: library.__version__ for library in (lm_eval, transformers, torch)}
-        settings = {"threads": str(torch.get_num_threads()), "batch_size": str(self.batch_size)}
-        return {**versions, **settings}
-
     def evaluate(
         self,
-        model: Path | transformers.PreTrainedModel,
+        model: transformers.PreTrainedModel,
         known: Mapping[str, SuiteScores] | None = None,
     ) -> dict[str, SuiteScores]:
-        """Scores a model folder, or a model (then moved to the scale's device), on all tasks, by suite.
+        """Scores a model, moved to the scale's device, on all tasks, by suite.
 
         Scores in `known` are kept where their declaration is the task's; each task is scored by itself, so
         that no score depends on which others there are. Values are shares of right answers in [0, 1], errors
@@ -160,30 +152,25 @@ class Harness:
         (with their longest choice, or the longest answer that may be generated); they lose tokens at the
         left.
         """
-        lm, suites = None, {}
+        lm, suites, known = self._model(model), {}, known or {}
         for suite, tasks in self._tasks.items():
             scores = {}
             for name, task in tasks.items():
-                score = known[suite].tasks.get(name) if known and suite in known else None
-                if score is None or score.declaration != task.declaration:
-                    lm = lm or self._model(model)
-                    score = self._score(lm, task)
-                scores[name] = score
+                score = known[suite].tasks.get(name) if suite in known else None
+                current = score is not None and score.declaration == task.declaration
+                scores[name] = score if current else self._score(lm, task)
             suites[suite] = SuiteScores(tasks=scores)
         return suites
 
-    def _model(self, model: Path | transformers.PreTrainedModel) -> _Model:
+    def _model(self, model: transformers.PreTrainedModel) -> _Model:
         """A model as lm-eval takes it; one that does not fit the scale's data is a `UserError`."""
-        if not isinstance(model, transformers.PreTrainedModel):
-            model = load_model_folder(Path(model))
         context, entries = model.config.max_position_embeddings, model.config.vocab_size
         if len(self.tokenizer) > entries:
             what = f"the tokenizer has {len(self.tokenizer)} entries, the model {entries}."
             raise UserError(what, do="Evaluate the model with the data it was trained on.")
         if context < self.scale.sequence_length:
-            what = f"the model's context is {context} tokens, the scale's sequences are "
-            do = "Evaluate models trained at this scale."
-            raise UserError(f"{what}{self.scale.sequence_length}.", do=do)
+            what = f"the model's context is {context} tokens, the scale's {self.scale.sequence_length}."
+            raise UserError(what, do="Evaluate models trained at this scale.")
         return _Model(
             pretrained=model.to(self.device),
             tokenizer=self.tokenizer,
@@ -192,28 +179,18 @@ class Harness:
             max_length=context,
             mixed_precision_dtype=_MIXED_PRECISION[self.scale.precision],
             softmax_dtype="float32",
-            encoded=self._encoded,
         )
 
     def _score(self, lm: _Model, task: _Task) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
         output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=False)
-        result, asked = output["results"][name], task.instances
-        truncated = {one.doc_id for one in asked if self._tokens(one.args) > lm.max_length + 1}
+        result = output["results"][name]
+        too_long = {one.doc_id for one in task.instances if lm.tokens(one.args) > lm.max_length}
         return Score(
             metric=metric,
             value=float(result[f"{metric},none"]),
             stderr=float(result[f"{metric}_stderr,none"]),
-            documents=len({one.doc_id for one in asked}),
-            truncated=len(truncated),
+            documents=len(task.eval_docs),
+            truncated=len(too_long),
             declaration=task.declaration,
         )
-
-    def _tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
-        """Tokens of a prompt and a choice, or of a prompt and what is generated at most."""
-        prompt, then = asked
-        if isinstance(then, dict):
-            # One more than a choice: the last token of a choice is not read.
-            return len(self.tokenizer(prompt).input_ids) + then["max_gen_toks"] + 1
-        context, continuation = self._encoded[asked]
-        return len(context) + len(continuation)

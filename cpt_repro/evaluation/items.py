@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,10 @@ class Item(Strict):
     #: solved.
     id: str
     examples: tuple[str, ...] = ()
+
+    def after(self, before: str, examples: tuple[str, ...]) -> Self:
+        """The same with a text, made from these examples, before the question."""
+        return self.model_copy(update={"context": before + self.context, "examples": examples})
 
 
 class _OfChoices(Item):
@@ -52,6 +56,10 @@ class Choices(_OfChoices):
             raise ValueError(f"the labels {self.labels} are not a 0 or 1 for each choice, with a 1")
         return self
 
+    @property
+    def solved(self) -> str:
+        return f"{self.context} {self.choices[self.answer]}"
+
 
 class Openings(_OfChoices):
     """After which of `contexts` is the continuation likeliest?"""
@@ -61,6 +69,14 @@ class Openings(_OfChoices):
     contexts: Texts
     continuation: str
 
+    def after(self, before: str, examples: tuple[str, ...]) -> Openings:
+        contexts = tuple(before + one for one in self.contexts)
+        return self.model_copy(update={"contexts": contexts, "examples": examples})
+
+    @property
+    def solved(self) -> str:
+        return f"{self.contexts[self.answer]} {self.continuation}"
+
 
 class Question(Item):
     """A text to be answered; any of `answers` is right."""
@@ -69,6 +85,10 @@ class Question(Item):
 
     context: str
     answers: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @property
+    def solved(self) -> str:
+        return f"{self.context} {self.answers[0]}"
 
 
 def kind_of(scoring: Scoring) -> type[Item]:

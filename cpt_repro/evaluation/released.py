@@ -7,6 +7,7 @@ runs, in `results/<scale>/released/<paper>/<run>.json`, and no exhibit or claim 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from cpt_repro.declarations.benchmarks import task_digests
 from cpt_repro.declarations.released import Released
 from cpt_repro.errors import UserError
+from cpt_repro.evaluation.evaluate import in_words
 from cpt_repro.files import digest
 from cpt_repro.models.architecture import architecture
 from cpt_repro.models.outside import Outside, check_fits, check_tokenizer, load_outside
@@ -59,19 +61,15 @@ def released_models(plan: Plan) -> Iterator[ReleasedModel]:
             identity = digest(["released", declared.model])
             evaluation = read_record(Evaluation, path) if identity_in(path) == identity else None
             model = plan.studies[paper].paper.runs[run].model
-            stale = evaluation is not None and evaluation.declarations != wanted
+            stale = evaluation is not None and evaluation.current(wanted).suites.keys() != wanted.keys()
             yield ReleasedModel(paper, run, declared, model, identity, path, evaluation, stale)
 
 
 def _opened(plan: Plan, one: ReleasedModel) -> Outside:
     """The model, its files fetched; a `UserError` if it is not the run's at this scale."""
     scale, outside = plan.scale, Outside(plan.project, one.declared.model)
-    check_fits(
-        outside, scale.models[one.model], None, f"models.{one.model} in configs/scales/{scale.name}.yaml"
-    )
-    if outside.vocabulary < (entries := scale.tokenizer.vocab_size):
-        what = f"its embedding has {outside.vocabulary} rows, and the scale's tokenizer {entries} entries."
-        raise outside.fault(what, "Evaluate it at a scale that has its tokenizer.")
+    setting = f"models.{one.model} in configs/scales/{scale.name}.yaml"
+    check_fits(outside, scale.models[one.model], None, setting)
     check_tokenizer(outside, plan.project.data / scale.name / "tokenizer")
     for file in outside.weight_files:
         outside.fetch(file)
@@ -90,9 +88,10 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
     opened: list[tuple[ReleasedModel, Outside]] = []
     failed: dict[str, UserError] = {}
 
-    def attempt(one: ReleasedModel, do: Callable[[], None]) -> None:
+    @contextmanager
+    def attempting(one: ReleasedModel) -> Iterator[None]:
         try:
-            do()
+            yield
         except UserError as error:
             failed[one.name] = error
             say(f"{one.name}: FAILED. {error}")
@@ -104,14 +103,16 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
         elif one.declared.weights == "empty":
             say(f"{one.name}: passed over, no weights in {one.declared.repository}")
         elif one.evaluation is None or one.stale:
-            attempt(one, lambda one=one: opened.append((one, _opened(plan, one))))
+            with attempting(one):
+                opened.append((one, _opened(plan, one)))
     if opened:
         # lm-eval and transformers take some ten seconds to import: only where there is something to evaluate.
         from cpt_repro.evaluation.harness import Harness
 
         harness = Harness(plan.project, plan.scale, plan.data)
     for one, outside in opened:
-        attempt(one, lambda one=one, outside=outside: _evaluate(harness, one, outside, say))
+        with attempting(one):
+            _evaluate(harness, one, outside, say)
     if failed:
         listing = " ".join(f"{name}: {why}" for name, why in failed.items())
         what = f"{len(failed)} of {len(wanted)} could not be evaluated. {listing}"
@@ -123,14 +124,12 @@ def _evaluate(harness: Harness, one: ReleasedModel, outside: Outside, say: Calla
     model = architecture(size.architecture).new(size, outside.vocabulary, context, seed=0)
     source = {"repository": one.declared.repository, "commit": str(outside.repository.commit)}
     source["weights"] = load_outside(outside, model)
-    suites = harness.evaluate(model.eval())
     record = Evaluation(
         identity=one.identity,
         id=f"released/{one.name}",
-        suites=suites,
+        suites=harness.evaluate(model.eval()),
         suites_fingerprint=harness.fingerprint,
         environment=harness.environment | source,
     )
     write_record(one.path, record)
-    scores = ", ".join(f"{name} {100 * suite.average:.1f} %" for name, suite in suites.items())
-    say(f"{one.name} ({MARK}): {scores}")
+    say(f"{one.name} ({MARK}): {in_words(record)}")

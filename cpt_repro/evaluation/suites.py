@@ -24,7 +24,7 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,11 +53,9 @@ class Document(NamedTuple):
 
 
 class TaskFile(Strict):
-    """What the items of one task are."""
+    """The items of one task: the digest of all that decided them, and the SHA-256 of their file."""
 
-    #: digest of all that decided them (`task_digests`)
     declaration: str
-    #: SHA-256 of their file
     items: str
 
 
@@ -97,13 +95,13 @@ def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Pat
         local = _LocalTasks(project, scale)
         for suite_name, suite in scale.suites.items():
             for name, task in suite.tasks.items():
-                if isinstance(scoring := scoring_of(project, task), Benchmark):
+                scoring, file = scoring_of(project, task), folder / suite_name / f"{name}.jsonl"
+                if isinstance(scoring, Benchmark):
                     items = PublishedTask(project, scoring).items()
                 else:
                     items = local.items(suite_name, suite, name, task)
-                rows = (item.model_dump(mode="json", exclude_unset=True) for item in items)
+                rows = (item.model_dump(mode="json", exclude_defaults=True) for item in items)
                 lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
-                file = folder / suite_name / f"{name}.jsonl"
                 write_text(file, "".join(lines))
                 written = TaskFile(declaration=digests[suite_name][name], items=file_digest(file))
                 tasks[f"{suite_name}/{name}"] = written
@@ -197,59 +195,52 @@ class _LocalTasks:
             share = len(range(place, task.documents, len(suite.corpora)))
             # Seeding by a string does not depend on PYTHONHASHSEED.
             rng = random.Random(f"{suite_name}/{name}/{corpus}")
-            drawn = _items(task, corpus, self.texts[corpus], rng, self._fits, where)
-            part = list(itertools.islice(drawn, share))
+            part = list(itertools.islice(self._drawn(task, corpus, rng, where), share))
             if len(part) < share:
-                size = task.context_words + _length(task)
                 what = f"{share} items are needed from the corpus '{corpus}', and its held-out text gives "
-                what += f"{len(part)} (stretches of {size} words in {len(self.texts[corpus])} documents)."
+                what += f"{len(part)} (from {len(self.texts[corpus])} documents)."
                 do = f"Lower 'documents' to at most {len(part) * len(suite.corpora)}, or 'context_words'."
                 raise UserError(what, where=where, do=do)
             parts.append(part)
         return list(_in_turns(parts))
 
+    def _drawn(self, task: Task, corpus: str, rng: random.Random, where: str) -> Iterator[Choices]:
+        """Items of one task from one corpus, as many as there are."""
+        documents = self.texts[corpus]
+        words = [word for document in documents for word in document.words]
+        length = task.continuation_words if task.kind == "continuation" else 1
+        for index, start in _windows(documents, task.context_words + length, rng):
+            window = documents[index].words[start : start + task.context_words + length]
+            true = " ".join(window[task.context_words :])
+            if not self._fits(true):
+                continue
+            choices = [true]
+            for _ in range(1000):
+                if task.kind == "last_word":
+                    other = rng.choice(words)
+                else:
+                    other = _passage(documents, index, length, rng)
+                if other is not None and other not in choices and self._fits(other):
+                    choices.append(other)
+                if len(choices) == CHOICES:
+                    break
+            else:
+                what = f"the held-out text of the corpus '{corpus}' gives no {CHOICES - 1} false choices."
+                do = "Lower 'continuation_words', or give the corpus more documents."
+                raise UserError(what, where=where, do=do)
+            rng.shuffle(choices)
+            yield Choices(
+                id=f"{documents[index].id}#{start}",
+                corpus=corpus,
+                context=" ".join(window[: task.context_words]),
+                choices=tuple(choices),
+                answer=choices.index(true),
+            )
+
 
 def _in_turns(parts: Sequence[Sequence]) -> Iterator:
     """One of each part, then the next of each, so that the first ones are a fair sample of all."""
     return (one for turn in itertools.zip_longest(*parts) for one in turn if one is not None)
-
-
-def _length(task: Task) -> int:
-    """Words of a choice."""
-    return task.continuation_words if task.kind == "continuation" else 1
-
-
-def _items(
-    task: Task,
-    corpus: str,
-    documents: list[Document],
-    rng: random.Random,
-    fits: Callable[[str], bool],
-    where: str,
-) -> Iterator[Choices]:
-    """Items of one task from one corpus, as many as there are."""
-    words, length = [word for document in documents for word in document.words], _length(task)
-    for index, start in _windows(documents, task.context_words + length, rng):
-        window = documents[index].words[start : start + task.context_words + length]
-        true = " ".join(window[task.context_words :])
-        if not fits(true):
-            continue
-        choices = [true]
-        for _ in range(1000):
-            other = rng.choice(words) if task.kind == "last_word" else _passage(documents, index, length, rng)
-            if other is not None and other not in choices and fits(other):
-                choices.append(other)
-            if len(choices) == CHOICES:
-                break
-        else:
-            need = "other documents as long" if task.kind == "continuation" else "four different words"
-            what = f"the held-out text of the corpus '{corpus}' gives no {CHOICES - 1} false choices; "
-            do = "Lower 'continuation_words', or give the corpus more held-out text."
-            raise UserError(f"{what}there must be {need}.", where=where, do=do)
-        rng.shuffle(choices)
-        place, context = f"{documents[index].id}#{start}", " ".join(window[: task.context_words])
-        answer = choices.index(true)
-        yield Choices(id=place, corpus=corpus, context=context, choices=tuple(choices), answer=answer)
 
 
 def _windows(documents: list[Document], size: int, rng: random.Random) -> Iterator[tuple[int, int]]:

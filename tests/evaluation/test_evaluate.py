@@ -74,7 +74,7 @@ def test_a_run_and_a_merge_are_evaluated_once(world):
     digests = task_digests(world.project, world.plan.scale, world.plan.data)
     for model, record in records.items():
         assert (record.id, record.identity) == (model, world.plan.model(model).identity)
-        assert record.declarations == digests
+        assert record.current(digests) == record
         assert {score.documents for suite in record.suites.values() for score in suite.tasks.values()} == {20}
         assert set(record.environment) == {"lm_eval", "transformers", "torch", "threads", "batch_size"}
     assert len(records[world.run].prompts) == len(records[world.run].generations) == 5

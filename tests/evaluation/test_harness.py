@@ -1,15 +1,16 @@
 """Scores through lm-eval: right, repeatable, silent, each task by itself, and no code in what is shared."""
 
+import copy
 import hashlib
 import json
 import math
 import random
 import re
+import shutil
 import string
 
 import pytest
 import torch
-import transformers
 from small_hub import write_hub
 from tiny_evaluation import (
     DATA,
@@ -31,6 +32,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.evaluation.harness import Harness, load_tokenizer
 from cpt_repro.evaluation.suites import build_suites
 from cpt_repro.exhibits.catalogue import load_exhibits
+from cpt_repro.models.weights import load_model_folder
 from cpt_repro.records.receipts import Score, SuiteScores
 
 SCALE, CONTEXT = scale_of(local_suites()), 512
@@ -48,28 +50,31 @@ def world(tmp_path_factory):
     return project, Harness(project, SCALE, DATA)
 
 
+@pytest.fixture
+def guessing(world):
+    """A model that has learned nothing."""
+    return load_model_folder(world[0].root / "random")
+
+
 @pytest.fixture(scope="module")
 def trained(world):
-    """Folder of a model that has learned the chain."""
+    """A model that has learned the chain."""
     project, harness = world
     ids = harness.tokenizer(TEXT).input_ids
-    return write_model(project.root / "trained", len(harness.tokenizer), seed=2, ids=ids)
+    return load_model_folder(write_model(project.root / "trained", len(harness.tokenizer), seed=2, ids=ids))
 
 
 # --- local tasks ---
 
 
 @pytest.mark.slow
-def test_trained_is_above_chance_and_random_is_not(world, trained, capfd):
-    project, harness = world
-    learned, guessing = (
-        harness.evaluate(folder)["english"].tasks for folder in (trained, project.root / "random")
-    )
+def test_trained_is_above_chance_and_random_is_not(world, trained, guessing, capfd):
+    learned, guessed = (world[1].evaluate(model)["english"].tasks for model in (trained, guessing))
     for name, metric in (("continuation", "acc_norm"), ("last_word", "acc")):
         score = learned[name]
         assert (score.metric, score.documents, score.truncated) == (metric, 40, 0)
         assert score.stderr == pytest.approx(math.sqrt(score.value * (1 - score.value) / 39))
-        assert score.value > 0.6 and guessing[name].value < 0.5
+        assert score.value > 0.6 and guessed[name].value < 0.5
     assert capfd.readouterr() == ("", "")
 
 
@@ -77,8 +82,7 @@ def test_trained_is_above_chance_and_random_is_not(world, trained, capfd):
 def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world, trained):
     project, harness = world
     first = harness.evaluate(trained)
-    model = transformers.GPTNeoXForCausalLM.from_pretrained(trained)
-    assert first == harness.evaluate(model) == Harness(project, SCALE, DATA).evaluate(trained)
+    assert first == harness.evaluate(trained) == Harness(project, SCALE, DATA).evaluate(trained)
     alone = local_suites()
     del alone["english"]["tasks"]["continuation"]
     score = Harness(project, scale_of(alone), DATA).evaluate(trained)["english"]
@@ -87,27 +91,18 @@ def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world, trained)
 
 
 @pytest.mark.slow
-def test_known_scores_are_kept_where_the_task_is_the_same(world, tmp_path):
-    project, harness = world
-    scores = harness.evaluate(project.root / "random")["english"]
-    one = scores.tasks["last_word"]
-    # Nothing is left to score: no model is read.
-    assert harness.evaluate(tmp_path, {"english": scores})["english"] == scores
-    marked = {"last_word": one.model_copy(update={"value": 1.0})}
-    after = harness.evaluate(
-        project.root / "random", {"english": scores.model_copy(update={"tasks": marked})}
-    )
-    assert after["english"].tasks["last_word"].value == 1
-    assert after["english"].tasks["continuation"] == scores.tasks["continuation"]
-    assert after["english"].average == (1 + scores.tasks["continuation"].value) / 2
-    other = {"last_word": one.model_copy(update={"value": 1.0, "declaration": "another"})}
-    after = harness.evaluate(project.root / "random", {"english": scores.model_copy(update={"tasks": other})})
-    assert after["english"] == scores
+def test_known_scores_are_kept_where_the_task_is_the_same(world, guessing):
+    scores = world[1].evaluate(guessing)["english"]
+    for declaration, kept in ((scores.tasks["last_word"].declaration, True), ("another", False)):
+        marked = scores.tasks["last_word"].model_copy(update={"value": 1.0, "declaration": declaration})
+        known = SuiteScores(tasks={"last_word": marked})
+        after = world[1].evaluate(guessing, {"english": known})["english"]
+        assert after.tasks["continuation"] == scores.tasks["continuation"]
+        assert after.tasks["last_word"] == (marked if kept else scores.tasks["last_word"])
 
 
-def test_truncated_items_are_counted(world):
-    project, harness = world
-    model = transformers.GPTNeoXForCausalLM.from_pretrained(project.root / "random")
+def test_truncated_items_are_counted(world, guessing):
+    model, harness = guessing, world[1]
     model.config.max_position_embeddings = 16
     with pytest.raises(UserError, match="context is 16 tokens"):
         harness.evaluate(model)
@@ -119,8 +114,6 @@ def test_truncated_items_are_counted(world):
 
 def new_project_with(world, scale):
     """The same data under another folder, with the suites of `scale`."""
-    import shutil
-
     project = world[0]
     other = project.with_(data=project.root / f"data-{scale.sequence_length}")
     shutil.copytree(project.data, other.data, dirs_exist_ok=True)
@@ -130,10 +123,8 @@ def new_project_with(world, scale):
 
 def test_unfit_models_are_refused(world, tmp_path):
     project, harness = world
-    with pytest.raises(UserError, match="not a model folder"):
-        harness.evaluate(tmp_path)
     with pytest.raises(UserError, match="entries"):
-        harness.evaluate(write_model(tmp_path / "small", 100, seed=0))
+        harness.evaluate(load_model_folder(write_model(tmp_path / "small", 100, seed=0)))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="GPU"):
             Harness(project, SCALE.model_copy(update={"device": "gpu"}), DATA)
@@ -144,7 +135,7 @@ def test_unfit_models_are_refused(world, tmp_path):
 CODE = "{{ cycler.__init__.__globals__.os.popen('touch ATTACKED').read() }}"
 
 
-def test_code_in_shared_suites_does_not_run(world, tmp_path, monkeypatch):
+def test_code_in_shared_suites_does_not_run(world, guessing, tmp_path, monkeypatch):
     """The reported attack in lm-eval's declarations beside the items, and in items whose hashes fit."""
     monkeypatch.chdir(tmp_path)
     project = new_project_with(world, scale_of(local_suites(), sequence_length=32))
@@ -168,8 +159,8 @@ def test_code_in_shared_suites_does_not_run(world, tmp_path, monkeypatch):
         record["tasks"][f"english/{name}"]["items"] = hashlib.sha256(content).hexdigest()
     (folder / "fingerprint.json").write_text(json.dumps(record))
     harness = Harness(project, scale_of(local_suites(), sequence_length=32), DATA)
-    folder = write_model(tmp_path / "long", len(harness.tokenizer), seed=1, context=256)
-    scores = harness.evaluate(folder)["english"].tasks
+    longer = load_model_folder(write_model(tmp_path / "long", len(harness.tokenizer), seed=1, context=256))
+    scores = harness.evaluate(longer)["english"].tasks
     assert {score.documents for score in scores.values()} == {4}
     asked = {
         text for task in harness._tasks["english"].values() for one in task.instances for text in one.args
@@ -177,12 +168,10 @@ def test_code_in_shared_suites_does_not_run(world, tmp_path, monkeypatch):
     assert asked == {CODE, f" {CODE}", f" {CODE}a"}  # as it stands
     assert not list(tmp_path.glob("ATTACKED"))
     with pytest.raises(UserError, match="a choice has .* tokens, and the model's context 64"):
-        harness.evaluate(project.root / "random")
+        harness.evaluate(guessing)
 
 
 def test_tokenizer_folders_run_no_code_and_are_checked(world, tmp_path):
-    import shutil
-
     folder = shutil.copytree(world[0].data / "tiny" / "tokenizer", tmp_path / "tokenizer")
     before = load_tokenizer(folder)("bara dose").input_ids
     (folder / "evil.py").write_text('raise SystemExit("code from a tokenizer folder was run")\n')
@@ -214,7 +203,7 @@ def papers(repository, tmp_path_factory):
     text = " ".join(path.read_text(encoding="utf-8") for path in sorted(project.benchmarks.glob("*.yaml")))
     fast = write_tokenizer(project.data / "tiny" / "tokenizer", text, 900)
     folder = write_model(project.root / "model", len(fast), 3, context=CONTEXT, initializer_range=0.15)
-    model = transformers.GPTNeoXForCausalLM.from_pretrained(folder).eval()
+    model = load_model_folder(folder)
     # Questions whose answer is what the model says, in other letters, with an article and full stops.
     questions = [f"who bakes bread {n}" for n in range(12)]
     said = [answered(model, fast, f"Answer these questions:\n\nQ: {q}?\nA:") for q in questions]
@@ -225,7 +214,7 @@ def papers(repository, tmp_path_factory):
     file = "nq_open/validation-00000-of-00001.parquet"
     write_hub(project.hub_copies, {"google-research-datasets/nq_open": {file: rows}})
     build_suites(project, scale, DATA)
-    return project, scale, folder, fast, Harness(project, scale, DATA)
+    return project, scale, model, fast, Harness(project, scale, DATA)
 
 
 def answered(model, tokenizer, prompt: str) -> str:
@@ -251,8 +240,8 @@ def likelihood(model, tokenizer, context: str, continuation: str) -> float:
 
 @pytest.mark.slow
 def test_all_published_tasks_are_scored(papers, capfd):
-    project, scale, folder, _, harness = papers
-    scores = harness.evaluate(folder)
+    project, scale, model, _, harness = papers
+    scores = harness.evaluate(model)
     assert {name: list(suite.tasks) for name, suite in scores.items()} == {
         name: list(suite.tasks) for name, suite in scale.suites.items()
     }
@@ -265,14 +254,13 @@ def test_all_published_tasks_are_scored(papers, capfd):
         values = [score.value for score in suite.tasks.values()]
         assert suite.average == pytest.approx(sum(values) / len(values))
     assert capfd.readouterr() == ("", "")
-    assert harness.evaluate(folder) == scores
+    assert harness.evaluate(model) == scores
 
 
 @pytest.mark.slow
 def test_scores_are_what_a_plain_computation_gives(papers):
-    project, _, folder, tokenizer, harness = papers
-    scores = harness.evaluate(folder)["english"].tasks
-    model = transformers.GPTNeoXForCausalLM.from_pretrained(folder).eval()
+    project, _, model, tokenizer, harness = papers
+    scores = harness.evaluate(model)["english"].tasks
 
     def items(task: str) -> list[dict]:
         path = project.data / "tiny" / "suites" / "english" / f"{task}.jsonl"
@@ -319,7 +307,7 @@ def test_scores_are_what_a_plain_computation_gives(papers):
 
 @pytest.mark.slow
 def test_long_prompts_are_counted_and_the_batch_is_bounded(papers):
-    project, scale, folder, tokenizer, harness = papers
+    project, scale, model, tokenizer, harness = papers
     assert harness.batch_size == 64
     small = scale_of(published_suites(trqa="triviaqa"), CONTEXT)
     longer = small.model_copy(update={"sequence_length": CONTEXT * 4})
@@ -328,9 +316,9 @@ def test_long_prompts_are_counted_and_the_batch_is_bounded(papers):
     lines = (project.data / "tiny/suites/english/trqa.jsonl").read_text().splitlines()
     room = max(len(tokenizer(json.loads(line)["context"]).input_ids) for line in lines) + 32
     for context, some in ((CONTEXT, False), (room, False), (room - 1, True)):
-        model = transformers.GPTNeoXForCausalLM.from_pretrained(folder)
-        model.config.max_position_embeddings = context
-        assert (trqa.evaluate(model)["english"].tasks["trqa"].truncated > 0) == some
+        changed = copy.deepcopy(model)
+        changed.config.max_position_embeddings = context
+        assert (trqa.evaluate(changed)["english"].tasks["trqa"].truncated > 0) == some
 
 
 @pytest.mark.parametrize("key", ["table_05", "table_06", "table_07", "table_10", "table_11"])

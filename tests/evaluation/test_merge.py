@@ -1,14 +1,10 @@
-"""TIES merges: worked examples, and folders."""
-
-import json
+"""TIES merges: worked examples."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_evaluation import write_model
 
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.merge import merge_folders, ties_merge, trim
+from cpt_repro.evaluation.merge import ties_merge, trim
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -54,13 +50,6 @@ def test_equal_magnitudes_trim_in_order_and_one_entry_always_stays():
     assert trim(torch.tensor([1.0, -2.0]), 0.1).tolist() == [0.0, -2.0]
 
 
-def test_types_are_kept_and_counts_are_the_bases():
-    base = {"w": torch.zeros(2, dtype=torch.bfloat16), "n": torch.tensor([3])}
-    task = {"w": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor([5])}
-    merged = ties_merge(base, [task], 1.0)
-    assert merged["w"].dtype == torch.bfloat16 and merged["n"].tolist() == [3]
-
-
 def test_models_that_do_not_fit_are_refused():
     base = tensors(0)
     with pytest.raises(UserError, match="'b' is .* None in a task model"):
@@ -69,19 +58,3 @@ def test_models_that_do_not_fit_are_refused():
         ties_merge(base, [{**base, "c": base["a"]}], 0.5)
     with pytest.raises(UserError, match="'a' is"):
         ties_merge(base, [{**base, "a": torch.zeros(5, 7)}], 0.5)
-
-
-def test_folders_are_merged_whole_or_not_at_all(tmp_path):
-    base, task = (write_model(tmp_path / f"model-{seed}", 300, seed) for seed in (1, 2))
-    out = tmp_path / "merged"
-    for density in (0.25, 1.0):
-        assert merge_folders(base, [task], density, out) == out
-        assert {path.name for path in tmp_path.iterdir()} == {"model-1", "model-2", "merged"}
-    merged, expected = load_file(out / "model.safetensors"), load_file(task / "model.safetensors")
-    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in expected)
-    assert json.loads((out / "config.json").read_text()) == json.loads((base / "config.json").read_text())
-    with pytest.raises(UserError, match="not a model folder"):
-        merge_folders(base, [tmp_path / "none"], 0.5, out)
-    (task / "model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n")  # a pickle
-    with pytest.raises(UserError, match="not valid safetensors"):
-        merge_folders(base, [task], 0.5, out)
