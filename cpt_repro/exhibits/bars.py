@@ -93,8 +93,7 @@ class Bars(FigureKind):
         return unique(panel.published for panel in self.panels), sum(len(group.runs) for group in self.groups)
 
     def caption(self, view: View) -> list[str]:
-        over = "seeds where there are several, else over " if view.several_seeds else ""
-        error = f"Error bars: standard error over {over}closing evaluations (loss) or documents (suite)."
+        error = f"Error bars: {view.error_over('closing evaluations (loss) or documents (suite)')}."
         where = "the diamonds" if view.full_size else "the outlined bars below"
         published = f"Published: {where}, as printed or digitised."
         return [error, published if self.published_table[0] else NOT_DIGITISED]
@@ -148,7 +147,6 @@ class Bars(FigureKind):
         return figure
 
     def _draw_panel(self, axes: Axes, panel: BarPanel, view: View) -> None:
-        """Our bars, at scale paper with the published values on them."""
         for bar in self.of(view, panel):
             ours, mark = panel.height(view, bar.group, bar.run), 0.0
             if view.full_size and bar.published:
@@ -165,7 +163,6 @@ class Bars(FigureKind):
             _value(axes, panel, bar.x, ours.value, top, 4 if view.full_size else 2)
 
     def _draw_published(self, axes: Axes, panel: BarPanel, view: View) -> None:
-        """The published bars by themselves."""
         marks = set()
         for bar in self.of(view, panel):
             if bar.published is None:

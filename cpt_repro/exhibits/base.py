@@ -167,6 +167,10 @@ class View(Evidence):
             seeds = [(one.average, one.stderr) for one in scores]
         return over_seeds([100 * v for v, _ in seeds], [100 * e for _, e in seeds], 2) if seeds else None
 
+    def error_over(self, what: str) -> str:
+        """What a standard error is taken over, in words; `what` where there is one seed."""
+        return f"standard error over {'seeds where there are several, else over ' * self.several_seeds}{what}"
+
     def size(self, name: str) -> str:
         """How a run's paper calls its model."""
         paper, run = declaration(self.study, name)

@@ -50,13 +50,13 @@ class Exhibits(Strict):
 
 
 class Needs(NamedTuple):
-    """What an exhibit is drawn from, over all seeds; what has no counterpart at the scale is left out."""
+    """What an exhibit is drawn from, over all seeds; what has no counterpart at the scale is left out.
 
-    #: ids of runs whose receipts are read
+    Ids of runs for their receipts, of runs and merges for their evaluations, corpora for their records.
+    """
+
     runs: tuple[str, ...]
-    #: ids of runs and merges whose evaluations are read
     models: tuple[str, ...]
-    #: corpora whose records are read
     corpora: tuple[str, ...]
 
 
@@ -65,7 +65,6 @@ class Catalogue:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        # One of each for the life of the catalogue.
         self.declared = cache(self.declared)
         self.counterparts = cache(self.counterparts)
 
@@ -93,11 +92,10 @@ class Catalogue:
     def needs(self, paper: str, key: str) -> Needs:
         """What an exhibit is drawn from."""
         exhibit = self.find(paper, key)
-        ids = [
-            tuple(unique(one for name in names for one in self.plan.ids(paper, name)))
-            for names in (exhibit.runs, exhibit.evaluations)
-        ]
-        return Needs(*ids, tuple(c for c in exhibit.corpora if c in self.plan.scale.corpora))
+        runs = unique(one for name in exhibit.runs for one in self.plan.ids(paper, name))
+        models = unique(one for name in exhibit.evaluations for one in self.plan.ids(paper, name))
+        corpora = (corpus for corpus in exhibit.corpora if corpus in self.plan.scale.corpora)
+        return Needs(tuple(runs), tuple(models), tuple(corpora))
 
     @cached_property
     def models(self) -> tuple[str, ...]:

@@ -71,10 +71,8 @@ class Counterparts:
 
     def loss(self, run: str, corpora: tuple[str, ...]) -> Value | None:
         """Final loss printed for a run on one corpus, or two averaged; else its digitised curve's end."""
-        for _, column, row, value in self.cells(run, "average_loss" if len(corpora) == 2 else "loss"):
-            new = row.new_corpus(self.study)
-            average, one = (self.study.paper.old, new), (new if column.corpus == "new" else column.corpus,)
-            if tuple(corpora) == (average if len(corpora) == 2 else one):
+        for _, column, row, value in self.cells(run, "loss", "average_loss"):
+            if column.corpora(self.study.paper.old, row.new_corpus(self.study)) == tuple(corpora):
                 return value
         if len(corpora) == 1 and (curve := self.curve(run, corpora[0])):
             points, place = curve

@@ -39,7 +39,6 @@ class Drawn(Strict):
     agreement: Agreement | None
     #: name -> SHA-256
     files: dict[str, str]
-    #: a table as it is printed
     tables: tuple[Part, ...] = ()
 
 

@@ -42,6 +42,12 @@ class Column(Strict):
         """Whether it shows losses."""
         return self.show in ("loss", "average_loss")
 
+    def corpora(self, old: str, new: str | None) -> tuple[str | None, ...]:
+        """Corpora that the losses of a row about the data `new` are the mean over."""
+        if self.show == "average_loss":
+            return old, new
+        return (new if self.corpus == "new" else self.corpus,)
+
 
 class Anchors(Strict):
     """What makes losses comparable across scales: (loss - zero) / (one - zero), column by column."""
@@ -93,11 +99,13 @@ class Rows(TableKind):
         return self
 
     def caption(self, view: View) -> list[str]:
-        over, out = "seeds where there are several, else over " if view.several_seeds else "", []
+        out = []
         if any(column.losses for column in self.columns):
-            out.append(f"Losses in nats per token ± standard error over {over}the closing evaluations;")
+            out.append(f"Losses in nats per token ± {view.error_over('the closing evaluations')};")
             out.append("AVG is the mean of D0 and D1.")
-        return [*out, f"Scores in percent ± standard error over {over}documents."] if self.suites else out
+        if self.suites:
+            out.append(f"Scores in percent ± {view.error_over('documents')}.")
+        return out
 
     def table(self, view: View) -> Table:
         columns = _Builder(self, view).columns()
@@ -186,48 +194,36 @@ class _Builder:
 
     def _losses(self, column: Column) -> Values:
         view = self.view
-
-        def corpora(key: Key) -> tuple[str, ...]:
-            if column.show == "average_loss":
-                return view.study.paper.old, key.new
-            return (key.new if column.corpus == "new" else column.corpus,)
-
+        corpora = lambda key: column.corpora(view.study.paper.old, key.new)  # noqa: E731
         shown = unique(corpora(key)[0] for key in self.keys if column.show == "loss")
         there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
         here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
         measure = lambda row, key: view.loss(row.run, *corpora(key)) if row.run else None  # noqa: E731
-        return self._values(column, column.heading, next(iter(column.published), None), measure, there, here)
+        values = self._values(column, column.heading, next(iter(column.published), None), measure)
+        return values._replace(there=there, here=here)
 
     def _scores(self, column: Column) -> list[Values]:
         """The columns that one of scores stands for."""
         suite = self.view.scale.suites.get(column.suite)
         tasks = list(suite.tasks) if suite else []
 
-        def values(heading: str, published: str | None, task: str | None, here: str = "") -> Values:
+        def values(heading: str, published: str | None, task: str | None) -> Values:
             score = lambda row, key: self.view.score(row.model, column.suite, task)  # noqa: E731
             measure = score if task or column.show == "average" else None
-            return self._values(column, heading, published, measure, here=here)
+            return self._values(column, heading, published, measure)
 
         first = next(iter(column.published), None)
         if column.show == "average":
             return [values(column.heading, first, None)]
         if column.show == "task":
             task = next((name for name in column.task if name in tasks), None)
-            return [values(column.heading, first, task, task or "")]
+            return [values(column.heading, first, task)._replace(here=task or "")]
         # A task of this scale is the published one of the same letters and digits: arc_c is ARC-c.
         own = {letters(task): task for task in tasks}
         out = [values(head, head, own.pop(letters(head), None)) for head in column.published]
         return out + [values(task, None, task) for task in own.values()]
 
-    def _values(
-        self,
-        column: Column,
-        heading: str,
-        published: str | None,
-        measure: Measure | None,
-        there: str = "",
-        here: str = "",
-    ) -> Values:
+    def _values(self, column: Column, heading: str, published: str | None, measure: Measure | None) -> Values:
         """A published column beside what is measured (None: the scale has nothing of the kind)."""
         view, cells = self.view, []
         printed = view.published(published, len(self.rows))
@@ -244,7 +240,7 @@ class _Builder:
                 state = view.why(key.name) if measure else NO_COUNTERPART
             misprint = (view.key, number, published) in view.counterparts.misprints
             cells.append(Cell(value, measured, state, misprint))
-        values = Values(heading, there, here, view.scale.name, cells, self.digits)
+        values = Values(heading, "", "", view.scale.name, cells, self.digits)
         compare(values, self.keys, self.exhibit.anchors, column.losses)
         return values
 

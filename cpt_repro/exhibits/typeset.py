@@ -38,9 +38,6 @@ MARKS = {"digitised": "ᵈ", "authors' code": "ᶜ", "derived": "ᵃ"}
 MISPRINT = "ᵐ"
 
 
-# -- the model
-
-
 class Measured(NamedTuple):
     """A value of this scale: mean over seeds, its standard error, the validation set's noise."""
 
@@ -149,29 +146,33 @@ class Values(NamedTuple):
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of the CSV; those of numbers hold numbers and nothing else."""
-        at, cells = f"{self.scale} scale", self.cells
-        measured = [cell.reproduced or Measured(None, "") for cell in cells]
-        ranks = [cell.ranks or (None, None, None) for cell in cells]
+        at = f"{self.scale} scale"
         inside = f"{self.here}, {at}" if self.here else at
-        marks = [c.published.mark + "; misprint" * c.misprint if c.published else None for c in cells]
-        every = {
-            "published": [cell.printed(self.digits) for cell in cells],
-            "mark": marks,
-            f"reproduced ({inside})": [one.value for one in measured],
-            f"standard error ({at})": [one.error for one in measured],
-            f"noise of the validation set ({at})": [one.noise for one in measured],
-            f"seeds ({at})": [one.seeds for one in measured],
-            "state": [c.state if c.published else f"{c.state}; {NOT_PUBLISHED}" for c in cells],
-            "published rank": [rank[0] for rank in ranks],
-            f"rank ({at})": [rank[1] for rank in ranks],
-            "ranked rows": [rank[2] for rank in ranks],
-            "published effect": [cell.effects[0] for cell in cells],
-            f"effect ({at})": [cell.effects[1] for cell in cells],
-            f"difference ({at})": [cell.difference for cell in cells],
-        }
-        kept = ("published", "reproduced", "state")
-        chosen = {name: v for name, v in every.items() if name.split(" (")[0] in kept or {*v} - {None}}
-        return {f"{self.heading}, {name}": values for name, values in chosen.items()}
+
+        def row(cell: Cell) -> dict[str, Any]:
+            measured = cell.reproduced or Measured(None, "")
+            published_rank, rank, ranked = cell.ranks or (None, None, None)
+            mark = cell.published and cell.published.mark + "; misprint" * cell.misprint
+            return {
+                "published": cell.printed(self.digits),
+                "mark": mark,
+                f"reproduced ({inside})": measured.value,
+                f"standard error ({at})": measured.error,
+                f"noise of the validation set ({at})": measured.noise,
+                f"seeds ({at})": measured.seeds,
+                "state": cell.state if cell.published else f"{cell.state}; {NOT_PUBLISHED}",
+                "published rank": published_rank,
+                f"rank ({at})": rank,
+                "ranked rows": ranked,
+                "published effect": cell.effects[0],
+                f"effect ({at})": cell.effects[1],
+                f"difference ({at})": cell.difference,
+            }
+
+        rows = [row(cell) for cell in self.cells]
+        kept = ("published", f"reproduced ({inside})", "state")
+        chosen = [name for name in rows[0] if name in kept or any(row[name] is not None for row in rows)]
+        return {f"{self.heading}, {name}": [row[name] for row in rows] for name in chosen}
 
 
 class Part(Strict):
@@ -243,9 +244,6 @@ def decimals(values: list[Value | None]) -> int:
     """Decimals that a published column was printed with: YAML drops closing zeros, not those of all rows."""
     floats = [repr(v.value) for v in values if v and isinstance(v.value, float)]
     return max((len(text.partition(".")[2]) for text in floats), default=0)
-
-
-# -- files
 
 
 def plain(text: str) -> str:

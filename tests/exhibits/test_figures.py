@@ -219,7 +219,9 @@ def test_compute_is_in_the_papers_unit_and_a_bar_is_a_mean_over_seeds(pocket):
     view = pocket().view("ibrahim2024/figure_01")
     compute, loss, _ = view.exhibit.panels
     group = view.exhibit.groups[1]
-    assert compute.height(view, group, group.runs[2]).value == pytest.approx(2, abs=0.01)  # 600B of 300B units
+    assert compute.height(view, group, group.runs[2]).value == pytest.approx(
+        2, abs=0.01
+    )  # 600B of 300B units
     finals = [one.final for one in view.runs(group.runs[0])]
     losses = [(final["pile"].loss + final["sp"].loss) / 2 for final in finals]
     bar = loss.height(view, group, group.runs[0])

@@ -17,14 +17,18 @@ from cpt_repro.report.page import write_report
 DRAWN = [("ibrahim2024", "figure_02"), ("ibrahim2024", "table_02"), ("ibrahim2024", "table_09")]
 
 
+def planned(project, *papers, scale="pocket"):
+    """A project with the catalogue and the records of some papers."""
+    plan = Plan(project, load_scale(project, scale), papers)
+    return SimpleNamespace(project=project, plan=plan, catalogue=Catalogue(plan), records=Records(plan))
+
+
 def opened(repository, root):
     """The project in `root` as it lies now."""
     project = repository.with_(results=root / "results", figures=root / "figures")
-    catalogue = Catalogue(Plan(project, load_scale(project, "pocket"), ("gupta2023", "ibrahim2024")))
-    records = Records(catalogue.plan)
-    return SimpleNamespace(
-        root=root, project=project, catalogue=catalogue, records=records, plan=catalogue.plan
-    )
+    one = planned(project, "gupta2023", "ibrahim2024")
+    one.root = root
+    return one
 
 
 @pytest.fixture(scope="package")

@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 from cpt_repro import __version__, cli
 from cpt_repro.declarations.strict import read_yaml
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import digest, read_json, write_json
 from cpt_repro.report.citation import citation
 
-from .conftest import DRAWN, opened
+from .conftest import DRAWN, opened, planned
 
 
 def test_cite_an_exhibit(made):
@@ -71,15 +72,9 @@ def test_cite_of_nothing_says_what_draws(repository, tmp_path):
 
 
 def test_a_paper_without_an_entry_is_cited_by_its_reference(third_project):
-    from cpt_repro.declarations.scale import load_scale
-    from cpt_repro.exhibits.catalogue import Catalogue
-    from cpt_repro.exhibits.draw import draw
-    from cpt_repro.planning.plan import Plan
-    from cpt_repro.records.lookup import Records
-
-    catalogue = Catalogue(Plan(third_project, load_scale(third_project, "smoke"), ("third2026",)))
-    draw(catalogue, Records(catalogue.plan), "third2026", "table_01")
-    told = citation(catalogue, "table_01")
+    one = planned(third_project, "third2026", scale="smoke")
+    draw(one.catalogue, one.records, "third2026", "table_01")
+    told = citation(one.catalogue, "table_01")
     assert "@misc{third2026,\n  note = {A made-up third paper (arXiv 2601.00001)}" in told.bibtex
 
 

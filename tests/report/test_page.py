@@ -12,7 +12,7 @@ from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
 from cpt_repro.report.page import Page, write_report
 
-from .conftest import DRAWN, opened
+from .conftest import DRAWN, opened, planned
 
 LEDGER = Ledger(
     scale="pocket",
@@ -198,14 +198,8 @@ def test_page_names_what_is_missing_or_incomplete(spoilt):
 
 
 def test_a_third_paper_stands_on_the_page_as_a_root_of_its_own(third_project, repository):
-    from cpt_repro.declarations.scale import load_scale
-    from cpt_repro.exhibits.catalogue import Catalogue
-    from cpt_repro.planning.plan import Plan
-    from cpt_repro.records.lookup import Records
-
-    project = third_project.with_(results=repository.results)
-    catalogue = Catalogue(Plan(project, load_scale(project, "pocket"), ("ibrahim2024", "third2026")))
-    page = Page(catalogue, Records(catalogue.plan), project.figures)
+    one = planned(third_project.with_(results=repository.results), "ibrahim2024", "third2026")
+    page = Page(one.catalogue, one.records, one.project.figures)
     roots = {node.run.name: node for node in page.tree("third2026")}
     assert set(roots) == {"german-alone", "continued/replay-0.02", "continued/replay-0.25"}
     # Trained once, under the other paper's name.

@@ -5,7 +5,7 @@ import pytest
 from cpt_repro.files import file_digest, read_json, write_json
 from cpt_repro.report.verify import verify
 
-from .conftest import DRAWN
+from .conftest import DRAWN, planned
 
 #: The ledger takes some seconds.
 pytestmark = pytest.mark.slow
@@ -101,10 +101,7 @@ def test_verify_names_missing_unreadable_and_unplanned_receipts(spoilt):
     assert "1 records are not run yet" in text and "not planned any more: gupta2023/410m/x" in text
 
 
-def test_the_committed_figures_are_what_the_committed_records_say(repository, plan_of):
-    from cpt_repro.exhibits.catalogue import Catalogue
-    from cpt_repro.records.lookup import Records
-
-    catalogue = Catalogue(plan_of("pocket"))
-    result = verify(catalogue, Records(catalogue.plan), keys=DRAWN)
+def test_the_committed_figures_are_what_the_committed_records_say(repository):
+    one = planned(repository)
+    result = verify(one.catalogue, one.records, keys=DRAWN)
     assert result.ok, "\n".join(result.summary())
