@@ -105,15 +105,16 @@ def _item(name: str, unit: str, effect: Effect | None, published: Value | None) 
     )
 
 
-def _tightest(effects: Iterable[Effect]) -> Effect:
-    """The effect with the least room above its noise: the one that decided."""
-    return min(effects, key=lambda effect: effect.value - effect.noise)
+def _decisive(effects: Iterable[Effect]) -> Effect | None:
+    """The effect with the least room above its noise."""
+    return min(effects, key=lambda effect: effect.value - effect.noise, default=None)
 
 
 def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
     study = measured.study
     published = AsPublished(catalogue, study.name, {run for one in test.readings() for run in one.runs})
-    outcome, printed = evaluate(test, measured), evaluate(test, published)
+    outcome, printed = evaluate(test, measured), evaluate(test, published).verdict
+    decisive = _decisive(outcome.effects)
     items = [_item(q.text, q.unit(study), effect, published.about(q)) for q, effect in values(test, measured)]
     if test.kind == "ratio" and test.over:
         name = f"({test.of.text}) over ({test.over.text})"
@@ -122,8 +123,8 @@ def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
         **test.model_dump(include={"kind", "says", "only_at"}),
         **vars(outcome),
         measured=items,
-        noise=_tightest(outcome.effects).noise if outcome.effects else None,
-        published_verdict=None if printed.verdict == NOT_RUN else printed.verdict,
+        noise=decisive and decisive.noise,
+        published_verdict=None if printed == NOT_RUN else printed,
         missing=(outcome.reason,) if outcome.verdict == NOT_RUN else (),
     )
 
@@ -159,7 +160,7 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
 def _why(test: TestRecord, scale: str) -> str:
     if test.reason:
         return f"{test.says} ({test.reason})"
-    effect, first = _tightest(test.effects), test.measured[0]
+    effect, first = _decisive(test.effects), test.measured[0]
     if test.kind == "ratio" and first.value is not None and first.noise is not None:
         share = f"{number(first.value, first.unit)} ± {number(first.noise, first.unit)}"
         return f"{test.says} ({share}, wanted {effect.says}, at {scale})"

@@ -230,7 +230,15 @@ class Measured:
             for corpus, source in sample.losses.items():
                 losses[corpus].append((share / len(sample.losses), source, reading))
         for corpus, summed in losses.items():
-            errors += _sequence_errors(corpus, summed)
+            each = [trained.sequence_losses(corpus) for _, trained, _ in summed]
+            if all(each) and len(set(map(len, each))) == 1:
+                errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
+                continue
+            # The sequences are the same for every seed: their noise does not average out.
+            together: dict[Reading, float] = defaultdict(float)
+            for weight, trained, reading in summed:
+                together[reading] += weight * trained.final[corpus].noise
+            errors += together.values()
         return math.hypot(*errors)
 
 
@@ -252,19 +260,6 @@ def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
     first, last = reading.window or (0.0, math.inf)
     averaged = sum(first <= x <= last and x > 0 for x, _ in trained.curve(corpus))
     return final.stderr * math.sqrt(final.evaluations / (averaged or 1 if reading.when == "mean" else 1))
-
-
-def _sequence_errors(corpus: str, summed: list[tuple[float, Trained, Reading]]) -> list[float]:
-    """Standard errors, over validation sequences, of a weighted sum of losses on one corpus."""
-    each = [trained.sequence_losses(corpus) for _, trained, _ in summed]
-    if all(each) and len({len(losses) for losses in each}) == 1:
-        weights = np.array([weight for weight, _, _ in summed])
-        return [float(stats.sem(weights @ np.array(each)))]
-    # The sequences are the same for every seed: their noise does not average out.
-    together: dict[Reading, float] = defaultdict(float)
-    for weight, trained, reading in summed:
-        together[reading] += weight * trained.final[corpus].noise
-    return list(together.values())
 
 
 def _fit(trained: Trained, read: tuple[str, ...], reading: Reading) -> Sample:
@@ -289,24 +284,23 @@ class AsPublished:
     def __init__(self, catalogue: Catalogue, paper: str, beside: Iterable[str] = ()):
         self.catalogue, self.study = catalogue, catalogue.plan.studies[paper]
         self.beside = [self.study.resolve(name) for name in beside]
-        self._values: dict[Reading, Value | None] = {}
 
     def value(self, reading: Reading) -> Value:
         """The value with mark and place; `Missing` where nothing was published."""
-        if reading not in self._values:
-            values = (value for run in reading.runs if (value := self._find(run, reading)))
-            self._values[reading] = next(values, None)
-        if (value := self._values[reading]) is None:
-            raise Missing("not published")
-        return value
+        for run in reading.runs:
+            if value := self._find(run, reading):
+                return value
+        raise Missing("not published")
 
     def _find(self, run: str, reading: Reading) -> Value | None:
         paper, name = self.study.resolve(run)
         published = self.catalogue.counterparts(paper)
         if reading.what in ("suite", "task"):
             return published.score(name, *reading.of[:2])
-        if reading.what != "loss":
-            return published.compute(name) if reading.what == "compute" else None
+        if reading.what == "compute":
+            return published.compute(name)
+        if reading.what == "r_squared":
+            return None
         read = corpora(self.study, run, reading)
         if reading.when == "final":
             return published.loss(name, read)

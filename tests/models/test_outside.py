@@ -109,10 +109,7 @@ LAST = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
         ),
         (lambda state: state[LAST].__setitem__((0, 0), float("nan")), [LAST, "not finite"]),
         (lambda state: state[LAST].__setitem__((0, 0), float("inf")), [LAST, "not finite"]),
-        (
-            lambda state: state.update({LAST: torch.ones(32, 64)}),
-            ["of another shape", LAST],
-        ),
+        (lambda state: state.update({LAST: torch.ones(32, 64)}), ["of another shape", LAST]),
         (lambda state: state.update({LAST: torch.ones(32, 128, dtype=torch.int8)}), ["not whole", "copying"]),
     ],
 )
