@@ -4,7 +4,9 @@ Trainings over two ranks, with whole parameters and with sharded ones, one of th
 """
 
 import json
+import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,9 +76,25 @@ def alone(built, folder):
     own.fit(ROOT, execution=TWO, progress=fail)
 
 
+def look_late():
+    """The second rank is slow to look for a state that was saved, as on a busy machine; without it, a race
+    is rare.
+    """
+    exists = os.path.exists
+
+    def late(path):
+        if ".aside" in str(path):
+            time.sleep(0.5)
+        return exists(path)
+
+    if os.environ["RANK"] == "1":
+        os.path.exists = late
+
+
 if __name__ == "__main__":
     what, root, data, folder = sys.argv[1], *map(Path, sys.argv[2:])
     built = Project.at(root).with_(data=data)
+    look_late()
     if what == "alone":
         alone(built, folder)
     World(built, folder / "whole", **SHORT).train("pile", "pile--sp/replay-0.05")

@@ -55,8 +55,8 @@ warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
 PATIENCE = 3600
 #: Of `Execution` what a receipt records, and a state against interruption.
 RECORDED = ("microbatch_sequences", "activation_checkpointing", "compile", "deterministic")
-#: Key, among the corpora that a saved state stands on, of the weights that the training started from.
-START = "the weights at the start"
+#: Among the corpora that a saved state stands on, the weights that the training started from.
+START = "start weights"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,7 @@ def join_ranks(device: str) -> Device:
 
 
 def on_all_ranks(do: Callable[[], Any]) -> Any:
-    """What `do` gives on this rank; a `UserError` of any rank is raised on all, so that none waits for it
-    in vain.
-    """
+    """What `do` gives on this rank; a `UserError` of any rank is raised on all: none waits in vain."""
     result, fault = None, None
     try:
         result = do()
@@ -330,11 +328,11 @@ class _Fitting:
         self.training, self.execution = job.run.training, job.execution
         self.ranks, self.rank = dist.get_world_size(), dist.get_global_rank()
         self.sharded = self.execution.fsdp and self.ranks > 1
-        self.shape = architecture(self.training.model.architecture)
+        self.arch = architecture(self.training.model.architecture)
         batch = self.training.batch_sequences
         if batch % self.ranks:
             raise self.fault(
-                f"{self.ranks} ranks do not divide the batch of {batch} sequences.", "Use others."
+                f"{self.ranks} ranks do not divide the batch of {batch} sequences.", "Change it."
             )
         if job.device == "gpu" and not torch.cuda.is_available():
             raise self.fault("the scale asks for a GPU, and there is none.", "Choose a scale for CPUs.")
@@ -353,11 +351,7 @@ class _Fitting:
     # -- model
 
     def _load_start(self, model: torch.nn.Module) -> str | None:
-        """Puts the weights of the parent, or of the model from outside, into `model`.
-
-        Returns the SHA-256 of the parent's file or of the outside model's tensors, None of a start from
-        scratch.
-        """
+        """Puts what it starts from into `model`: SHA-256 of the parent's file, or of a model's tensors."""
         start, external, size = self.training.start, self.training.external, self.training.model
         if external:
             outside = Outside(self.corpora.plan.project, external.model, self.job.run.id)
@@ -376,12 +370,12 @@ class _Fitting:
         size = (training.model, training.vocabulary, training.sequence_length)
         if self.sharded:
             # The first rank makes or reads the weights; Composer hands them out, a layer at a time.
-            model = self.shape.empty(*size) if self.rank else self.shape.new(*size, training.seed)
+            model = self.arch.empty(*size) if self.rank else self.arch.new(*size, training.seed)
             self.start_digest = of_first_rank(lambda: self._load_start(model))
         else:
-            model = self.shape.new(*size, training.seed)
+            model = self.arch.new(*size, training.seed)
             self.start_digest = on_all_ranks(lambda: self._load_start(model))
-        spread.prepare_model(model, self.shape, self.execution, self.job.device)
+        spread.prepare_model(model, self.arch, self.execution, self.job.device)
         self.model = _ComposedLM(model)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.optimizer = adamw(self.model)
@@ -414,10 +408,10 @@ class _Fitting:
         """Composer's trainer with our callbacks, its state loaded."""
         job, training = self.job, self.training
         recorded = {name: getattr(self.execution, name) for name in RECORDED}
-        self.spread = recorded | {"ranks": self.ranks, "fsdp": self.sharded}
+        self.how = recorded | {"ranks": self.ranks, "fsdp": self.sharded}
         self.pace, self.measure = Pace(), Measure(self.curves, training.precision, self.rate)
         self.keep = KeepWeights(training.identity, self.store, job.kept)
-        resumable = Resumable(self.saved, job.save_every, self.spread)
+        resumable = Resumable(self.saved, job.save_every, self.how)
         clipping = Clip(spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
         callbacks = [self.pace, SetRate(self.rate), clipping, self.measure, self.keep, resumable]
         load_path = self.saved.folder / self.state.file if self.state else None
@@ -448,10 +442,10 @@ class _Fitting:
     def choose_microbatch(self) -> None:
         """Sequences of a forward pass; compiling comes after, so that sizes tried are not compiled."""
         size = self._microbatch()
-        self.spread["microbatch_sequences"] = self.trainer.state.device_train_microbatch_size = size
+        self.how["microbatch_sequences"] = self.trainer.state.device_train_microbatch_size = size
         self.measure.at_once = spread.validation_sequences(self.job.device, self.execution, size)
         if self.execution.compile:
-            spread.compile_parts(self.model, self.shape)
+            spread.compile_parts(self.model, self.arch)
 
     def _microbatch(self) -> int:
         """`auto`: those of the run that is gone on with, else as many as fit."""
@@ -537,7 +531,7 @@ class _Fitting:
                 tokens_per_second=round(tokens / max(self.seconds - own_seconds, 1e-9)),
                 validation_seconds=round(own_seconds, 2),
                 resumed_at=self.started_at,
-                execution=self.spread,
+                execution=self.how,
                 commit=code_commit(self.corpora.plan.project.root),
                 **self.pace.measured(),
             ),

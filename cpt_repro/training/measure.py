@@ -120,9 +120,9 @@ class _KeptModel:
         self._where = torch.device("cuda" if device == "gpu" else "cpu")
         self._precision = spread.precision_context(training.precision, self._where)
         self._at_once = spread.validation_sequences(device, execution, microbatch)
-        shape = architecture(training.model.architecture)
-        model = shape.new(training.model, training.vocabulary, training.sequence_length, training.seed)
-        shape.prepare_attention(model, device)
+        arch = architecture(training.model.architecture)
+        model = arch.new(training.model, training.vocabulary, training.sequence_length, training.seed)
+        arch.prepare_attention(model, device)
         self._model = CausalLM(model).to(self._where).eval()
 
     def load(self, folder: Path, expected: str | None) -> None:

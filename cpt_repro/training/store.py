@@ -111,7 +111,7 @@ class SavedState(Strict):
     file: str = Field(pattern=r"^resume-[0-9]+(\.pt)?$")
     #: Of the file, or of each file in the folder.
     sha256: str | dict[str, str]
-    #: Corpus trained on -> fingerprint.
+    #: What it stands on: corpora with their fingerprints, the weights it started from.
     data: dict[str, str]
     #: How the run that wrote it was spread over hardware.
     execution: dict[str, Any] = {}
@@ -122,8 +122,7 @@ class _Record(RootModel):
 
 
 class SavedStates:
-    """Training states kept against interruption: `resume-<iteration>.pt`, and `resume.json`, which vouches
-    for them.
+    """Training states kept against interruption: `resume-<iteration>.pt`; `resume.json` vouches for them.
 
     A state counts once the JSON, written after it, names it with its hash; of the two newest the first
     whole one is used. They are this program's own files, of one training and one machine, and hold more
@@ -140,28 +139,23 @@ class SavedStates:
         return parse(_Record, read_json(self.record), str(self.record)).root if self.record.exists() else ()
 
     def newest(self, sharded: bool = False) -> SavedState | None:
-        """The newest whole state; one of other data than now, or saved otherwise than `sharded`, is a
-        `UserError`.
-        """
+        """The newest whole state; of other data than now, or saved otherwise, it is a `UserError`."""
         for state in self._named():
             path = self.folder / state.file
-            if not path.exists() or _digests(path) != state.sha256:
-                continue
-            for corpus, fingerprint in self.data.items():
-                if (before := state.data.get(corpus)) != fingerprint:
-                    what = (
-                        f"it was trained on '{corpus}' with fingerprint {before}, which is now {fingerprint}."
-                    )
-                    do = "Restore the corpus, or remove this folder to train anew."
-                    raise UserError(what, where=str(path), do=do)
-            if path.is_dir() != sharded:
-                was, now = ("sharded", "is not") if path.is_dir() else ("not sharded", "is")
-                do = "Set 'fsdp' back, or remove the saved states to train anew."
-                raise UserError(
-                    f"the state to go on from is {was}, and this run {now}.", where=str(path), do=do
-                )
-            return state
-        return None
+            if path.exists() and _digests(path) == state.sha256:
+                break
+        else:
+            return None
+        fault, do = None, "Set that back, or remove this folder to train anew."
+        for name, now in self.data.items():
+            if (before := state.data.get(name)) != now:
+                fault = f"it began with '{name}' being {before}, which is now {now}."
+        if path.is_dir() != sharded:
+            was, now = ("sharded", "is not") if path.is_dir() else ("not sharded", "is")
+            fault = f"the state to go on from is {was}, and this run {now} ('fsdp' of its 'execution')."
+        if fault:
+            raise UserError(fault, where=str(path), do=do)
+        return state
 
     @contextmanager
     def adding(
@@ -171,8 +165,7 @@ class SavedStates:
         sharded: bool = False,
         execution: dict[str, Any] | None = None,
     ) -> Iterator[Path]:
-        """Yields the path to write the state of `iteration` to; it is then hashed, named, and the oldest
-        removed.
+        """Yields the path to write a state to; it is then hashed, named, and the oldest removed.
 
         `write` False (other ranks than the first) only yields the path. `sharded`: the path is that of a
         folder, which all ranks fill before the first one goes on. `execution`: kept with the state.

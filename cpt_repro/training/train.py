@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,46 +33,46 @@ def train_runs(
     """
     # Of several ranks, which all come through here, the first one locks and writes.
     first, several = os.environ.get("RANK", "0") == "0", os.environ.get("WORLD_SIZE", "1") != "1"
-    trainings = {run.identity: run for run in reversed(runs)}
-    failed: dict[str, str] = {}
-
-    @cache
-    def corpora() -> Corpora:
-        from cpt_repro.training.corpora import Corpora
-
-        return Corpora(plan, check=os.environ.get("LOCAL_RANK", "0") == "0")
-
-    for number, (identity, run) in enumerate(reversed(trainings.items()), 1):
-        label, start = f"[{number}/{len(trainings)}] {run.id}", run.training.start
+    corpora, trainings, failed = cache(partial(_corpora, plan)), {}, {}
+    for run in runs:
+        trainings.setdefault(run.identity, run)
+    for number, (identity, run) in enumerate(trainings.items(), 1):
+        start = run.training.start
         if start and start.parent in failed:
             failed[identity] = f"{run.id}: what it starts from failed"
             continue
-
-        def busy(label: str = label) -> None:
-            say(f"{label}: another process trains it; waiting")
-
+        say_so = partial(_say_of, say, f"[{number}/{len(trainings)}] {run.id}: ")
         # Two calls at once, in one folder or with one store: the second waits, and then finds it done.
+        busy = partial(say_so, "another process trains it; waiting")
         with store.hold(identity, busy) if first else nullcontext():
-            receipt = None if again else _finished(plan, store, identity, several)
             try:
-                if receipt is None:
-                    receipt = _train(plan, run, store, corpora, label, say)
+                receipt = None if again else _finished(plan, store, identity, several)
+                receipt = receipt or _train(plan, run, store, corpora, say_so)
+            except StorageError:
+                raise
             except UserError as error:
-                if isinstance(error, StorageError):
-                    raise
-                say(f"{label}: FAILED. {error}")
-                if first:
-                    for path in _failures(records, identity):
-                        write_json(path, {"identity": identity, "why": str(error)})
+                say_so(f"FAILED. {error}")
+                for path in _failures(records, identity) if first else ():
+                    write_json(path, {"identity": identity, "why": str(error)})
                 if several:  # the others may wait for this one, and end with it
                     raise
                 failed[identity] = f"{run.id}: {error}"
                 continue
             if first:
-                _publish(records, run, receipt, store, lambda text, label=label: say(f"{label}: {text}"))
+                _publish(records, run, receipt, store, say_so)
     if failed:
         what = f"{len(failed)} of {len(trainings)} trainings failed. {' '.join(failed.values())}"
         raise UserError(what, do="Mend the cause; run again.")
+
+
+def _say_of(say: Say, label: str, text: str) -> None:
+    say(label + text)
+
+
+def _corpora(plan: Plan) -> Corpora:
+    from cpt_repro.training.corpora import Corpora
+
+    return Corpora(plan, check=os.environ.get("LOCAL_RANK", "0") == "0")
 
 
 def _finished(plan: Plan, store: Store, identity: str, several: bool) -> Receipt | None:
@@ -85,19 +85,17 @@ def _finished(plan: Plan, store: Store, identity: str, several: bool) -> Receipt
     return of_first_rank(lambda: store.finished(identity, plan.kept(identity)))
 
 
-def _train(
-    plan: Plan, run: PlannedRun, store: Store, corpora: Callable[[], Corpora], label: str, say: Say
-) -> Receipt:
+def _train(plan: Plan, run: PlannedRun, store: Store, corpora: Callable[[], Corpora], say: Say) -> Receipt:
     check_room(plan, [run], store)
     # Composer and torch take seconds to import: only where there is something to train.
     from cpt_repro.training.composer import Job, train
 
     training = run.training
-    say(f"{label}: {training.iterations} iterations, {training.tokens:,} tokens")
-    job = Job.of(plan, run, lambda done: say(f"{label}: {done}/{training.iterations}"))
+    say(f"{training.iterations} iterations, {training.tokens:,} tokens")
+    job = Job.of(plan, run, lambda done: say(f"{done}/{training.iterations}"))
     receipt = train(job, corpora(), store)
     finals = ", ".join(f"{corpus} {losses.final.loss:.3f}" for corpus, losses in receipt.losses.items())
-    say(f"{label}: {finals}; {receipt.measured.tokens_per_second:,.0f} tokens/s")
+    say(f"{finals}; {receipt.measured.tokens_per_second:,.0f} tokens/s")
     return receipt
 
 

@@ -91,7 +91,7 @@ def test_going_on_after_another_start_or_on_other_data_is_refused(trained, world
 
     path = own.model("pile") / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(UserError, match="the weights at the start"):
+    with pytest.raises(UserError, match="start weights"):
         own.fit(CHILD)
 
 

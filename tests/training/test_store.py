@@ -98,7 +98,7 @@ def test_a_state_that_could_not_be_written_leaves_the_ones_before(tmp_path):
 @pytest.mark.parametrize("sharded", [True, False])
 def test_a_state_of_other_data_or_saved_otherwise_is_refused(tmp_path, sharded):
     add(SavedStates(tmp_path, {"pile": "a" * 64}), 8, sharded=sharded)
-    with pytest.raises(UserError, match="'fsdp'"):
+    with pytest.raises(UserError, match="sharded, and this run is.*'fsdp'"):
         SavedStates(tmp_path, {"pile": "a" * 64}).newest(not sharded)
     with pytest.raises(UserError, match=f"'pile'.*{'a' * 64}.*{'b' * 64}"):
         SavedStates(tmp_path, {"pile": "b" * 64}).newest(sharded)
