@@ -109,10 +109,10 @@ def test_only_what_decides_a_task_changes_its_digest(project):
     before = changed(project)
     assert len(set(before.values())) == 5
 
-    declare(project, "piqa", note="other", about="other", gating="other")
+    declare(project, "piqa", note="other", about="other")
     assert changed(project, before=before) == set()
     # A key that says its default is not there.
-    declare(project, "piqa", num_fewshot=0, description="", target_delimiter=" ")
+    declare(project, "piqa", num_fewshot=0, description="")
     assert changed(project, before=before) == set()
     declare(project, "piqa", doc_to_text="Goal: {{ goal }}")
     assert changed(project, before=before) == {"published/piqa"}
