@@ -20,8 +20,6 @@ if call.stand_in:
     workdir: call.stand_in
 
 
-# `cpt-repro`, run by a process that has everything imported where there is one, else by itself.
-
 AT = "--scale {wildcards.scale}" + call.options
 
 
@@ -132,7 +130,7 @@ use rule train as weights with:
     input:
         call.ask("training_again", "run"),
     output:
-        temp(f"{WEIGHTS}/{{scale}}/{{run}}/{{gone}}"),
+        temp(touch(f"{WEIGHTS}/{{scale}}/{{run}}/{{gone}}")),
     log:
         "logs/{scale}/weights/{run}/{gone}.log",
     params:

@@ -36,16 +36,53 @@ corpora = typer.Typer(no_args_is_help=True, help="The real corpora: fetch their 
 app.add_typer(bench, name="bench")
 app.add_typer(corpora, name="corpora")
 
-Scale = Annotated[str, typer.Option("--scale", "-s", help="One of configs/scales/.")]
-Papers = Annotated[
-    str, typer.Option("--papers", help="Those that are made, separated by commas; else those of the scale.")
-]
-Results = Annotated[Path | None, typer.Option(help="Folder of receipts, instead of the project's.")]
-Figures = Annotated[
-    Path | None, typer.Option("--out", "--figures", help="Folder of figures, instead of the project's.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+def _option(kind: Any, text: str, *names: str, **how: Any) -> Any:
+    return Annotated[kind, typer.Option(*names, help=text, **how)]
+
+
+Scale = _option(str, "One of configs/scales/.", "--scale", "-s")
+Papers = _option(str, "Those that are made, separated by commas; else those of the scale.", "--papers")
+Results = _option(Path | None, "Folder of receipts, instead of the project's.")
+Figures = _option(Path | None, "Folder of figures, instead of the project's.", "--out", "--figures")
+AsJson = _option(bool, "Print JSON for programs.", "--json")
 Runs = Annotated[str, typer.Argument(help="An id as `plan` and `status` have it, or how several begin.")]
+Exhibit = Annotated[str, typer.Argument(help="<paper>/<exhibit>; all without it.")]
+# of `corpus`
+Processes = _option(int, "Worker processes; the shards do not depend on it.", min=1)
+Rebuild = _option(bool, "Check all that is there; build anew what is damaged.", "--rebuild")
+Upload = _option(str | None, "Copy it there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder.")
+# of `train` and `evaluate`
+Again = _option(bool, "Train what has a receipt too, to have all points of its curves.", "--again")
+DryRun = _option(bool, "Print the command that starts the ranks.", "--dry-run")
+Attempt = _option(int, "Above 1, what failed by itself is not tried again.", min=1)
+ReleasedToo = _option(
+    bool, "The authors' published weights; name them <paper>/<run>, or a pattern.", "--released"
+)
+# of `export`
+Out = _option(Path, "Folder to write, new or empty.")
+Iteration = _option(int | None, "Of the weights that were kept; the last without it.")
+# of `plan`
+Exhibits = _option(list[str] | None, "What <paper>/<exhibit> needs; may be repeated.", "--exhibit")
+Gpus = _option(int | None, "GPUs at hand, for the wall time.")
+Cores = _option(int | None, "CPU cores at hand, at scales for CPUs.")
+Speeds = _option(list[str] | None, "Tokens/s of one GPU (core): X, or MODEL=X for each of several models.")
+Mfu = _option(float | None, "Share of the peak that training reaches (0.45).")
+Peak = _option(float | None, "Peak of a GPU (989: H100, H200, dense bf16).")
+Price = _option(float | None, "USD per GPU-hour.")
+Memory = _option(float | None, "GB of a GPU (80).")
+Attention = _option(str | None, "FLOPs per token with full or causal attention.")
+# of `claims`
+Paper = _option(str | None, "One paper's claims alone.")
+Claim = _option(str | None, "One claim with its tests, such as C1 or <paper>/12.")
+Write = _option(bool, "Write claims.json and claims.md of all claims.", "--write")
+Readme = _option(Path | None, "Renew the table between the marks in this file.")
+# of `bench gpu`
+Model = _option(str | None, "As the scale names it; the first without it.")
+Steps = _option(int, "Steps timed in each arm, after those that warm up.", min=1)
+Microbatch = _option(str, "Sequences of a forward pass; auto: as many as fit.")
+Device = _option(str, "gpu; cpu for a dry run at a small scale.")
+Rounds = _option(int, "Turns of all arms.", min=1)
 
 
 def _say(text: str) -> None:
@@ -79,16 +116,9 @@ def corpus(
     name: Annotated[str, typer.Argument(help="A corpus of the scale; or `tokenizer`.")],
     scale: Scale = "smoke",
     papers: Papers = "",
-    processes: Annotated[
-        int, typer.Option(min=1, help="Worker processes; the shards do not depend on it.")
-    ] = 1,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Check all that is there; build anew what is damaged.")
-    ] = False,
-    upload: Annotated[
-        str | None,
-        typer.Option(help="Copy the corpus there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder."),
-    ] = None,
+    processes: Processes = 1,
+    rebuild: Rebuild = False,
+    upload: Upload = None,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
     from cpt_repro.data.build import build_corpus, build_tokenizer
@@ -120,15 +150,9 @@ def train(
     runs: Runs = "",
     scale: Scale = "smoke",
     papers: Papers = "",
-    again: Annotated[
-        bool, typer.Option("--again", help="Train what has a receipt too, to have all points of its curves.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the command that starts the ranks.")
-    ] = False,
-    attempt: Annotated[
-        int, typer.Option(min=1, help="Above 1, what failed by itself is not tried again.")
-    ] = 1,
+    again: Again = False,
+    dry_run: DryRun = False,
+    attempt: Attempt = 1,
 ) -> None:
     """Trains a run, or those whose ids begin so, and what they start from where that is missing.
 
@@ -202,15 +226,7 @@ def measure(runs: Runs = "", scale: Scale = "smoke", papers: Papers = "") -> Non
 
 @app.command()
 def evaluate(
-    models: Runs = "",
-    scale: Scale = "smoke",
-    papers: Papers = "",
-    released: Annotated[
-        bool,
-        typer.Option(
-            "--released", help="The authors' published weights; name them <paper>/<run>, or a pattern."
-        ),
-    ] = False,
+    models: Runs = "", scale: Scale = "smoke", papers: Papers = "", released: ReleasedToo = False
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
     work = _workflow(scale, papers)
@@ -243,12 +259,10 @@ def released_weights(scale: Scale = "paper", papers: Papers = "", as_json: AsJso
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's id, or <paper>/<run> for its first seed.")],
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    out: Out,
     scale: Scale = "smoke",
     papers: Papers = "",
-    iteration: Annotated[
-        int | None, typer.Option(help="Of the weights that were kept; the last without it.")
-    ] = None,
+    iteration: Iteration = None,
 ) -> None:
     """Writes a trained model as a Hugging Face folder: weights, tokenizer, receipt, model card."""
     from cpt_repro.training.export import export_run
@@ -259,7 +273,7 @@ def export(
 
 @app.command()
 def draw(
-    exhibit: Annotated[str, typer.Argument(help="<paper>/<exhibit>, or `all`.")] = "all",
+    exhibit: Exhibit = "all",
     scale: Scale = "smoke",
     papers: Papers = "",
     results: Results = None,
@@ -278,37 +292,27 @@ def draw(
 def plan(
     scale: Scale = "smoke",
     papers: Papers = "",
-    exhibit: Annotated[
-        list[str] | None,
-        typer.Option(help="What <paper>/<exhibit> needs; may be repeated."),
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs at hand, for the wall time.")] = None,
-    cores: Annotated[int | None, typer.Option(help="CPU cores at hand, at scales for CPUs.")] = None,
-    tokens_per_second: Annotated[
-        list[str] | None,
-        typer.Option(help="Tokens/s of one GPU (core): X, or MODEL=X for each of several models."),
-    ] = None,
-    mfu: Annotated[float | None, typer.Option(help="Share of the peak that training reaches (0.45).")] = None,
-    peak_tflops: Annotated[
-        float | None, typer.Option(help="Peak of a GPU (989: H100, H200, dense bf16).")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="USD per GPU-hour.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(help="GB of a GPU (80).")] = None,
-    attention: Annotated[str, typer.Option(help="FLOPs per token with full or causal attention.")] = "full",
+    exhibits: Exhibits = None,
+    gpus: Gpus = None,
+    cores: Cores = None,
+    tokens_per_second: Speeds = None,
+    mfu: Mfu = None,
+    peak_tflops: Peak = None,
+    price: Price = None,
+    gpu_memory: Memory = None,
+    attention: Attention = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory.
 
     Wall times are lower bounds: the longest chain of runs, or all work shared out evenly, whichever is more.
     """
+    given = {name: value for name, value in locals().items() if value is not None}
     from cpt_repro.declarations.strict import parse
     from cpt_repro.workflow.cost import Options, estimate
     from cpt_repro.workflow.cost_table import print_estimate
 
-    given = {"gpus": gpus, "cores": cores, "mfu": mfu, "peak_tflops": peak_tflops, "price": price}
-    given |= {"gpu_memory": gpu_memory, "attention": attention}
-    given |= {"exhibits": exhibit, "tokens_per_second": tokens_per_second}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: given[name] for name in Options.model_fields.keys() & given}
     cost = estimate(_workflow(scale, papers), parse(Options, options, "the command line"))
     if as_json:
         _print_json(dataclasses.asdict(cost))
@@ -330,18 +334,12 @@ def status(scale: Scale = "smoke", papers: Papers = "", as_json: AsJson = False)
 def claims(
     scale: Scale = "smoke",
     papers: Papers = "",
-    paper: Annotated[str | None, typer.Option(help="One paper's claims alone.")] = None,
-    claim: Annotated[
-        str | None, typer.Option(help="One claim with its tests, such as C1 or <paper>/12.")
-    ] = None,
+    paper: Paper = None,
+    claim: Claim = None,
     results: Results = None,
     out: Figures = None,
-    write: Annotated[
-        bool, typer.Option("--write", help="Write claims.json and claims.md of all claims.")
-    ] = False,
-    readme: Annotated[
-        Path | None, typer.Option(help="Renew the table between the marks in this file.")
-    ] = None,
+    write: Write = False,
+    readme: Readme = None,
     as_json: AsJson = False,
 ) -> None:
     """Says of every claim of the papers whether it held, what was measured, published, and what decided."""
@@ -399,7 +397,7 @@ def verify(
 
 @app.command()
 def cite(
-    exhibit: Annotated[str | None, typer.Argument(help="<paper>/<exhibit>; the whole without it.")] = None,
+    exhibit: Exhibit = "",
     scale: Scale = "smoke",
     papers: Papers = "",
     figures: Figures = None,
@@ -412,7 +410,7 @@ def cite(
     from cpt_repro.report.citation import citation
 
     work = _workflow(scale, papers, figures=figures)
-    cited = citation(work.catalogue, exhibit, code_commit(work.project.root))
+    cited = citation(work.catalogue, exhibit or None, code_commit(work.project.root))
     if as_json:
         _print_json(cited.model_dump(mode="json"))
     else:
@@ -440,15 +438,11 @@ def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
 @bench.command("gpu")
 def bench_gpu(
     scale: Scale = "paper",
-    model: Annotated[str | None, typer.Option(help="As the scale names it; the first without it.")] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps timed in each arm, after those that warm up.")
-    ] = 20,
-    microbatch: Annotated[
-        str, typer.Option(help="Sequences of a forward pass; auto: as many as fit.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="gpu; cpu for a dry run at a small scale.")] = "gpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of all arms.")] = 1,
+    model: Model = None,
+    steps: Steps = 20,
+    microbatch: Microbatch = "auto",
+    device: Device = "gpu",
+    rounds: Rounds = 1,
 ) -> None:
     """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled
     or not.

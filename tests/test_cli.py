@@ -77,6 +77,7 @@ def test_a_variable_that_is_set_and_empty(cpt, monkeypatch, name):
     assert f"${name}: the variable is set and empty" in sentence(cpt("status"))
 
 
+@pytest.mark.slow
 def test_a_receipt_that_is_none(cpt, third_project):
     """It is read where it says that it is of a training that is wanted."""
     name = "ibrahim2024/405m/pile--sp/replay-0.05/seed-0"
@@ -113,6 +114,7 @@ def test_what_is_left(cpt):
     assert new == {"third2026/continued/replay-0.02/seed-0"}
 
 
+@pytest.mark.slow
 def test_exhibits_are_drawn_elsewhere_from_receipts_elsewhere(cpt, tmp_path, repository):
     line = (
         f"draw ibrahim2024/figure_05 --scale pocket --results {repository.results.resolve()} --out {tmp_path}"

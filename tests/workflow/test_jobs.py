@@ -69,15 +69,14 @@ def test_a_changed_run_and_what_starts_from_it_are_to_be_trained(project):
 
 
 def test_a_renamed_run_trains_nothing(project):
-    for path in (*(project.papers / "ibrahim2024").iterdir(), project.scales / "pocket.yaml"):
-        path.write_text(path.read_text().replace("405m/pile--sp/", "405m/weak--sp/"))
+    """Its receipt lies under its old name, which as a target leads to it."""
+    for path in (*project.papers.glob("ibrahim2024/*.*"), project.scales / "pocket.yaml"):
+        path.write_text(path.read_text().replace("405m/pile+german", "405m/both"))
     jobs = work(project)
-    new = "ibrahim2024/405m/weak--sp/replay-0.05/seed-0"
-    assert jobs.status().to_train == [] and receipt(project, CHILD) in jobs.exhibit(
-        "ibrahim2024", "figure_05"
-    )
-    # Its receipt lies under its old name, which as a target leads to it.
-    assert jobs.named(CHILD) == new and jobs.training(CHILD) == []
+    old, new = (f"ibrahim2024/405m/{name}/seed-0" for name in ("pile+german", "both"))
+    assert new in jobs.plan.runs and jobs.status().to_train == []
+    assert receipt(project, old) in jobs.exhibit("ibrahim2024", "figure_05")
+    assert jobs.named(old) == new and jobs.training(old) == []
 
 
 def test_equal_trainings_lie_under_one_name(project):
@@ -171,10 +170,9 @@ def test_an_exhibit_of_what_is_missing_is_not_current(project):
     lost = receipt(project, CHILD)
     Path(lost).unlink()
     jobs = work(project)
-    for key in ("figure_05", "table_02"):
-        draw(jobs.catalogue, jobs.records, "ibrahim2024", key)
+    draw(jobs.catalogue, jobs.records, *TABLE)
     jobs = work(project)
-    assert {lost, NEW} <= set(jobs.exhibit("ibrahim2024", "figure_05"))
+    assert {lost, NEW} <= set(jobs.exhibit(*TABLE))
     write_json(project.figures / "pocket" / "claims.json", {})
     assert {lost, NEW} <= set(jobs.claims())
 
