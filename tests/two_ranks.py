@@ -1,6 +1,7 @@
 """What `test_ranks` runs in two processes: `two_ranks.py <project> <data> <folder>`.
 
-Trainings over two ranks, with whole parameters and with sharded ones, one of them interrupted.
+Trainings over two ranks, with whole parameters and with sharded ones, one of them interrupted; at the end one
+fails in one rank.
 """
 
 import json
@@ -92,12 +93,11 @@ def look_late():
 
 
 if __name__ == "__main__":
-    what, root, data, folder = sys.argv[1], *map(Path, sys.argv[2:])
+    root, data, folder = map(Path, sys.argv[1:])
     built = Project.at(root).with_(data=data)
     look_late()
-    if what == "alone":
-        alone(built, folder)
     World(built, folder / "whole", **SHORT).train("pile", "pile--sp/replay-0.05")
     seen = sharded(built, folder / "sharded") | interrupted(built, folder / "stopped")
     if dist.get_global_rank() == 0:
         (folder / "seen.json").write_text(json.dumps(seen))
+    alone(built, folder / "alone")

@@ -25,26 +25,19 @@ TESTS = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-4
 
 
-def ranks(built, folder, what="all"):
-    """Runs `two_ranks.py` as a launcher would: (exit codes, outputs)."""
+@pytest.fixture(scope="module")
+def two(built, tmp_path_factory):
+    """What two ranks made, started as by a launcher: worlds by name, what they saw, and how they ended."""
+    folder = tmp_path_factory.mktemp("two")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder.mkdir(exist_ok=True)
-    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
     common |= {"MASTER_PORT": str(port), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        str(TESTS / "two_ranks.py"),
-        what,
-        str(built.root),
-        str(built.data),
-        str(folder),
-    ]
     started = [
         subprocess.Popen(
-            command,
+            [sys.executable, str(TESTS / "two_ranks.py"), str(built.root), str(built.data), str(folder)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -53,19 +46,14 @@ def ranks(built, folder, what="all"):
         for rank in range(2)
     ]
     outputs = [process.communicate()[0] for process in started]
-    return [process.returncode for process in started], outputs
-
-
-@pytest.fixture(scope="module")
-def two(built, tmp_path_factory):
-    """What two ranks made: worlds by name, and what they saw."""
-    folder = tmp_path_factory.mktemp("two")
-    codes, outputs = ranks(built, folder)
-    assert codes == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    assert (folder / "seen.json").is_file(), outputs[0][-3000:] + outputs[1][-3000:]
     worlds = {
         f"{name}_world": World(built, folder / name, **SHORT) for name in ("whole", "sharded", "stopped")
     }
-    return SimpleNamespace(**json.loads((folder / "seen.json").read_text()), **worlds)
+    codes = [process.returncode for process in started]
+    return SimpleNamespace(
+        codes=codes, outputs=outputs, **json.loads((folder / "seen.json").read_text()), **worlds
+    )
 
 
 def receipt(world, name):
@@ -129,8 +117,7 @@ def test_sharded_training_goes_on_from_its_saved_state_with_the_same_bits(two, f
     faults("2 ranks with sharded parameters (FSDP, gloo), stopped", 1, "the same bits as never stopped")
 
 
-def test_a_rank_that_fails_alone_ends_all(built, tmp_path, faults):
+def test_a_rank_that_fails_alone_ends_all(two, faults):
     """It does not wait in vain for the one that is still in a step, nor that one for it."""
-    codes, outputs = ranks(built, tmp_path / "alone", "alone")
-    assert 0 not in codes and "ValueError: this rank alone" in outputs[1]
+    assert 0 not in two.codes and "ValueError: this rank alone" in two.outputs[1]
     faults("one of 2 ranks fails by itself", 1, "all end, none waits")
