@@ -78,7 +78,10 @@ rule corpus:
         "logs/{scale}/corpus-{corpus}.log",
     threads: call.ask("corpus_threads", "corpus")
     shell:
-        WARM + " corpus {wildcards.corpus} " + AT + " --processes {threads} > {log} 2>&1"
+        WARM
+        + " corpus {wildcards.corpus} "
+        + AT
+        + " --processes {threads} > {log} 2>&1"
 
 
 rule record:
@@ -147,7 +150,10 @@ rule evaluate:
         "logs/{scale}/evaluate/{run}.log",
     threads: call.ask("evaluation_resources", "run", part="cpus_per_task")
     resources:
-        **{part: call.ask("evaluation_resources", "run", part=part) for part in RESOURCES},
+        **{
+            part: call.ask("evaluation_resources", "run", part=part)
+            for part in RESOURCES
+        },
     params:
         job=call.ask("job", "run"),
         verb="evaluate",

@@ -194,11 +194,11 @@ class Workflow:
         run = self.plan.runs[self.named(folder)]
         if self.records.has_receipt(run):
             return []
-        return [*self.training_again(run.id), *self._anew(self.records.receipt_path(run))]
+        return [*self.training_again(folder), *self._anew(self.records.receipt_path(run))]
 
-    def training_again(self, run_id: str) -> list[str]:
+    def training_again(self, folder: str) -> list[str]:
         """Of a training, whether it has a receipt or not."""
-        run = self.plan.runs[run_id]
+        run = self.plan.runs[self.named(folder)]
         corpora = dict.fromkeys((*run.training.data, *self.plan.wanted(run.identity).corpora))
         inputs = [self.fingerprint(corpus) for corpus in corpora]
         if run.parent:
@@ -214,7 +214,7 @@ class Workflow:
         if self.store.has(run.identity, iteration, optimizer):
             return []
         gone = digest([run.identity, path.stat().st_mtime_ns])[:16]
-        return [f"{WEIGHTS}/{self.scale.name}/{run.id}/{gone}"]
+        return [f"{WEIGHTS}/{self.scale.name}/{self._folder(run)}/{gone}"]
 
     def measuring(self, folder: str) -> list[str]:
         """Of losses measured on kept weights."""

@@ -77,6 +77,10 @@ def test_a_renamed_run_trains_nothing(project):
     assert new in jobs.plan.runs and jobs.status().to_train == []
     assert receipt(project, old) in jobs.exhibit("ibrahim2024", "figure_05")
     assert jobs.named(old) == new and jobs.training(old) == []
+    # So do its weights, where they are wanted again.
+    run = jobs.plan.runs[new]
+    assert [path.rpartition("/")[0] for path in jobs._weights(run, 1)] == [f"{WEIGHTS}/pocket/{old}"]
+    assert set(jobs.training_again(old)) == {jobs.fingerprint(corpus) for corpus in ("pile", "german")}
 
 
 def test_equal_trainings_lie_under_one_name(project):
