@@ -69,9 +69,7 @@ class _Iterations(DistributedSampler):
 def batch_loader(
     batches: Batches, seed: int, first: int = 0, workers: int = 0, pinned: bool = False
 ) -> DataLoader:
-    """Loader of a rank's rows of the batches from `first` on; `seed` is for a generator of its own, so that
-    the global one is left alone whatever the number of workers.
-    """
+    """Loader of a rank's rows from batch `first` on; `seed`: of its own generator."""
     return DataLoader(
         batches,
         batch_size=None,

@@ -22,6 +22,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -53,6 +59,8 @@ warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
 
 #: Seconds that ranks wait for each other at most: the first one hashes and writes what takes minutes at 10B.
 PATIENCE = 3600
+#: States as they are where nothing is sharded, by names of tensors, on the CPU of the first rank.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 #: Of `Execution` what a receipt records, and a state against interruption.
 RECORDED = ("microbatch_sequences", "activation_checkpointing", "compile", "deterministic")
 #: Among the corpora that a saved state stands on, the weights that the training started from.
@@ -80,17 +88,10 @@ class Job:
     @classmethod
     def of(cls, plan: Plan, run: PlannedRun, progress: Callable[[int], None] | None = None) -> Job:
         """As the plan and its scale have it."""
-        scale, identity = plan.scale, run.identity
-        return cls(
-            run=run,
-            wanted=plan.wanted(identity),
-            kept=plan.kept(identity),
-            device=scale.device,
-            execution=scale.run_as(run.model_name),
-            workers=scale.loader_workers,
-            save_every=scale.iterations(scale.save_every, run.training.batch_sequences),
-            progress=progress,
-        )
+        scale, decided = plan.scale, (run, plan.wanted(run.identity), plan.kept(run.identity))
+        every = scale.iterations(scale.save_every, run.training.batch_sequences)
+        execution = scale.run_as(run.model_name)
+        return cls(*decided, scale.device, execution, scale.loader_workers, every, progress)
 
 
 class _ComposedLM(CausalLM, ComposerModel):
@@ -157,9 +158,7 @@ class Clip(Callback):
 
 
 class Measure(Callback):
-    """Takes training and validation losses at the planned iterations; survives resumption with the
-    checkpoint.
-    """
+    """Takes training and validation losses where it is due; survives resumption with the checkpoint."""
 
     def __init__(self, curves: Curves, precision: str, rate: Callable[[int], float]):
         self.curves, self.precision, self.rate = curves, precision, rate
@@ -224,8 +223,9 @@ class KeepWeights(Callback):
         if iteration not in self.kept:
             return
         model = bare(state.model).model
-        weights = spread.whole_weights(model)
-        optimizer = spread.whole_optimizer(model, state.optimizers[0]) if self.kept[iteration] else None
+        weights, optimizer = get_model_state_dict(model, options=WHOLE), None
+        if self.kept[iteration]:
+            optimizer = get_optimizer_state_dict(model, state.optimizers[0], options=WHOLE)
         folder = self.store.weights(self.identity, iteration)
         self.hashes[iteration] = of_first_rank(lambda: save_model(model, folder, optimizer, weights))
 
@@ -307,9 +307,8 @@ def train(job: Job, corpora: Corpora, store: Store) -> Receipt:
     """Trains, or goes on where it was interrupted; the receipt is in the store when this returns.
 
     Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU,
-    and where the ranks do not divide the batch. Where there are several ranks, only what is raised before
-    the first step is raised on all of them: after another error the process should end, which ends the
-    others' waiting.
+    and where the ranks do not divide the batch. Of several ranks one may fail alone: its process should then
+    end, which ends the others' waiting.
     """
     fitting = _Fitting(job, corpora, store)
     fitting.prepare_model()
@@ -437,7 +436,8 @@ class _Fitting:
         if start and "optimizer" in start.keep and not self.state:
             folder = self.store.weights(start.parent, start.iteration)
             state = on_all_ranks(lambda: load_optimizer(folder, mapped=self.sharded))
-            spread.load_whole_optimizer(bare(self.trainer.state.model).model, self.optimizer, state)
+            model = bare(self.trainer.state.model).model
+            set_optimizer_state_dict(model, self.optimizer, state, options=WHOLE)
 
     def choose_microbatch(self) -> None:
         """Sequences of a forward pass; compiling comes after, so that sizes tried are not compiled."""

@@ -20,7 +20,7 @@ class Corpora:
     """
 
     def __init__(self, plan: Plan, check: bool = True):
-        self.plan, self.check = plan, check
+        self.plan, self.check, self._scale = plan, check, (plan.project, plan.scale.name)
         self.folder = plan.project.data / plan.scale.name
         self.tokenizer = self.folder / "tokenizer"
         self._open: dict[tuple[str, str], Sequences] = {}
@@ -30,29 +30,20 @@ class Corpora:
     def sequences(self, corpus: str, domain: str) -> Sequences:
         """Training sequences of one domain."""
         if (corpus, domain) not in self._open:
-            self._open[corpus, domain] = open_domain(
-                self.plan.project,
-                self.plan.scale.name,
-                corpus,
-                "train",
-                domain,
-                self.fingerprint(corpus),
-                self.check,
-            )
+            place = (*self._scale, corpus, "train", domain)
+            self._open[corpus, domain] = open_domain(*place, self.fingerprint(corpus), self.check)
         return self._open[corpus, domain]
 
     def validation(self, corpus: str, n: int) -> torch.Tensor:
         """The fixed validation sample (n, L + 1), int64."""
         if (corpus, n) not in self._validation:
             self.fingerprint(corpus)
-            sample = validation_sample(self.plan.project, self.plan.scale.name, corpus, n, self.check)
+            sample = validation_sample(*self._scale, corpus, n, self.check)
             self._validation[corpus, n] = torch.from_numpy(sample.astype(np.int64))
         return self._validation[corpus, n]
 
     def fingerprint(self, corpus: str) -> Fingerprint:
-        """What was built of a corpus; of another manifest, length or tokenizer than is wanted, it is a
-        `UserError`.
-        """
+        """What was built of a corpus; of another manifest, length or tokenizer, it is a `UserError`."""
         if corpus not in self._fingerprints:
             built = load_fingerprint(self.folder / corpus)
             if fault := self._fault(corpus, built):

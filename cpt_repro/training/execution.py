@@ -12,17 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -34,7 +27,6 @@ from cpt_repro.training.loss import AT_ONCE, CausalLM
 
 #: Part of a GPU's memory that an estimated micro-batch may fill; the rest is for fragmentation.
 USABLE = 0.9
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def choose_kernels(deterministic: bool, device: str) -> None:
@@ -116,36 +108,16 @@ def environment() -> dict[str, str]:
     }
 
 
-# -- sharded tensors, and whole ones
-
-
 def gradient_excess(device: torch.device) -> float:
-    """What sharded gradients are multiplied by beside their mean over the ranks, as a module of one weight
-    a rank shows: 1 with NCCL; with gloo, which sums where torch asks for the mean (seen in torch 2.7), the
-    number of ranks.
+    """What sharded gradients are, over their mean over the ranks, as a module of one weight a rank shows.
+
+    1 with NCCL, the number of ranks with gloo, which sums where torch asks for the mean (seen in torch 2.7).
     """
     ranks = torch.distributed.get_world_size()
     probe = torch.nn.Linear(ranks, 1, bias=False, device=device)
     fully_shard(probe, mesh=init_device_mesh(device.type, (ranks,)))
     probe(torch.ones((1, ranks), device=device)).sum().backward()
     return probe.weight.grad.full_tensor()[0, 0].item()
-
-
-def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's whole tensors by name, on the CPU of the first rank; every rank must call this."""
-    return get_model_state_dict(model, options=_WHOLE)
-
-
-def whole_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's whole state by names of the model's tensors, as `whole_weights`."""
-    return get_optimizer_state_dict(model, optimizer, options=_WHOLE)
-
-
-def load_whole_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
-    """The inverse of `whole_optimizer`; every rank takes its part of what it has read."""
-    set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
 
 
 # -- how many sequences fit
@@ -195,9 +167,7 @@ def fits_by_measure(
 def largest_that_fits(
     share: int, fits: Callable[[int], bool], agree: Callable[[bool], bool], where: str
 ) -> int:
-    """`share`, or the first of its half, quarter, ... that fits on every rank; `agree` says whether all
-    said yes.
-    """
+    """`share`, or the first of its half, quarter, ... that fits on all ranks, as `agree` says."""
     size = share
     while not agree(fits(size)):
         if size == 1:

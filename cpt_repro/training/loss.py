@@ -42,9 +42,7 @@ class CausalLM(torch.nn.Module):
     def sequence_losses(
         self, tokens: torch.Tensor, at_once: int = AT_ONCE, device: torch.device | None = None
     ) -> torch.Tensor:
-        """Mean loss of each sequence (n,), in float64 on the CPU; `at_once` of them in a forward pass on
-        `device`.
-        """
+        """Mean loss of each sequence (n,), float64 on the CPU; `at_once` of them in a pass on `device`."""
         out = []
         for part in tokens.split(at_once):
             part = part.to(device, non_blocking=True)

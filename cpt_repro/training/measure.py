@@ -73,13 +73,8 @@ class Curves:
     def state_dict(self) -> dict[str, Any]:
         """What resumption needs."""
         curves = {corpus: [self._measured_on(corpus), curve] for corpus, curve in self._curves.items()}
-        return {
-            "curves": curves,
-            "train": self.train,
-            "rates": self.rates,
-            "sum": self._sum,
-            "count": self._count,
-        }
+        since = {"sum": self._sum, "count": self._count}
+        return {"curves": curves, "train": self.train, "rates": self.rates, **since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

@@ -18,9 +18,7 @@ class NotFinite(Exception):
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.AdamW:
-    """AdamW for a model; biases and norms are not decayed, as in GPT-NeoX. The rate is set for every
-    update.
-    """
+    """AdamW whose rate is set for every update; biases and norms are not decayed, as in GPT-NeoX."""
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -39,8 +37,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip(parameters: Iterable[torch.nn.Parameter], iteration: int, excess: float = 1.0) -> None:
-    """Clips the global gradient norm to `CLIP`; a norm that is not finite is `NotFinite` and reaches no
-    weights.
+    """Clips the global gradient norm to `CLIP`; one that is not finite is `NotFinite`, and no weight's.
 
     `excess`: what gradients are divided by first (see `execution.gradient_excess`).
     """

@@ -83,9 +83,7 @@ class Store:
             write_text(path, text)
 
     def hold(self, identity: str, busy: Callable[[], None]) -> AbstractContextManager[None]:
-        """Holds the training, so that no other process trains it too; calls `busy` where one does, and
-        waits.
-        """
+        """Holds the training for this process; calls `busy` where another one does, and waits."""
         return locked(self.folder(identity).with_suffix(".lock"), busy)
 
 
@@ -180,13 +178,8 @@ class SavedStates:
             _remove(aside)  # of a killed writer
             try:
                 yield aside
-                state = SavedState(
-                    iteration=iteration,
-                    file=path.name,
-                    sha256=_digests(aside),
-                    data=self.data,
-                    execution=execution or {},
-                )
+                named = {"iteration": iteration, "file": path.name, "execution": execution or {}}
+                state = SavedState(**named, sha256=_digests(aside), data=self.data)
                 if sharded:  # whose files torch has synced
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -217,9 +210,7 @@ def _parameters(training: Training) -> int:
 
 
 def state_bytes(training: Training) -> int:
-    """Bytes of the states against interruption at their most: those that are kept, and the one being
-    written.
-    """
+    """Bytes of the states against interruption at their most: those kept and the one being written."""
     return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * _parameters(training)
 
 

@@ -131,9 +131,7 @@ def _with_what_was_known(receipt: Receipt, before: Receipt, say: Say) -> Receipt
 
 
 def _make_way(records: Records, place: Path, seen: frozenset[Path] = frozenset()) -> None:
-    """Moves records that lie in a run's place, and are of another training of the plan, to that one's own
-    name.
-    """
+    """Moves records of another training of the plan, which lie in a run's place, to that one's own."""
     other = identity_in(place / "receipt.json")
     if other not in records.plan.trainings:
         return
