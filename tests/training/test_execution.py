@@ -91,6 +91,7 @@ def tiny():
     return SHAPE.new(Size(layers=3, width=16, heads=2), 64, 8, 0)
 
 
+@pytest.mark.slow
 def test_layers_share_one_compilation_and_compute_activations_twice(monkeypatch):
     """Without inductor, which takes a minute on a CPU: what is traced is the same."""
     from torch._dynamo.testing import CompileCounterWithBackend

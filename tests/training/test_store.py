@@ -13,6 +13,7 @@ from cpt_repro.training.store import SavedStates, check_room, kept_bytes, state_
 RUN = "sp-3x100/infinite-cosine/split-1"
 
 
+@pytest.mark.slow
 def test_finished_is_what_has_its_receipt_and_every_checkpoint(world, trained, tmp_path):
     own = world()
     run, other = own.run("pile"), own.run("sp").identity
@@ -129,6 +130,7 @@ def test_a_record_that_is_none_is_one_sentence(tmp_path, content):
 # -- room
 
 
+@pytest.mark.slow
 def test_room_is_looked_for_before_anything_is_trained(world, trained, monkeypatch):
     own = world()
     run = own.run("pile")
