@@ -9,12 +9,12 @@ scale ?= smoke
 
 env: $(VENV)/ready
 
-# uv installs the lock file: exact versions, checked by hash. The stamp is written last.
+# uv installs the lock file: exact versions, checked by hash; compiled, for every command imports much. The stamp is last.
 $(VENV)/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with the module venv was found. Set PYTHON=/path/to/python." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python requirements.lock
+	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
 	touch $@
 

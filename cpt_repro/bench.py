@@ -302,9 +302,53 @@ def _gpu_run(plan: Plan, model: str | None, steps: int, device: str) -> PlannedR
         raise UserError(what, do=f"Known: {', '.join(sorted(roots))}.")
     training = roots[model].training
     batch = max(training.batch_sequences // plan.scale.run_as(model).ranks, 1)
+    precision = training.precision if device == "gpu" else "fp32"
     changes = {"iterations": WARM_STEPS + steps, "batch_sequences": batch, "external": None}
-    changes |= {"precision": training.precision if device == "gpu" else "fp32"}
-    return _shortened(roots[model], **changes)
+    return _shortened(roots[model], **changes, precision=precision)
+
+
+class _Arms:
+    """The ways of training that `bench_gpu` compares, with one micro-batch for all of them."""
+
+    def __init__(self, plan: Plan, run: PlannedRun, microbatch: int | Literal["auto"], device: str):
+        self.project, self.run, self.gpu = plan.project, run, device == "gpu"
+        self.how = {"device": device, "workers": plan.scale.loader_workers}
+        folders = [plan.project.data / plan.scale.name / corpus for corpus in run.training.data]
+        self.built = all((folder / "fingerprint.json").exists() for folder in folders)
+        self.corpora = Corpora(plan) if self.built else RandomTokens(plan, run.training)
+        checkpointing = plan.scale.run_as(run.model_name).activation_checkpointing
+        plain = Execution(
+            deterministic=False, activation_checkpointing=checkpointing, microbatch_sequences=microbatch
+        )
+        # For the workspace that deterministic products need; torch reads it once, so all arms have it.
+        spread.choose_kernels(True, device)
+        # Finds the micro-batch, and warms up.
+        warm = self._ours(plain, _shortened(run, iterations=2)).execution["microbatch_sequences"]
+        plain = plain.model_copy(update={"microbatch_sequences": warm})
+        fast = plain.model_copy(update={"compile": self.gpu})
+        self.arms = {"plain": fast, "composer": fast}
+        self.arms["deterministic"] = fast.model_copy(update={"deterministic": True})
+        if self.gpu:
+            self.arms["uncompiled"] = plain
+
+    def _ours(self, execution: Execution, run: PlannedRun) -> Any:
+        return _ours(self.project, run, self.corpora, **self.how, execution=execution)
+
+    def measure(self, arm: str) -> dict[str, float | None]:
+        """Seconds of a step, share of waiting, and peak memory of one arm."""
+        torch._dynamo.reset()
+        gc.collect()
+        if self.gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        if arm == "plain":
+            both = plain_loop(self.run.training, self.corpora, self.arms[arm], **self.how)
+            steps, waits = (times[WARM_STEPS:] for times in both)
+            speed = {"step_seconds": statistics.median(steps), "loader_wait_share": sum(waits) / sum(steps)}
+        else:
+            ours = self._ours(self.arms[arm], self.run)
+            speed = {name: getattr(ours, name) for name in ("step_seconds", "loader_wait_share")}
+        return speed | {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if self.gpu else None}
 
 
 def bench_gpu(
@@ -315,7 +359,7 @@ def bench_gpu(
     device: str = "gpu",
     rounds: int = 1,
 ) -> list[dict[str, Any]]:
-    """Rows on the training of `model` at a scale on one GPU, one a way of training, taken in turn in one run.
+    """Rows on the training of `model` at a scale on one GPU, one a way of training, in turn in one run.
 
     The ways (arms): a plain loop and our trainer with the fastest kernels, our trainer with deterministic
     kernels, and, where the former are compiled, our trainer uncompiled. A step is the share of the scale's
@@ -323,61 +367,27 @@ def bench_gpu(
     uncompiled and in float32. Where the scale's shards are not built the tokens are random, and the row says
     so. Nothing is exchanged between GPUs here. Raises `UserError` without a GPU before anything heavy begins.
     """
-    gpu, scale = device == "gpu", plan.scale
-    if gpu and not torch.cuda.is_available():
+    if device == "gpu" and not torch.cuda.is_available():
         do = "Run it on a machine with one, or try it out with --device cpu at a small scale."
         raise UserError("there is no GPU to measure.", do=do)
     run = _gpu_run(plan, model, steps, device)
-    training, declared = run.training, scale.run_as(run.model_name)
-    folders = [plan.project.data / scale.name / corpus for corpus in training.data]
-    built = all((folder / "fingerprint.json").exists() for folder in folders)
-    corpora = Corpora(plan) if built else RandomTokens(plan, training)
-    how = {"device": device, "workers": scale.loader_workers}
-    fast = Execution(
-        compile=gpu,
-        deterministic=False,
-        activation_checkpointing=declared.activation_checkpointing,
-        microbatch_sequences=microbatch,
-    )
-    # For the workspace that deterministic products need; torch reads it once, so all arms have it.
-    spread.choose_kernels(True, device)
-    # Finds the micro-batch that all arms then share, and warms up.
-    short = _shortened(run, iterations=2)
-    warm = _ours(plan.project, short, corpora, **how, execution=fast.model_copy(update={"compile": False}))
-    fast = fast.model_copy(update={"microbatch_sequences": warm.execution["microbatch_sequences"]})
-    arms = {"plain": fast, "composer": fast, "deterministic": fast.model_copy(update={"deterministic": True})}
-    if gpu:
-        arms["uncompiled"] = fast.model_copy(update={"compile": False})
-    measured: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    training, declared = run.training, plan.scale.run_as(run.model_name)
+    arms = _Arms(plan, run, microbatch, device)
+    measured: dict[str, list[dict[str, float | None]]] = {arm: [] for arm in arms.arms}
     for turn in range(rounds):
-        for arm in _in_turns(arms, turn):
-            torch._dynamo.reset()
-            gc.collect()
-            if gpu:
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            if arm == "plain":
-                times, waits = (t[WARM_STEPS:] for t in plain_loop(training, corpora, arms[arm], **how))
-                speed = {
-                    "step_seconds": statistics.median(times),
-                    "loader_wait_share": sum(waits) / sum(times),
-                }
-            else:
-                ours = _ours(plan.project, run, corpora, **how, execution=arms[arm])
-                speed = {name: getattr(ours, name) for name in ("step_seconds", "loader_wait_share")}
-            memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else None
-            measured[arm].append(speed | {"peak_memory_gb": memory})
+        for arm in _in_turns(arms.arms, turn):
+            measured[arm].append(arms.measure(arm))
     same = {
         "benchmark": "gpu",
-        "scale": scale.name,
+        "scale": plan.scale.name,
         "model": run.model_name,
         "device": device,
-        "gpus": int(gpu),
-        "tokens": "the scale's shards" if built else "random",
+        "gpus": int(device == "gpu"),
+        "tokens": "the scale's shards" if arms.built else "random",
         "step_sequences": training.batch_sequences,
         "sequence_length": training.sequence_length,
         "precision": training.precision,
-        "loader_workers": scale.loader_workers,
+        "loader_workers": plan.scale.loader_workers,
         "steps": steps,
         "rounds": rounds,
         **spread.environment(),
@@ -388,9 +398,9 @@ def bench_gpu(
     names = ("microbatch_sequences", "compile", "deterministic", "activation_checkpointing")
     rows = [
         {"arm": arm, **_speeds(arm, measured, training, same["hardware"])}
-        | {name: getattr(arms[arm], name) for name in names}
+        | {name: getattr(how, name) for name in names}
         | same
-        for arm in arms
+        for arm, how in arms.arms.items()
     ]
     # The way in which the scale trains comes last, which is what `cpt-repro plan` reckons with.
     way = declared.compile, declared.deterministic
