@@ -134,12 +134,15 @@ def test_jobs_for_gpus_on_several_nodes_are_submitted_so(cluster, declared):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_preempted_and_then_out_of_time_goes_on(cluster):
+def test_a_job_that_is_preempted_and_then_out_of_time_goes_on(cluster, complete):
+    """To the bits of the same training by the process that has everything imported."""
     result, jobs = cluster.submit(RECEIPT, faults=["PREEMPTED", "TIMEOUT"])
     assert result.returncode == 0, result.stdout + result.stderr
     preempted = ["PENDING", "RUNNING", "PREEMPTED", "PENDING", "RUNNING", "TIMEOUT"]
     assert [job["states"] for job in jobs] == [preempted, ["PENDING", "RUNNING", "COMPLETED"]]
-    assert read_json(cluster.folder / RECEIPT)["measured"]["resumed_at"] > 0
+    receipt, warm = read_json(cluster.folder / RECEIPT), read_json(complete.folder / RECEIPT)
+    assert receipt["measured"]["resumed_at"] > 0 == warm["measured"]["resumed_at"]
+    assert receipt | {"measured": None} == warm | {"measured": None}
 
 
 @pytest.mark.slow
