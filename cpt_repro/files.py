@@ -160,15 +160,15 @@ def read_json(path: Path) -> Any:
 def code_commit(root: Path) -> str | None:
     """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None
     outside git."""
-    git = ["git", "-C", str(root)]
+
+    def git(*command: str) -> str:
+        told = ["git", "-C", str(root), *command]
+        result = subprocess.run(told, capture_output=True, text=True, check=True)  # noqa: S603  no shell
+        return result.stdout.strip()
+
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        watched = ["cpt_repro", "configs", "data_manifests"]
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", *watched], capture_output=True, text=True
-        )
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", "cpt_repro", "configs", "data_manifests")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + ("+changes" if changed.stdout.strip() else "")
+    return head + ("+changes" if changed else "")

@@ -50,7 +50,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    assert tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID
+    if tokenizer.token_to_id(END_OF_TEXT) != END_OF_TEXT_ID:
+        raise AssertionError("the first special token has another id")
     return tokenizer
 
 
@@ -75,7 +76,7 @@ def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
     65,536, or no end of text.
     """
     for file in {*source.files("tokenizer*.json")} & {*_FILES} | {"tokenizer.json"}:
-        shutil.copyfile(source.fetch(file), folder / file)
+        shutil.copyfile(*source.fetch(file), folder / file)
     tokenizer = load_tokenizer(folder)
     entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
     fault = None

@@ -33,7 +33,7 @@ _WHOLE = 2520
 def _lines(command: list[str]) -> list[str] | None:
     """Lines that a command prints; None where it is missing or fails."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)  # noqa: S603  ours, no shell
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.split("\n")[:-1] if result.returncode == 0 else None
@@ -87,7 +87,7 @@ def folders() -> tuple[Path, ...]:
     begin at 0.
     """
     given, job = os.environ.get(FOLDER), os.environ.get("SLURM_JOB_ID")
-    base = Path(given) if given else Path("/tmp") / f"cpt-repro-gpus-{os.getuid()}"
+    base = Path(given or f"/tmp/cpt-repro-gpus-{os.getuid()}")  # noqa: S108  `_own_folder` takes none of others
     return (base, base / f"slurm-{job}") if job else (base,)
 
 

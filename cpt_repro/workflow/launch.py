@@ -82,7 +82,7 @@ def check(execution: Execution, where: str) -> None:
 def become(line: list[str]) -> None:
     """Turns this process into `line`, so that signals and the exit status need no passing on."""
     sys.stdout.flush()
-    os.execvp(line[0], line)
+    os.execvp(line[0], line)  # noqa: S606  no shell is wanted
 
 
 def main(arguments: list[str]) -> int:

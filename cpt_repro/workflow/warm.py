@@ -58,7 +58,8 @@ def start(path: Path) -> None:
     listener.listen(64)
     command = [sys.executable, "-m", "cpt_repro.workflow.warm", "--serve", str(os.getpid())]
     descriptors = {"stdin": subprocess.DEVNULL, "pass_fds": [listener.fileno()]}
-    subprocess.Popen([*command, str(listener.fileno())], **descriptors, start_new_session=True)
+    command.append(str(listener.fileno()))
+    subprocess.Popen(command, **descriptors, start_new_session=True)  # noqa: S603  this program, no shell
     listener.close()
     os.environ[SOCKET] = str(path)
     atexit.register(path.unlink, missing_ok=True)
