@@ -1,4 +1,4 @@
-"""The code as ruff sees it: its lint rules with those of bandit (pyproject.toml says which), and its format."""
+"""The code as ruff sees it: its lint rules, among them those of bandit, and its format."""
 
 import re
 import subprocess
