@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cpt_repro.errors import StorageError, UserError
 
@@ -22,8 +25,14 @@ REFUSALS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("no space is left", "Make room")),
     errno.EFBIG: ("the file would be larger than is allowed", "Raise the limit (`ulimit -f`)"),
     errno.EROFS: ("the file system is read-only", "Make it writable"),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter one"),
+    errno.ENOTDIR: ("a file stands where a folder is to be", "Move it away"),
+    **dict.fromkeys((errno.ELOOP, errno.ENXIO, errno.EISDIR), ("no plain file stands there", "Move it away")),
     **dict.fromkeys((errno.EACCES, errno.EPERM), ("permission is denied", "Give yourself the right")),
 }
+
+#: Bytes that a file may have at most that a program wrote, and one that people write.
+RECORD_BYTES, DECLARATION_BYTES = 64 << 20, 4 << 20
 
 
 def canonical_json(value: Any) -> str:
@@ -37,10 +46,41 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def opened(path: Path) -> BinaryIO:
+    """A regular file, to be read; a pipe, a device and a folder are a `UserError` at once, a missing file is
+    not."""
+    fault = "it is no regular file"
+    try:
+        # A pipe would be waited for.
+        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return stream
+        stream.close()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        fault = f"it cannot be read ({error.strerror})"
+    raise UserError(f"{fault}.", where=str(path), do="Look at the file.")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of up to `most` bytes; a larger or missing one is a `UserError`."""
+    try:
+        with opened(path) as stream:
+            content = stream.read(most + 1)
+    except FileNotFoundError:
+        do = "Run the rule that makes it first."
+        raise UserError("the file does not exist.", where=str(path), do=do) from None
+    if len(content) > most:
+        what = f"it has more than the {most:,} bytes that such a file may have."
+        raise UserError(what, where=str(path), do="Look at the file.")
+    return content
+
+
+def file_digest(path: Path, kind: str = "sha256") -> str:
+    """Hash (hex) of a file's bytes."""
+    with opened(path) as stream:
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
@@ -70,6 +110,11 @@ def writing(path: Path | None = None) -> Iterator[None]:
         raise StorageError(f"{what}.", where=where, do=f"{do}, and run the same command again.") from error
 
 
+def _own(path: str, flags: int) -> int:
+    """Opens what stands at `path` itself: no link is followed, no pipe waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renamed onto `path` on success, removed on failure.
@@ -77,13 +122,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     The rename is atomic on POSIX, so a reader, or a later run after a kill, sees the old file or the new one.
     """
     path = Path(path)
-    # The suffix stays last because writers such as matplotlib choose the format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.aside{path.suffix}")
+    # Nobody can foresee it, and so nobody's link stands there. The suffix stays last because writers such as
+    # matplotlib choose the format by it.
+    aside = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.aside{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            open(aside, "x", opener=_own).close()
             yield aside
-            with open(aside, "rb") as stream:
+            with open(aside, "rb", opener=_own) as stream:
                 os.fsync(stream.fileno())
             os.replace(aside, path)
         finally:
@@ -92,11 +139,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path` to fill; renamed onto `path` on success, removed on failure."""
+    """Yields a new folder beside `path` to fill; renamed onto `path` on success, removed on failure.
+
+    What killed writers of the same folder left is removed; two at once are the caller's to prevent.
+    """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.aside")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.aside")
     with writing(path):
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.aside"):
+            shutil.rmtree(left, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -114,7 +165,7 @@ def locked(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a")  # noqa: SIM115
+        stream = open(path, "a", opener=_own)  # noqa: SIM115
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,17 +191,10 @@ def _no_number(name: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; a missing or broken file, or one with NaN or infinity, is a `UserError` that names it."""
+    """Reads JSON; a missing, broken or huge file, or one with NaN or infinity, is a `UserError` that names
+    it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
-    except FileNotFoundError:
-        raise UserError(
-            "the file does not exist.", where=str(path), do="Run the rule that makes it first."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file."
-        ) from None
+        return json.loads(read_bytes(path, RECORD_BYTES).decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"not valid JSON ({error}).", where=str(path), do="Remove it and run again; it will be made anew."
