@@ -190,7 +190,7 @@ def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart)
     domain = manifest.domain.column if manifest.domain else None
     names = manifest.domain.names if manifest.domain else {name: name for name in manifest.domains}
     columns = _Columns(manifest.text, domain, names, _HUB_ADVICE)
-    paths = _repository(project, manifest).fetch_all(part.files)
+    paths = _repository(project, manifest).fetch(*part.files)
     for file, path in zip(part.files, paths, strict=True):
         if manifest.format == "parquet":
             rows = _read_parquet(path, [manifest.text, domain] if domain else [manifest.text])

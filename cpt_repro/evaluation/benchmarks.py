@@ -56,7 +56,7 @@ class PublishedTask:
         """The rows of a split that count, in the order of its files; none is a `UserError`."""
         rows = []
         for file in self.repository.files(self.benchmark.files[split]):
-            path = self.repository.fetch(file)
+            (path,) = self.repository.fetch(file)
             for number, columns in enumerate(_read(path, self.benchmark.columns), start=1):
                 row = Row(f"{file}#{number}", f"{path}, row {number}", columns)
                 columns[STEM] = Path(file).name.split(".")[0]

@@ -71,8 +71,7 @@ def _opened(plan: Plan, one: ReleasedModel) -> Outside:
     setting = f"models.{one.model} in configs/scales/{scale.name}.yaml"
     check_fits(outside, scale.models[one.model], None, setting)
     check_tokenizer(outside, plan.project.data / scale.name / "tokenizer")
-    for file in outside.weight_files:
-        outside.fetch(file)
+    _ = outside.weights  # fetched here
     return outside
 
 

@@ -9,7 +9,7 @@ repository is ever executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -72,41 +72,24 @@ class Repository:
     def _locked(self) -> _Locked:
         return self._entries().get(self.key, _Locked())
 
-    def _remember(self, commit: str | None = None, files: dict[str, str] | None = None) -> None:
+    def _remember(self, commit: str | None, files: dict[str, str]) -> None:
         with locked(self.lock.with_name(f".{self.lock.name}.lock")):
-            entries, before = self._entries(), self._locked
-            entry = _Locked(commit=commit or before.commit, files=before.files | (files or {}))
-            write_json(self.lock, _Lock(entries | {self.key: entry}).model_dump())
+            entry = _Locked(commit=commit, files=self._locked.files | files)
+            write_json(self.lock, _Lock(self._entries() | {self.key: entry}).model_dump())
 
     @contextmanager
     def _asking(self, file: str = "") -> Iterator[HfApi]:
         """The hub's client; what it raises becomes one sentence."""
-        from huggingface_hub import HfApi, errors
+        from huggingface_hub import HfApi
 
-        gating = f" ({self.gating})" if self.gating else ""
         try:
             yield HfApi()
-        except Exception as error:  # its errors have no common base, and some are kinds of others
-            match error:
-                case errors.GatedRepoError():
-                    what = f"access to it is restricted{gating}."
-                    do = "Accept its conditions on the hub and log in with `hf auth login`"
-                case errors.RevisionNotFoundError():
-                    what, do = "this revision does not exist (any more).", "Pin another"
-                case errors.RepositoryNotFoundError():
-                    what, do = f"the repository does not exist, or is private{gating}.", "Log in"
-                case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
-                    what, do = "the file does not exist there.", "Correct the name in the declaration"
-                case _:
-                    what = f"the hub cannot be reached ({' '.join(str(error).split())[:200]})."
-                    do = "Try again with a network"
-            do += f", or put a copy below ${HUB}/{self.kind}s/{self.name}."
+        except Exception as error:  # its errors have no common base
+            gating = f" ({self.gating})" if self.gating else ""
+            what = f"the hub does not give it{gating}: {' '.join(str(error).split())[:300]}"
+            do = "Look at name, revision and network; for restricted access accept the conditions on the "
+            do += f"hub and run `hf auth login`; or put a copy below ${HUB}/{self.kind}s/{self.name}."
             raise UserError(what, where=f"{self}, {file}" if file else str(self), do=do) from error
-
-    @property
-    def known_files(self) -> list[str]:
-        """Files taken before, by the lock: all that can be told of a repository without a network."""
-        return sorted(self._locked.files)
 
     @property
     def commit(self) -> str | None:
@@ -115,10 +98,10 @@ class Repository:
             return self._locked.commit
         with self._asking() as hub:
             commit = hub.repo_info(self.name, revision=self.revision, repo_type=self.kind).sha
-        self._remember(commit=commit)
+        self._remember(commit, {})
         return commit
 
-    def files(self, pattern: str = "*") -> list[str]:
+    def files(self, pattern: str) -> list[str]:
         """Sorted paths of the repository's files that fit `pattern` (* also matches /); none: `UserError`."""
         if self.copy:
             listed = [str(path.relative_to(self.copy)) for path in self.copy.rglob("*") if path.is_file()]
@@ -128,7 +111,7 @@ class Repository:
                 listed = hub.list_repo_files(self.name, revision=commit, repo_type=self.kind)
         fitting = sorted(name for name in listed if fnmatchcase(name, pattern))
         where = f"{self.kind} {self.name}" + (f" in {self.copy}" if self.copy else "")
-        if lost := {name for name in self.known_files if fnmatchcase(name, pattern)} - set(fitting):
+        if lost := {name for name in self._locked.files if fnmatchcase(name, pattern)} - set(fitting):
             what = f"{len(lost)} files that were used before are missing, {min(lost)} among them."
             raise UserError(what, where=where, do=f"Restore them, or remove '{self.key}' from {self.lock}.")
         if not fitting:
@@ -136,36 +119,38 @@ class Repository:
             raise UserError(f"no file fits '{pattern}'.", where=where, do=do)
         return fitting
 
-    def fetch(self, file: str) -> Path:
-        """The local path of a file, downloaded if need be; another hash than the lock's is a `UserError`."""
-        return self.fetch_all([file])[0]
-
-    def fetch_all(self, files: Iterable[str]) -> list[Path]:
-        """As `fetch`, for many files at once: the lock is read and written once."""
-        commit = None if self.copy else self.commit
-        known, new, paths = self._locked.files, {}, []
+    def fetch(self, *files: str) -> list[Path]:
+        """The local paths of files, downloaded if need be; another hash than the lock's is a `UserError`."""
+        if self.copy:
+            return self._checked({file: self.copy / file for file in files})
+        paths, there = {}, {"revision": self.commit, "repo_type": self.kind}
         for file in files:
-            if self.copy:
-                path = self._copied(file)
-            else:
-                with self._asking(file) as hub:
-                    path = Path(hub.hf_hub_download(self.name, file, revision=commit, repo_type=self.kind))
-            actual = file_digest(path)
-            if known.get(file, actual) != actual:
-                what = f"it changed since it was first used: SHA-256 {known[file]} is locked, {actual} found."
+            with self._asking(file) as hub:
+                paths[file] = Path(hub.hf_hub_download(self.name, file, **there))
+        return self._checked(paths)
+
+    def fetch_fitting(self, pattern: str) -> list[Path]:
+        """As `fetch`, of the files at the top that fit `pattern`; without a network those taken before."""
+        folder, commit = self.copy, self.commit
+        if not folder:
+            with self._asking(pattern) as hub:
+                there = {"revision": commit, "repo_type": self.kind, "allow_patterns": pattern}
+                folder = Path(hub.snapshot_download(self.name, **there))
+        return self._checked({path.name: path for path in sorted(folder.glob(pattern))})
+
+    def _checked(self, paths: dict[str, Path]) -> list[Path]:
+        """Compares files with the lock, which is read and written once, and pins those that are new."""
+        known, new = self._locked.files, {}
+        for file, path in paths.items():
+            inside = not self.copy or path.resolve().is_relative_to(self.copy.resolve())
+            if not (inside and path.is_file()):
+                what = "the file is missing in the copy, or leads out of it."
+                raise UserError(what, where=str(path), do="Complete the copy.")
+            new[file] = file_digest(path)
+            if known.get(file, new[file]) != new[file]:
+                what = f"it changed since it was first used: SHA-256 {known[file]} locked, {new[file]} found."
                 do = f"Restore the file; or, to accept the change, remove '{self.key}' from {self.lock}."
                 raise UserError(what, where=str(path), do=do)
-            new[file] = actual
-            paths.append(path)
         if new.keys() - known.keys():
-            self._remember(files=new)
-        return paths
-
-    def _copied(self, file: str) -> Path:
-        path = self.copy / file
-        if not path.resolve().is_relative_to(self.copy.resolve()):
-            do = "Copy the file itself, not a link."
-            raise UserError("it leads out of the copy.", where=str(path), do=do)
-        if not path.is_file():
-            raise UserError("the file is missing in the copy.", where=str(path), do="Complete the copy.")
-        return path
+            self._remember(self._locked.commit, new)
+        return [*paths.values()]

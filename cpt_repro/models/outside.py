@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from cpt_repro.declarations.runs import OutsideSize
 from cpt_repro.declarations.scale import Size
@@ -25,20 +25,13 @@ from cpt_repro.project import HUB, Project
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
-#: Of these the first that is there is read, or the files that an index names.
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_WEIGHTS = [name for whole in _WHOLE for name in (whole, f"{whole}.index.json")]
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+#: Those that the first pattern finds are read.
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 class _Config(BaseModel, extra="allow"):
     vocab_size: int
-
-
-class _Index(BaseModel):
-    """Tensor -> file."""
-
-    weight_map: dict[str, str] = Field(min_length=1)
 
 
 def is_folder(model: str) -> bool:
@@ -78,45 +71,33 @@ class Outside:
         """An error of this model."""
         return UserError(what, where=self.where, do=do)
 
-    @cached_property
-    def files(self) -> list[str]:
-        """Names of its files."""
-        if self.folder:
-            return sorted(path.name for path in self.folder.iterdir() if path.is_file())
-        try:
-            return self.repository.files()
-        except UserError:
-            # Compute nodes often have no network: what was taken before may still lie in the hub's cache.
-            if self.repository.copy or not set(_WEIGHTS) & set(self.repository.known_files):
-                raise
-            return self.repository.known_files
-
-    def fetch(self, file: str) -> Path:
-        """The local path of a file; a missing one is a `UserError`."""
-        if file not in self.files:
-            raise self.fault(f"it has no file {file}.", "Complete its files, or name another model.")
-        return self.folder / file if self.folder else self.repository.fetch(file)
+    def _files(self, pattern: str) -> list[Path]:
+        return sorted(self.folder.glob(pattern)) if self.folder else self.repository.fetch_fitting(pattern)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its `config.json`; one that names no rows of embedding is a `UserError`."""
-        return parse(_Config, read_json(self.fetch(CONFIG)), f"{self.where}, {CONFIG}").model_dump()
+        for path in self._files(CONFIG):
+            return parse(_Config, read_json(path), f"{self.where}, {CONFIG}").model_dump()
+        raise self.fault(f"it has no {CONFIG}.")
 
     @property
     def vocabulary(self) -> int:
         """Rows of its embedding, as its configuration says."""
         return self.config["vocab_size"]
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """Its tokenizer, if it has one."""
+        return next(iter(self._files(TOKENIZER)), None)
+
     @cached_property
-    def weight_files(self) -> list[str]:
-        """Names of the files that hold its weights; none is a `UserError`."""
-        first = next((file for file in _WEIGHTS if file in self.files), None)
-        if first is None:
-            raise self.fault(f"it has no weights: none of {', '.join(_WEIGHTS)}.")
-        if first in _WHOLE:
-            return [first]
-        index = parse(_Index, read_json(self.fetch(first)), f"{self.where}, {first}")
-        return sorted(set(index.weight_map.values()))
+    def weights(self) -> list[Path]:
+        """The files that hold its weights; none is a `UserError`."""
+        for pattern in _WEIGHTS:
+            if paths := self._files(pattern):
+                return paths
+        raise self.fault(f"it has no weights: none of {', '.join(_WEIGHTS)}.")
 
     @property
     def identity(self) -> str:
@@ -124,7 +105,7 @@ class Outside:
         its configuration and weights."""
         if self.folder is None:
             return self.model
-        paths = [self.fetch(file) for file in (CONFIG, *self.weight_files)]
+        paths = [*self._files(CONFIG), *self.weights]
         return digest({path.name: _digest_of(path, path.stat().st_mtime_ns) for path in paths})
 
 
@@ -141,8 +122,6 @@ def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> 
     for key, what in (("auto_map", "code of its own"), ("quantization_config", "quantized weights")):
         if outside.config.get(key):
             raise outside.fault(f"it has {what}, which is not taken: {outside.config[key]}.")
-    if ADAPTER in outside.files:  # whose weights would be taken from another model
-        raise outside.fault("it is an adapter of another model.")
     ours = architecture(size.architecture)
     theirs = ours.described(outside.config)
     for what, wanted in ours.expected(size).items():
@@ -172,19 +151,19 @@ def check_size(
 
 def check_tokenizer(outside: Outside, folder: Path) -> None:
     """That its tokenizer has the tokens of that in `folder`, where both are there; else `UserError`."""
-    if TOKENIZER not in outside.files or not (folder / TOKENIZER).is_file():
+    path = outside.tokenizer
+    if path is None or not (folder / TOKENIZER).is_file():
         return
     from tokenizers import Tokenizer
 
-    paths = [outside.fetch(TOKENIZER), folder / TOKENIZER]
     try:
-        theirs, ours = (Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True) for path in paths)
+        both = [Tokenizer.from_file(str(one)) for one in (path, folder / TOKENIZER)]
     except Exception as error:  # the library raises plain Exception
         raise outside.fault(f"its tokenizer, or ours, cannot be read ({error}).", "Restore it.") from None
-    other = sum(theirs.get(token) != number for token, number in ours.items())
-    if other or len(theirs) != len(ours):
-        what = f"it was trained with another tokenizer: {other} of our {len(ours)} tokens are others in its."
-        raise outside.fault(what, "Give the scale its tokenizer (kind: pretrained).")
+    theirs, ours = (set(one.get_vocab(with_added_tokens=True).items()) for one in both)
+    if theirs != ours:
+        what = f"it was trained with another tokenizer: {len(ours - theirs)} of our {len(ours)} tokens are "
+        raise outside.fault(f"{what}others in its.", "Give the scale its tokenizer (kind: pretrained).")
 
 
 def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None = None) -> str:
@@ -195,19 +174,23 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
     when a run was planned (`identity`) are a `UserError`; so are pickles that hold more than tensors.
     """
     import torch
+    from safetensors.torch import load_file
 
-    paths = [outside.fetch(file) for file in outside.weight_files]
+    tensors = {}
     try:
+        for path in outside.weights:
+            is_pickle = path.suffix == ".bin"
+            tensors |= torch.load(path, "cpu", weights_only=True) if is_pickle else load_file(path)
         theirs, info = type(model).from_pretrained(
-            paths[0].parent,
+            None,
             config=model.config,
+            state_dict=tensors,
             dtype=torch.float32,
-            local_files_only=True,
-            weights_only=True,
-            use_safetensors="safetensors" in paths[0].name,
             ignore_mismatched_sizes=True,  # they are told
             output_loading_info=True,
         )
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle raises anything
         reason = " ".join(str(error).split())[:300]
         raise outside.fault(f"its weights are not whole, or not tensors alone ({reason}).") from None

@@ -5,8 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import requests
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RevisionNotFoundError
 from tiny_models import ROWS, SIZE, fresh, logits, made_elsewhere, old_config, write_model
 from transformers import AutoModelForCausalLM
@@ -43,11 +44,9 @@ def formats(theirs, tmp_path_factory):
         write_json(root / name / "config.json", old_config())
     torch.save(state, root / "bin" / "pytorch_model.bin")
     names = sorted(state)
-    halves = {"a.bin": names[::2], "b.bin": names[1::2]}
-    for file, own in halves.items():
-        torch.save({name: state[name] for name in own}, root / "sharded bin" / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, own in halves.items() for name in own}}
-    write_json(root / "sharded bin" / "pytorch_model.bin.index.json", index)
+    for number, own in enumerate((names[::2], names[1::2]), 1):
+        file = root / "sharded bin" / f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: state[name] for name in own}, file)
     buffers = {}
     for layer in range(SIZE.layers):
         at = f"gpt_neox.layers.{layer}.attention."
@@ -153,18 +152,14 @@ def test_pickles_do_not_run(refused, formats, tmp_path, kind):
 
 def test_folders_that_are_not_whole_are_refused(refused, formats, tmp_path):
     folder = shutil.copytree(formats / "sharded bin", tmp_path / "sharded")
-    index = folder / "pytorch_model.bin.index.json"
-    (folder / "b.bin").unlink()
-    assert "no file b.bin" in refused(folder)
-    for shards in ({"a": "../bin/pytorch_model.bin"}, {"a": "/etc/passwd"}):
-        write_json(index, {"weight_map": shards})
-        assert "no file" in refused(folder)
-    for content in ({"a": 1}, {"weight_map": {}}):
-        write_json(index, content)
-        assert "the key 'weight_map' is wrong" in refused(folder)
-    write_json(index, [])
-    assert "(top level)" in refused(folder)
-    index.unlink()
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    assert "of its tensors are missing" in refused(folder)
+    (folder / "pytorch_model-00001-of-00002.bin").unlink()
+    assert "has no weights" in refused(folder)
+    (folder / "config.json").unlink()
+    # An adapter's weights are never taken, nor those of the model that it names.
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "someone/else"})
+    shutil.copy(formats / "safetensors" / "model.safetensors", folder / "adapter_model.safetensors")
     assert "has no weights" in refused(folder)
 
 
@@ -221,13 +216,6 @@ def test_another_architecture_is_refused(project, tmp_path, changes, words):
         check_fits(Outside(project, str(tmp_path), "paper/run"), SIZE, ROWS, "models.small")
     text = str(caught.value)
     assert [word for word in [*words, f"paper/run, {tmp_path}"] if word not in text] == [], text
-
-
-def test_an_adapter_of_another_model_is_refused(project, formats, tmp_path):
-    folder = shutil.copytree(formats / "bin", tmp_path / "model")
-    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "someone/else"})
-    with pytest.raises(UserError, match="an adapter of another model"):
-        check_fits(Outside(project, str(folder)), SIZE, ROWS, "models.small")
 
 
 def test_a_plan_tells_what_cannot_fit(project, formats, tmp_path):
@@ -291,25 +279,26 @@ def test_a_vanished_revision_is_told_before_training(project, monkeypatch):
 
     monkeypatch.setattr(HfApi, "repo_info", vanished)
     outside = Outside(replace(project, hub_copies=None), "authors/tiny@step99")
-    with pytest.raises(UserError, match="authors/tiny, revision step99: this revision does not exist"):
+    with pytest.raises(UserError, match="authors/tiny, revision step99: the hub does not give it: 404"):
         check_fits(outside, SIZE, ROWS, "x")
 
 
 def test_without_a_network_what_was_taken_before_is_used(project, monkeypatch, formats, theirs):
     def unreachable(*_, **__):
-        raise ConnectionError("no route")
+        raise requests.ConnectionError("no route")
 
-    def cached(_, name, file, **__):
-        return str(formats / "bin" / file)
-
-    monkeypatch.setattr(HfApi, "list_repo_files", unreachable)
+    commit, online = "a" * 40, replace(project, hub_copies=None)
     monkeypatch.setattr(HfApi, "repo_info", unreachable)
-    monkeypatch.setattr(HfApi, "hf_hub_download", cached)
-    online = replace(project, hub_copies=None)
-    with pytest.raises(UserError, match="cannot be reached"):
-        _ = Outside(online, "authors/tiny@step10").files
-    files = {name: file_digest(formats / "bin" / name) for name in ("config.json", "pytorch_model.bin")}
-    write_json(project.hub_lock, {"model:authors/tiny@step10": {"commit": "c0ffee", "files": files}})
+    with pytest.raises(UserError, match="no route"):
+        _ = Outside(online, "authors/tiny@step10").config
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(project.root / "cache"))
+    cached = project.root / "cache" / "models--authors--tiny" / "snapshots" / commit
+    shutil.copytree(formats / "bin", cached)
+    files = {name: file_digest(cached / name) for name in ("config.json", "pytorch_model.bin")}
+    write_json(project.hub_lock, {"model:authors/tiny@step10": {"commit": commit, "files": files}})
     model = fresh()
     load_outside(Outside(online, "authors/tiny@step10"), model)
     assert torch.equal(logits(model), logits(theirs))
+    (cached / "pytorch_model.bin").write_bytes(b"another")
+    with pytest.raises(UserError, match="it changed since it was first used"):
+        load_outside(Outside(online, "authors/tiny@step10"), model)
