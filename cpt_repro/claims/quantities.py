@@ -57,7 +57,8 @@ class Effect(Strict):
     @property
     def sign(self) -> int:
         """1 or -1 where the value is clearly above or below zero, else 0."""
-        return (self.value > self.noise) - (self.value < -self.noise)
+        value, noise = rounded(self.value), rounded(self.noise)
+        return (value > noise) - (value < -noise)
 
 
 def signed(effect: Effect) -> str:
@@ -231,7 +232,8 @@ class Measured:
                 losses[corpus].append((share / len(sample.losses), source, reading))
         for corpus, summed in losses.items():
             each = [trained.sequence_losses(corpus) for _, trained, _ in summed]
-            if all(each) and len(set(map(len, each))) == 1:
+            lengths = set(map(len, each))
+            if len(lengths) == 1 and min(lengths) > 1:
                 errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
                 continue
             # The sequences are the same for every seed: their noise does not average out.
@@ -269,7 +271,10 @@ def _fit(trained: Trained, read: tuple[str, ...], reading: Reading) -> Sample:
     inside = [x for x in one if x in other and first <= x <= last * (1 + 1e-9)]
     if len(inside) < 3:
         raise Missing("fewer than three evaluations in the window")
-    r = float(np.corrcoef(*(np.exp([curve[x] for x in inside]) for curve in (one, other)))[0, 1])
+    both = [np.exp([curve[x] for x in inside]) for curve in (one, other)]
+    if 0 in map(np.ptp, both):
+        raise Missing("a loss does not vary in the window")
+    r = float(np.corrcoef(*both)[0, 1])
     return Sample(r * r, 2 * abs(r) * (1 - r * r) / math.sqrt(len(inside) - 1))
 
 

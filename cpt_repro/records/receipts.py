@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -16,16 +16,20 @@ from cpt_repro.planning.training import Training
 
 VERSION = 2
 
+#: Bounds far beyond anything measured, within which neither a mean nor a perplexity nor an axis overflows.
+Nats = Annotated[float, Field(ge=0, le=300)]
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+
 
 class FinalLoss(Strict):
     """Validation loss (nats per token) averaged over the closing evaluations."""
 
-    loss: float
-    evaluations: int = Field(ge=1)
+    loss: Nats
+    evaluations: Whole = Field(ge=1)
     #: standard error over the closing evaluations (Ibrahim section 1.6 of the tables' captions)
-    stderr: float
+    stderr: Nats
     #: standard error over validation sequences at the last evaluation: the noise of the validation set
-    noise: float
+    noise: Nats
 
 
 class Losses(Strict):
@@ -36,14 +40,14 @@ class Losses(Strict):
     #: fingerprint of the shards it was measured on
     fingerprint: str
     #: validation sequences in every evaluation
-    sequences: int = Field(ge=1)
+    sequences: Whole = Field(ge=1)
     #: entropy rate of a generated language in nats per token, where it is known
-    entropy_floor: float | None = None
+    entropy_floor: Nats | None = None
     #: [(iteration, validation loss in nats per token)]
-    curve: tuple[tuple[int, float], ...] = Field(min_length=1)
+    curve: tuple[tuple[Whole, Nats], ...] = Field(min_length=1)
     final: FinalLoss
     #: loss of each validation sequence at the last evaluation, to compare models sequence by sequence
-    of_sequences: tuple[float, ...] = ()
+    of_sequences: tuple[Nats, ...] = ()
 
 
 class RunName(Strict):
@@ -59,10 +63,10 @@ class RunName(Strict):
 class Measured(Strict):
     """How fast it was: alone in a receipt it may differ between two runs of the same training."""
 
-    seconds: float
+    seconds: float = Field(ge=0, le=1e12)
     tokens_per_second: float = 0
     validation_seconds: float = 0
-    resumed_at: int = 0
+    resumed_at: Whole = 0
     #: median of a step, and the share of time spent waiting for batches
     step_seconds: float | None = None
     loader_wait_share: float | None = None
@@ -83,12 +87,12 @@ class Receipt(Strict):
     data: dict[str, str] = Field(description="corpus trained on -> fingerprint of its shards")
     losses: dict[str, Losses]
     #: [(iteration, learning rate of the next update)], as the optimizer was told
-    learning_rate: tuple[tuple[int, float], ...]
+    learning_rate: tuple[tuple[Whole, Share], ...]
     #: [(iteration, mean training loss since the last point)]
-    train_loss: tuple[tuple[int, float], ...]
+    train_loss: tuple[tuple[Whole, float], ...]
     #: iteration -> SHA-256 of the weights file kept there
-    checkpoints: dict[int, str]
-    parameters: int
+    checkpoints: dict[Whole, str]
+    parameters: Whole
     code: dict[str, str]
     environment: dict[str, str]
     measured: Measured
@@ -118,9 +122,9 @@ class Score(Strict):
 
     metric: str
     value: Share
-    stderr: float
-    documents: int
-    truncated: int | None = None
+    stderr: Share
+    documents: Whole
+    truncated: Whole | None = None
     #: digest of all that decides the task
     declaration: str
 
@@ -172,10 +176,10 @@ class Evaluation(Strict):
 class Domain(Strict):
     """What was built of one domain in one split."""
 
-    documents: int = Field(ge=0)
-    tokens: int = Field(ge=0)
-    sequences: int = Field(ge=1)
-    text_bytes: int = Field(ge=0)
+    documents: Whole
+    tokens: Whole
+    sequences: Whole = Field(ge=1)
+    text_bytes: Whole
     #: file below the domain's folder -> SHA-1
     shards: dict[str, str] = Field(min_length=1)
 
@@ -186,11 +190,11 @@ class Fingerprint(Strict):
     name: Name
     manifest: str
     tokenizer: str = Field(description="SHA-256 of tokenizer.json")
-    sequence_length: int = Field(ge=1)
+    sequence_length: Whole = Field(ge=1)
     splits: dict[Literal["train", "validation"], dict[Name, Domain]] = Field(min_length=2)
     shares: dict[Name, Share]
-    entropy_floor: float | None
-    empty_documents: dict[str, int]
+    entropy_floor: Nats | None
+    empty_documents: dict[str, Whole]
     validation_documents: str = Field(description="SHA-256 of validation.jsonl")
     fingerprint: str
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpt_repro.declarations.strict import parse
 from cpt_repro.models.architecture import architecture
 from cpt_repro.models.weights import load_weights
 from cpt_repro.planning.plan import Plan, PlannedRun, ValidationPlan
 from cpt_repro.records.lookup import Records
-from cpt_repro.records.receipts import FinalLoss, LaterLosses, Losses, identity_in, read_record, write_record
+from cpt_repro.records.receipts import LaterLosses, Losses, identity_in, read_record, write_record
 from cpt_repro.training import execution as spread
 from cpt_repro.training.corpora import Corpora
 from cpt_repro.training.loss import AT_ONCE, CausalLM
@@ -33,20 +34,21 @@ def _losses(
     """The record of one corpus: `last` are its sequences' losses at the end of the curve."""
     built = corpora.fingerprint(corpus)
     values = np.array([loss for iteration, loss in curve if iteration in closing])
-    return Losses(
-        data=corpora.plan.data[corpus],
-        fingerprint=built.fingerprint,
-        sequences=len(last),
-        entropy_floor=built.entropy_floor,
-        curve=tuple(curve),
-        final=FinalLoss(
-            loss=float(values.mean()),
-            evaluations=len(values),
-            stderr=float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0,
-            noise=(last.std() / len(last) ** 0.5).item() if len(last) > 1 else 0.0,
-        ),
-        of_sequences=tuple(round(loss, 5) for loss in last.tolist()),
-    )
+    told = {
+        "data": corpora.plan.data[corpus],
+        "fingerprint": built.fingerprint,
+        "sequences": len(last),
+        "entropy_floor": built.entropy_floor,
+        "curve": curve,
+        "final": {
+            "loss": float(values.mean()),
+            "evaluations": len(values),
+            "stderr": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0,
+            "noise": (last.std() / len(last) ** 0.5).item() if len(last) > 1 else 0.0,
+        },
+        "of_sequences": [round(loss, 5) for loss in last.tolist()],
+    }
+    return parse(Losses, told, f"validation on {corpus}")
 
 
 class Curves:
