@@ -246,14 +246,12 @@ def evaluate(
 @app.command("released")
 def released_weights(scale: Scale = "paper", papers: Papers = "", as_json: AsJson = False) -> None:
     """Compares published scores with those measured on the weights that the authors published."""
-    from cpt_repro.evaluation.released import MARK
     from cpt_repro.report import released
 
     compared = released.compare(_workflow(scale, papers).catalogue)
     if not as_json:
         return released.print_comparison(compared)
-    models = [model.model_dump(mode="json") for model in compared]
-    _print_json({"scale": scale, "note": MARK, "models": models})
+    _print_json({"scale": scale, **compared.model_dump(mode="json")})
 
 
 @app.command()

@@ -98,6 +98,34 @@ class Digitised(Strict):
     panels: dict[str, DigitisedPanel]
 
 
+_REPOSITORY = r"^[\w-][\w.-]*/[\w-][\w.-]*$"
+
+
+class Released(Strict):
+    """Published weights of one run, and what is known of them."""
+
+    repository: str = Field(pattern=_REPOSITORY)
+    #: A commit; None takes the default branch and pins it at first use.
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    #: Whether the list of files was seen and has weights, was not seen, or was seen and has none.
+    weights: Literal["seen", "named", "empty"]
+    #: Another repository that should hold the same.
+    also: str | None = Field(default=None, pattern=_REPOSITORY)
+    note: str
+
+    @property
+    def model(self) -> str:
+        """As `init_from` names it."""
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+
+
+class ReleasedWeights(Strict):
+    """The weights that a paper's authors published (`released.yaml`), by the run that they are."""
+
+    source: str
+    models: dict[str, Released]
+
+
 class Source(Strict):
     """One side of a discrepancy."""
 

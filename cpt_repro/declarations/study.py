@@ -7,7 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.declarations.published import Digitised, Discrepancies, Discrepancy, Published
+from cpt_repro.declarations.published import (
+    Digitised,
+    Discrepancies,
+    Discrepancy,
+    Published,
+    Released,
+    ReleasedWeights,
+)
 from cpt_repro.declarations.runs import Paper, load_paper, paper_names, variants_of
 from cpt_repro.declarations.strict import load, nearest, parse
 from cpt_repro.errors import UserError
@@ -52,11 +59,14 @@ class Study:
         return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
 
     @cached_property
-    def released(self):
-        """Weights that its authors published, by run (`declarations.released`); {} where it has no file."""
-        from cpt_repro.declarations.released import load_released
-
-        return load_released(self)
+    def released(self) -> dict[str, Released]:
+        """Weights that its authors published, by run; {} where it has no file."""
+        path = self.path("released.yaml")
+        models = load(ReleasedWeights, path).models if path.exists() else {}
+        for run in models.keys() - self.paper.runs.keys():
+            what, do = f"the run '{run}' is not declared.", nearest(run, self.paper.runs)
+            raise UserError(what, where=str(path), do=do)
+        return models
 
     def resolve(self, name: str) -> tuple[str, str]:
         """(paper, run or merge) of a name as this paper writes it; an unknown one is a `KeyError`."""

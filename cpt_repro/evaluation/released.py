@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpt_repro.declarations.benchmarks import task_digests
-from cpt_repro.declarations.released import Released
+from cpt_repro.declarations.published import Released
+from cpt_repro.declarations.scale import ModelSize
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.evaluate import in_words
 from cpt_repro.files import digest
@@ -36,8 +37,8 @@ class ReleasedModel:
     paper: str
     run: str
     declared: Released
-    #: the paper's name for its size
-    model: str
+    #: None where the scale has no such model
+    size: ModelSize | None
     #: of the weights
     identity: str
     #: where its evaluation lies
@@ -56,32 +57,28 @@ def released_models(plan: Plan) -> Iterator[ReleasedModel]:
     """Everything that the papers of a plan declare as published."""
     wanted = task_digests(plan.project, plan.scale, plan.data)
     for paper in plan.papers:
-        for run, declared in plan.studies[paper].released.items():
+        study = plan.studies[paper]
+        for run, declared in study.released.items():
             path = plan.project.results / plan.scale.name / "released" / paper / f"{run}.json"
             identity = digest(["released", declared.model])
             evaluation = read_record(Evaluation, path) if identity_in(path) == identity else None
-            model = plan.studies[paper].paper.runs[run].model
             stale = evaluation is not None and evaluation.current(wanted).suites.keys() != wanted.keys()
-            yield ReleasedModel(paper, run, declared, model, identity, path, evaluation, stale)
-
-
-def _opened(plan: Plan, one: ReleasedModel) -> Outside:
-    """The model, its files fetched; a `UserError` if it is not the run's at this scale."""
-    scale, outside = plan.scale, Outside(plan.project, one.declared.model)
-    setting = f"models.{one.model} in configs/scales/{scale.name}.yaml"
-    check_fits(outside, scale.models[one.model], None, setting)
-    check_tokenizer(outside, plan.project.data / scale.name / "tokenizer")
-    _ = outside.weights  # fetched here
-    return outside
+            size = plan.scale.models.get(study.paper.runs[run].model)
+            yield ReleasedModel(paper, run, declared, size, identity, path, evaluation, stale)
 
 
 def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> None:
-    """Evaluates published weights of the runs `<paper>/<run>` that fit `pattern` (all: any).
+    """Evaluates published weights of the runs `<paper>/<run>` that fit `pattern`.
 
-    Those with a current record, and repositories without weights, are passed over. One that cannot be read or
-    does not fit does not stop the others; all failures are raised together as a `UserError`.
+    Those with a current record, repositories without weights and models that the scale lacks are passed over.
+    One that cannot be read or does not fit does not stop the others; all failures are raised together as a
+    `UserError`.
     """
-    wanted = [one for one in released_models(plan) if pattern == "all" or fnmatchcase(one.name, pattern)]
+    wanted = [
+        one
+        for one in released_models(plan)
+        if one.size and one.declared.weights != "empty" and fnmatchcase(one.name, pattern)
+    ]
     if not wanted:
         raise UserError(f"no published weights fit '{pattern}'.", do="`cpt-repro released` lists them.")
     opened: list[tuple[ReleasedModel, Outside]] = []
@@ -97,11 +94,7 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
 
     # All are fetched first: the harness shuts the network out.
     for one in wanted:
-        if plan.scale.models.get(one.model) is None:
-            say(f"{one.name}: passed over, scale {plan.scale.name} has no such model")
-        elif one.declared.weights == "empty":
-            say(f"{one.name}: passed over, no weights in {one.declared.repository}")
-        elif one.evaluation is None or one.stale:
+        if one.evaluation is None or one.stale:
             with attempting(one):
                 opened.append((one, _opened(plan, one)))
     if opened:
@@ -118,9 +111,18 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
         raise UserError(what, do="Mend it; run again.")
 
 
+def _opened(plan: Plan, one: ReleasedModel) -> Outside:
+    """The model, its files fetched; a `UserError` if it is not the run's at this scale."""
+    outside = Outside(plan.project, one.declared.model)
+    check_fits(outside, one.size, None, f"the run in configs/scales/{plan.scale.name}.yaml")
+    check_tokenizer(outside, plan.project.data / plan.scale.name / "tokenizer")
+    _ = outside.weights  # fetched here
+    return outside
+
+
 def _evaluate(harness: Harness, one: ReleasedModel, outside: Outside, say: Callable[[str], None]) -> None:
-    size, context = harness.scale.models[one.model], outside.config.get("max_position_embeddings", 2048)
-    model = architecture(size.architecture).new(size, outside.vocabulary, context, seed=0)
+    context = outside.config.get("max_position_embeddings", 2048)
+    model = architecture(one.size.architecture).new(one.size, outside.vocabulary, context, seed=0)
     source = {"repository": one.declared.repository, "commit": str(outside.repository.commit)}
     source["weights"] = load_outside(outside, model)
     record = Evaluation(
