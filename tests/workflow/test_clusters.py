@@ -141,7 +141,7 @@ def test_a_job_that_is_preempted_and_then_out_of_time_goes_on(cluster, complete)
     preempted = ["PENDING", "RUNNING", "PREEMPTED", "PENDING", "RUNNING", "TIMEOUT"]
     assert [job["states"] for job in jobs] == [preempted, ["PENDING", "RUNNING", "COMPLETED"]]
     receipt, warm = read_json(cluster.folder / RECEIPT), read_json(complete.folder / RECEIPT)
-    assert receipt["measured"]["resumed_at"] > 0 == warm["measured"]["resumed_at"]
+    assert receipt["measured"]["resumed_at"] > 0
     assert receipt | {"measured": None} == warm | {"measured": None}
 
 
