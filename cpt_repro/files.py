@@ -32,7 +32,7 @@ REFUSALS = {
 }
 
 #: Bytes that a file may have at most that a program wrote, and one that people write.
-RECORD_BYTES, DECLARATION_BYTES = 64 << 20, 4 << 20
+RECORD_BYTES, DECLARATION_BYTES = 64 << 20, 1 << 20
 
 
 def canonical_json(value: Any) -> str:
@@ -52,7 +52,7 @@ def opened(path: Path) -> BinaryIO:
     fault = "it is no regular file"
     try:
         # A pipe would be waited for.
-        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             return stream
         stream.close()
@@ -191,10 +191,14 @@ def _no_number(name: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; a missing, broken or huge file, or one with NaN or infinity, is a `UserError` that names
-    it."""
+    """Reads JSON; a missing, broken or huge file, or one with NaN, infinity or half of a surrogate pair, is a
+    `UserError` that names it."""
     try:
-        return json.loads(read_bytes(path, RECORD_BYTES).decode("utf-8"), parse_constant=_no_number)
+        text = read_bytes(path, RECORD_BYTES).decode("utf-8")
+        value = json.loads(text, parse_constant=_no_number)
+        if "\\u" in text:
+            canonical_json(value).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"not valid JSON ({error}).", where=str(path), do="Remove it and run again; it will be made anew."

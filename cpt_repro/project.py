@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Project:
         """The project in a folder; without one that of the current folder or the nearest one above it.
 
         `$CPT_REPRO_STORE`, `$CPT_REPRO_CORPORA`, `$CPT_REPRO_HUB` and `$CPT_REPRO_SHARDS_REMOTE` are read
-        here alone; one that is set and empty is a `UserError`, and so is a place without a project.
+        here alone; one that is no usable name is a `UserError`, and so is a place without a project.
         """
         if root is None:
             here = Path.cwd()
@@ -52,10 +53,13 @@ class Project:
             raise UserError("there is no project here.", where=str(Path(root).resolve()), do=do)
         told = {name: os.environ.get(name) for name in (STORE, CORPORA, HUB, SHARDS)}
         for name, value in told.items():
+            fault = None
             if value is not None and not value.strip():
-                raise UserError(
-                    "the variable is set and empty.", where=f"${name}", do="Unset it, or give it a folder."
-                )
+                fault = "the variable is set and empty"
+            elif value and re.search(r"^~|[\x00-\x1f\x7f]", value):
+                fault = "it begins with ~, which only a shell replaces, or holds a line break or the like"
+            if fault:
+                raise UserError(f"{fault}.", where=f"${name}", do="Unset it, or give it a folder.")
         root = Path(root)
         return cls(
             root=root,

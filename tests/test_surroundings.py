@@ -30,7 +30,7 @@ def _child(work):
 
 
 def test_neighbours_and_what_the_killed_leave(built, tmp_path, wait_for, faults):
-    """Two trainings at once with data workers, and a third killed with its workers: the bits of a run alone."""
+    """Two trainings at once with data workers, a third killed with its workers: the bits of a run alone."""
     shared = set(os.listdir("/dev/shm"))
     alone, *worlds = (World(built, tmp_path / name, **SHORT, loader_workers=2) for name in "abcd")
     states = worlds[2].folder("pile") / "resume.json"

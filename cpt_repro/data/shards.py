@@ -6,7 +6,6 @@ not used: a killed run leaves its shared memory behind, and two runs on one fold
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ import numpy as np
 from pydantic import AliasPath, BaseModel, Field
 
 from cpt_repro.declarations.strict import parse
-from cpt_repro.errors import UserError
-from cpt_repro.files import locked, read_json, whole_file, write_json
+from cpt_repro.errors import UserError, briefly
+from cpt_repro.files import file_digest, locked, read_json, whole_file, write_json
 from cpt_repro.project import SHARDS
 
 COLUMN, HASH = "tokens", "sha1"
@@ -99,11 +98,6 @@ def merge_indexes(folder: Path, parts: Iterable[str]) -> dict[str, str]:
     return hashes
 
 
-def _hash_of(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, HASH).hexdigest()
-
-
 def _check(folder: Path, shard: _Shard, contents: bool = True) -> None:
     """Compares a shard with its entry in the index; Streaming never does so with local files."""
     path = folder / shard.name
@@ -112,7 +106,7 @@ def _check(folder: Path, shard: _Shard, contents: bool = True) -> None:
         fault = "missing"
     elif size < shard.size:
         fault = f"truncated, to {size} bytes of {shard.size}"
-    elif contents and (actual := _hash_of(path)) != shard.sha1:
+    elif contents and (actual := file_digest(path, HASH)) != shard.sha1:
         fault = f"altered, or of another build: {HASH} {actual} found"
     if fault:
         raise UserError(f"the shard is {fault}, {HASH} {shard.sha1} expected.", where=str(path), do=REBUILD)
@@ -190,7 +184,8 @@ def _stores_errors(what: str, where: str, do: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what} ({' '.join(str(error).split())[:200]}).", where=where, do=do) from error
+        # Nor is what they say shown as the cause: it may hold an address with its keys.
+        raise UserError(f"{what} ({briefly(error)}).", where=where, do=do) from None
 
 
 def _fetch(remote: str, path: Path, expected: str) -> None:
@@ -207,8 +202,9 @@ def _fetch(remote: str, path: Path, expected: str) -> None:
         if path.is_file():
             return
         with whole_file(path) as aside:
+            aside.unlink()  # of what is there Streaming thinks that it is the file
             retry(num_attempts=3)(CloudDownloader.direct_download)(remote, str(aside))
-            if (actual := _hash_of(aside)) != expected:
+            if (actual := file_digest(aside, HASH)) != expected:
                 what = f"the remote shard is of another build, or damaged: {HASH} {expected} expected, "
                 do = "Upload it again: `cpt-repro corpus NAME --upload REMOTE`."
                 raise UserError(f"{what}{actual} found.", where=remote, do=do)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpt_repro.errors import UserError
+from cpt_repro.files import DECLARATION_BYTES, read_bytes
 
 Share = Annotated[float, Field(ge=0, le=1)]
 #: What becomes a folder, a file or a word of a command.
@@ -26,8 +27,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, refusing a key given twice (YAML would silently keep the last)."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The safe loader, refusing a key given twice (YAML would silently keep the last).
+
+    On libyaml where there is one: seven times as fast, and every command reads declarations.
+    """
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
@@ -49,22 +53,19 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     }
 
 
-class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The same on libyaml where there is one: seven times as fast, and every command reads declarations."""
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+#: Nodes of a YAML file with every alias written out. How deep they may nest: libyaml's time grows with that,
+#: and at some depth its stack ends.
+_MOST_NODES, _DEEPEST = 1_000_000, 100
 
 
-for _loader in (_UniqueKeyLoader, _FastLoader):
-    _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _loader_for(text: str) -> yaml.SafeLoader:
-    """libyaml ends the process where a text nests too deep, so one that could is left to the other loader."""
-    depth = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
-    return _FastLoader(text) if depth < 5000 else _UniqueKeyLoader(text)
-
-
-#: Nodes of a YAML file with every alias written out.
-_MOST_NODES = 1_000_000
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it nests too deep")
 
 
 def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
@@ -82,20 +83,17 @@ def read_yaml(path: Path) -> Any:
 
     So are aliases that a few lines multiply to millions of values.
     """
+    if not Path(path).exists():
+        do = nearest(Path(path).stem, sorted(other.stem for other in Path(path).parent.glob("*.yaml")))
+        raise UserError("the file does not exist.", where=str(path), do=do)
     try:
-        loader = _loader_for(Path(path).read_text(encoding="utf-8"))
+        text = read_bytes(path, DECLARATION_BYTES).decode("utf-8")
+        _check_depth(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None and _written_out(node, {}) > _MOST_NODES:
             raise ValueError("its aliases, written out, are too many values")
         return None if node is None else loader.construct_document(node)
-    except FileNotFoundError:
-        known = sorted(other.stem for other in Path(path).parent.glob("*.yaml"))
-        do = nearest(Path(path).stem, known)
-        raise UserError("the file does not exist.", where=str(path), do=do) from None
-    except OSError as error:
-        raise UserError(
-            f"it cannot be read ({error.strerror}).", where=str(path), do="Look at the file."
-        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, impossible dates
         fault = " ".join(str(error).split())
         raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None

@@ -5,18 +5,18 @@ write.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import writing
+from cpt_repro.files import locked, writing
 from cpt_repro.project import Project
 from cpt_repro.workflow import warm
 from cpt_repro.workflow.jobs import Workflow
@@ -36,7 +36,7 @@ class Call:
         self.papers = tuple(filter(None, str(config.get("papers", "")).split(",")))
         self.options = f" --papers {shlex.quote(','.join(self.papers))}" if self.papers else ""
         self._workflows: dict[str, Workflow] = {}
-        self._locks: list[Any] = []
+        self._locks = ExitStack()
         self.here = Path.cwd()
         #: A folder that the engine works in where it may not write here.
         self.stand_in = self._stand_in()
@@ -55,8 +55,9 @@ class Call:
 
         def answer(given: Any) -> Any:
             try:
-                workflow = self.of(getattr(given, "scale", self.scale))
-                whole = getattr(workflow, question)(*(getattr(given, name) for name in wildcards))
+                with writing():
+                    workflow = self.of(getattr(given, "scale", self.scale))
+                    whole = getattr(workflow, question)(*(getattr(given, name) for name in wildcards))
             except UserError as error:
                 sys.exit(f"cpt-repro: {error}")
             return whole if part is None else whole[part]
@@ -73,20 +74,15 @@ class Call:
             do = "Make it writable, or look with -n."
             raise UserError("nothing may be written here.", where=str(self.here), do=do)
         for scale in sorted(self._workflows):
-            path = NOTES / f"{scale}.running"
-            with writing(path):
-                path.parent.mkdir(exist_ok=True)
-                self._locks.append(open(path, "a"))  # noqa: SIM115 - held open
-            try:
-                fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"snakemake is already running for the scale '{scale}' in this folder.",
-                    where=str(self.here),
-                    do="Wait for it to end, or end it; what it finished is kept.",
-                ) from None
-        if local and self._locks:
-            warm.start(path.with_suffix(".warm"))
+
+            def refuse(scale: str = scale) -> None:
+                what = f"snakemake is already running for the scale '{scale}' in this folder."
+                do = "Wait for it to end, or end it; what it finished is kept."
+                raise UserError(what, where=str(self.here), do=do)
+
+            self._locks.enter_context(locked(NOTES / f"{scale}.running", refuse))
+        if local and self._workflows:
+            warm.start(NOTES / f"{scale}.warm")
 
     def _stand_in(self) -> str | None:
         """Where this folder is read-only, one that shows all of it and has room for the engine's notes."""
