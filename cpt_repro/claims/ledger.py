@@ -25,6 +25,7 @@ from cpt_repro.claims.verdicts import Outcome, evaluate, quotient, settle, value
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits.typeset import escape_markdown as md
 from cpt_repro.files import write_json, write_text
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Evidence, Records
@@ -270,19 +271,18 @@ def _table(ledger: Ledger, heads: str, rows: Iterable[list[str]]) -> list[str]:
     """The lines of a Markdown table, whose last columns are what was measured and what was published."""
     heads += f" | measured (scale {ledger.scale}) | published (scale paper)"
     rule = " | ".join(["---"] * (heads.count("|") + 1))
-    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
-    return [f"| {line} |" for line in (heads, rule, *map(" | ".join, cells))]
+    return [f"| {line} |" for line in (heads, rule, *map(" | ".join, rows))]
 
 
 def _by_test(claims: Iterable[ClaimRecord]) -> Iterator[list[str]]:
     for claim in claims:
         first = [
-            f"**{claim.id}** {claim.statement} *{claim.source}*",
-            f"**{claim.verdict}**, {claim.decided_by}",
+            f"**{md(claim.id)}** {md(claim.statement)} *{md(claim.source)}*",
+            f"**{claim.verdict}**, {md(claim.decided_by)}",
         ]
         for test in claim.tests:
             measured = measured_text(test) + (f" {test.reason}" if test.reason and not test.missing else "")
-            yield [*first, f"{test.says}: {test.verdict}", measured, published_text(test)]
+            yield [*first, *map(md, (f"{test.says}: {test.verdict}", measured, published_text(test)))]
             first = ["", ""]
 
 
@@ -290,7 +290,8 @@ def _by_claim(claims: Iterable[ClaimRecord]) -> Iterator[list[str]]:
     for claim in claims:
         test, more = key_test(claim), len(claim.tests) - 1
         measured = f"{test.says}: {measured_text(test)}" + (f" (and {more} more)" if more else "")
-        yield [_called(claim), claim.statement, claim.verdict, measured, published_text(test)]
+        cells = (_called(claim), claim.statement, claim.verdict, measured, published_text(test))
+        yield [*map(md, cells)]
 
 
 def _called(claim: ClaimRecord) -> str:
@@ -306,8 +307,8 @@ def markdown(ledger: Ledger) -> str:
         lines += [f"## {paper}", "", *_table(ledger, "claim | verdict | test", _by_test(claims)), ""]
         notes = []
         for claim in (claim for claim in claims if claim.note or claim.analysis):
-            analysis = f" **{claim.verdict.capitalize()}:** {claim.analysis}" if claim.analysis else ""
-            notes.append(f"- {claim.id}: {claim.note}{analysis}")
+            analysis = f" **{claim.verdict.capitalize()}:** {md(claim.analysis)}" if claim.analysis else ""
+            notes.append(f"- {md(claim.id)}: {md(claim.note)}{analysis}")
         lines += ["Notes:", "", *notes, ""] if notes else []
     return "\n".join(lines)
 
@@ -319,7 +320,7 @@ def readme_table(ledger: Ledger) -> str:
     lines = [counts_line(ledger), "", title, "", *table, "", "</details>"]
     if failed := [claim for claim in ledger.claims if claim.verdict == FAILED]:
         lines += ["", f"Why {len(failed)} failed at scale {ledger.scale}:", ""]
-        lines += [f"- {_called(claim)}: {claim.analysis or claim.reason + '.'}" for claim in failed]
+        lines += [f"- {md(_called(claim))}: {md(claim.analysis or claim.reason + '.')}" for claim in failed]
     return "\n".join(lines) + "\n"
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits.agreement import Agreement, agreement
 from cpt_repro.exhibits.base import FigureKind, View
 from cpt_repro.exhibits.catalogue import Catalogue
-from cpt_repro.exhibits.typeset import Part, write_csv, write_markdown, write_tex
+from cpt_repro.exhibits.typeset import Part, plain, write_csv, write_markdown, write_tex
 from cpt_repro.files import digest, file_digest, write_json
 from cpt_repro.records.lookup import Records
+
+#: `<kind> <id>`; an id leads nowhere but down from its folder.
+Record = Annotated[str, Field(pattern=r"^(receipt|losses|evaluation|corpus) [^/]+(/[^/]+)*$")]
 
 
 class Drawn(Strict):
@@ -27,9 +33,9 @@ class Drawn(Strict):
     runs: tuple[str, ...]
     evaluations: tuple[str, ...]
     #: record -> digest of its content
-    sha256: dict[str, str]
+    sha256: dict[Record, str]
     #: records that were wanted and are not there
-    missing: tuple[str, ...]
+    missing: tuple[Record, ...]
     #: run or merge -> why the scale has none
     no_counterpart: dict[str, str]
     #: ids of runs whose curves lack points that are wanted
@@ -85,7 +91,7 @@ def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path
         from cpt_repro.exhibits import style
 
         with style.drawing():
-            title = f"{paper}, {heading}: {exhibit.title} ({scale} scale)"
+            title = plain(f"{paper}, {heading}: {exhibit.title} ({scale} scale)")
             paths = style.save(exhibit.draw(view), stem, title, digest(view.digests))
         text = caption(view)
     else:

@@ -28,6 +28,8 @@ class ScheduleDiagram(FigureKind):
         axes.axvline(warm, color="#777777", linestyle=(0, (2, 2)), linewidth=0.7)
         axes.set_xticks([0, warm, total], ["0", "$T_{warmup}$", "$t_{end}$"])
         axes.set_yticks([rule.eta_min, rule.eta_max], [r"$\eta_{min}$", r"$\eta_{max}$"])
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set_parse_math(True)
         arrow = {"arrowstyle": "-", "linewidth": 0.6, "color": "#777777"}
         axes.annotate(
             "linear warm-up", (warm / 2, half), (warm * 1.6, half * 0.9), arrowprops=arrow, va="center"

@@ -40,6 +40,8 @@ RC = {
     "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
     # Text as outlines: the same in every viewer, whatever fonts it has.
     "svg.fonttype": "path",
+    # What stands in declarations is text, whatever it holds.
+    "text.parse_math": False,
 }  # fmt: skip
 
 

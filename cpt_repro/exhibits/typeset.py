@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,12 +24,16 @@ TEX = {
     "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}", "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$",
     "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
 }  # fmt: skip
+#: What a terminal obeys, what turns the order of letters, and halves of surrogate pairs.
+UNSHOWN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Characters across an upright page and across one on its side, at 5 points or more.
 UPRIGHT, SIDEWAYS = 130, 270
 #: Rows that a page has room for, with a caption and headings.
 UPRIGHT_ROWS, SIDEWAYS_ROWS = 50, 38
 #: Longest entry that is set in one line.
 LINE = 60
+#: How a text begins that a spreadsheet computes, in its wide forms too.
+FORMULAS = tuple("=+-@＝＋－＠")
 NOT_PUBLISHED = "not published"
 #: Behind a published value that is not printed as such.
 MARKS = {"digitised": "ᵈ", "authors' code": "ᶜ", "derived": "ᵃ"}
@@ -247,8 +250,8 @@ def decimals(values: list[Value | None]) -> int:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, which a terminal would obey; ends of lines are kept."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+    """Text that shows what it is, on a terminal and elsewhere; ends of lines are kept."""
+    return UNSHOWN.sub("\ufffd", text)
 
 
 def escape_tex(text: str) -> str:
@@ -258,9 +261,9 @@ def escape_tex(text: str) -> str:
     return "".join(known)
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text for Markdown, in one line, without emphasis, tags or links of its own."""
-    return re.sub(r"([\\|*_`<>]|\](?=[(\[:]))", r"\\\1", " ".join(plain(text).split()))
+    return re.sub(r"([\\|*_~`&<>]|\](?=[(\[:]))", r"\\\1", " ".join(plain(text).split()))
 
 
 def _csv_value(value: Any) -> Any:
@@ -269,8 +272,8 @@ def _csv_value(value: Any) -> Any:
         return f"{value:.10g}"
     if not isinstance(value, str):
         return value
-    formula = value[:1] in ("=", "+", "-", "@", "\t") and not re.fullmatch(r"[+-]?[\d.,]+(e[+-]?\d+)?", value)
-    return "'" * formula + plain(value)
+    number = re.fullmatch(r"[+-]?[\d.,]+(e[+-]?\d+)?", value)
+    return "'" * (value.lstrip("\t\r\n")[:1] in FORMULAS and not number) + plain(value)
 
 
 def write_csv(table: Table, path: Path) -> None:
@@ -281,18 +284,18 @@ def write_csv(table: Table, path: Path) -> None:
     for column in table.columns:
         columns |= {column.heading: column.cells} if isinstance(column, Texts) else column.columns()
     with whole_file(path) as aside:
-        frame = pd.DataFrame(columns, dtype=object).map(_csv_value)
+        frame = pd.DataFrame(columns, dtype=object).map(_csv_value).rename(columns=_csv_value)
         frame.to_csv(aside, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def write_markdown(parts: list[Part], path: Path, title: str, caption: str) -> None:
     """Pipe tables under their caption."""
-    lines = [f"**{_escape_markdown(title)}.** {_escape_markdown(caption)}"]
+    lines = [f"**{escape_markdown(title)}.** {escape_markdown(caption)}"]
     for part in parts:
-        lines += ["", *([f"*{_escape_markdown(part.title)}*", ""] if part.title else [])]
-        lines.append("| " + " | ".join(_escape_markdown(head) or " " for head in part.heads) + " |")
+        lines += ["", *([f"*{escape_markdown(part.title)}*", ""] if part.title else [])]
+        lines.append("| " + " | ".join(escape_markdown(head) or " " for head in part.heads) + " |")
         lines.append("|" + " --- |" * len(part.heads))
-        lines += ["| " + " | ".join(map(_escape_markdown, row)) + " |" for row in part.rows]
+        lines += ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in part.rows]
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -14,6 +14,7 @@ from cpt_repro.exhibits.typeset import escape_tex
 from cpt_repro.files import digest, read_json
 
 Key = tuple[str, str]
+REDRAW = "Draw it again: `cpt-repro draw`."
 
 
 class Citation(Strict):
@@ -36,7 +37,7 @@ def read_drawn(path: Path) -> Drawn | None:
     try:
         return parse(Drawn, read_json(path), str(path)) if path.exists() else None
     except UserError as error:
-        raise UserError(error.what, where=str(path), do="Draw it again: `cpt-repro draw`.") from None
+        raise UserError(error.what, where=str(path), do=REDRAW) from None
 
 
 def find_key(catalogue: Catalogue, exhibit: str) -> Key:

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from cpt_repro.claims.ledger import VERDICTS, Ledger
-from cpt_repro.declarations.strict import parse
+from cpt_repro.declarations.strict import Strict, parse
+from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
 from cpt_repro.exhibits.draw import Drawn
+from cpt_repro.exhibits.typeset import plain
 from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
-from cpt_repro.report.citation import citation, read_drawn
+from cpt_repro.report.citation import REDRAW, citation, read_drawn
 
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
+#: How a PNG begins, and the longest side of one that is drawn here.
+PNG, MOST_PIXELS = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,10 @@ class Image:
     @classmethod
     def of(cls, path: Path) -> Image:
         raw = path.read_bytes()
-        width, height = (round(pixels / DENSITY) for pixels in struct.unpack(">II", raw[16:24]))
+        pixels = struct.unpack(">II", raw[16:24]) if raw.startswith(PNG) and len(raw) >= 24 else (0, 0)
+        if not 0 < min(pixels) <= max(pixels) <= MOST_PIXELS:
+            raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW)
+        width, height = (round(side / DENSITY) for side in pixels)
         return cls("data:image/png;base64," + base64.b64encode(raw).decode("ascii"), width, height)
 
 
@@ -71,6 +78,18 @@ class Node:
     #: seed, state, where the page finds its receipt
     seeds: list[tuple[int, str, str]]
     children: list[Node]
+
+
+class Recorded(Strict):
+    """`index.json`, which stands for a page that is too large to be kept."""
+
+    #: name -> SHA-256
+    files: dict[str, str]
+
+    @classmethod
+    def of(cls, path: Path) -> dict[str, str]:
+        """What one says; {} where there is none."""
+        return parse(cls, read_json(path), str(path)).files if path.exists() else {}
 
 
 class Page:
@@ -182,6 +201,7 @@ class Page:
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
+            finalize=lambda value: plain(value) if type(value) is str else value,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -233,5 +253,6 @@ def write_report(catalogue: Catalogue, records: Records, out: Path | None = None
     page = Page(catalogue, records, Path(out or catalogue.plan.project.figures))
     path = page.folder / "index.html"
     write_text(path, page.render())
-    write_json(path.with_suffix(".json"), {"files": {path.name: file_digest(path)}})
+    recorded = Recorded(files={path.name: file_digest(path)})
+    write_json(path.with_suffix(".json"), recorded.model_dump())
     return path

@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cpt_repro.claims.ledger import build_ledger, write_ledger
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import draw
-from cpt_repro.files import file_digest, read_json
+from cpt_repro.files import file_digest
 from cpt_repro.records.lookup import Records
 from cpt_repro.records.receipts import Evaluation, Receipt, identity_in, read_record
 from cpt_repro.report.citation import Key, read_drawn
-from cpt_repro.report.page import write_report
+from cpt_repro.report.page import Recorded, write_report
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -141,19 +143,21 @@ def verify(
                 out.files[name] = File(state, old, new, by)
             say(f"{what}: {', '.join(sorted({out.files[name].state for name in made}))}")
 
-        for paper, key in catalogue.exhibits if keys is None else keys:
-            name, there = f"{paper}/{key}", None
+        def known(name: str, reader: Callable[[Path], T]) -> T | None:
             try:
-                there = read_drawn(folder / f"{name}.json")
+                return reader(folder / name)
             except UserError as error:
-                out.failed[f"{name}.json"] = str(error)
+                out.failed[name] = str(error)
+
+        for paper, key in catalogue.exhibits if keys is None else keys:
+            name = f"{paper}/{key}"
+            there = known(f"{name}.json", read_drawn)
             drawing = partial(draw, catalogue, records, paper, key, Path(place))
             make(name, drawing, there.files if there else {})
             new = read_drawn(again / f"{name}.json") if there else None
             if new and (differing := {*there.sha256.items()} ^ {*new.sha256.items()}):
                 out.changed[name] = sorted({record for record, _ in differing})
         make("claims", lambda: write_ledger(build_ledger(catalogue, records), again), {})
-        recorded = folder / "index.json"
-        hashes = read_json(recorded)["files"] if recorded.exists() else {}
+        hashes = known("index.json", Recorded.of) or {}
         make("report", lambda: [write_report(catalogue, records, Path(place))], hashes)
     return out
