@@ -44,7 +44,9 @@ def make_words(vocabulary: Vocabulary, avoid: frozenset[str] = frozenset()) -> l
     """The vocabulary's pronounceable words, all different and none of `avoid`; too few: `UserError`."""
     rng = _random("words", vocabulary.seed)
     words: dict[str, None] = {}
-    for _ in range(1000 * vocabulary.words):
+    sizes = {"c": len(CONSONANTS), "v": len(VOWELS)}
+    there_are = sum(math.prod(sizes[kind] for kind in shape) for shape in set(vocabulary.shapes))
+    for _ in range(1000 * vocabulary.words if vocabulary.words <= there_are else 0):
         shape = vocabulary.shapes[_below(rng, len(vocabulary.shapes))]
         letters = (CONSONANTS if kind == "c" else VOWELS for kind in shape)
         word = "".join(some[_below(rng, len(some))] for some in letters)

@@ -13,6 +13,7 @@ from cpt_repro.project import Project
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+Length = Annotated[int, Field(ge=1, le=1_000_000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -27,7 +28,7 @@ class Manifest(Strict):
     about: str
     licence: str
     #: Domain -> share of the corpus' tokens. All null: the shares are those of the tokens built.
-    domains: dict[Name, Share | None] = Field(min_length=1)
+    domains: dict[Name, Share | None] = Field(min_length=1, max_length=1000)
 
     @field_validator("domains")
     @classmethod
@@ -51,7 +52,7 @@ class Vocabulary(Strict):
     seed: int
     words: int = Field(ge=1, le=100_000)
     #: Shapes of words, one letter for each letter: c a consonant, v a vowel.
-    shapes: tuple[Annotated[str, Field(pattern="^[cv]{2,}$")], ...] = Field(min_length=1)
+    shapes: tuple[Annotated[str, Field(pattern="^[cv]{2,20}$")], ...] = Field(min_length=1)
 
 
 class Borrowed(Vocabulary):
@@ -76,9 +77,9 @@ class Generated(Manifest):
     #: Domain -> probability of each topic for a document.
     mixes: dict[str, tuple[Share, ...]]
     #: Shortest and longest document, in words.
-    document_words: tuple[Count, Count]
+    document_words: tuple[Length, Length]
     #: Words of each split; a domain gets its share and finishes its last document.
-    words: dict[Split, Annotated[int, Field(ge=1, le=10**12)]]
+    words: dict[Split, Annotated[int, Field(ge=1, le=10**9)]]
     seed: int
 
     @model_validator(mode="after")
@@ -86,6 +87,8 @@ class Generated(Manifest):
         known = self.vocabulary.words + (self.borrowed.take if self.borrowed else 0)
         if not self.successors <= self.topic_words <= known:
             raise ValueError(f"successors <= topic_words <= {known} (all words) must hold")
+        if self.topics * self.topic_words**2 > 10**9:
+            raise ValueError("topics * topic_words^2 must be at most 10^9, or making the topics takes hours")
         if self.borrowed and self.borrowed.take > self.borrowed.words:
             raise ValueError("borrowed.take exceeds borrowed.words")
         if set(self.mixes) != set(self.domains) or None in self.domains.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
@@ -14,6 +15,9 @@ from cpt_repro.declarations.schedules import Schedule
 from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.project import Project
+
+#: Runs of a file or of a plan, and tests of a claim, at most.
+MOST_RUNS = 20_000
 
 #: A corpus, or corpus/k for its k-th largest domain, k from 1.
 DataKey = Annotated[str, Field(pattern=r"^[^/]+(/[1-9][0-9]*)?$")]
@@ -221,12 +225,20 @@ def fill(value: Any, given: dict[str, Any]) -> Any:
     return value
 
 
+def check_number(runs: int, where: str) -> None:
+    """Raises a `UserError` where there would be too many runs: combinations of values, or with seeds."""
+    if runs > MOST_RUNS:
+        do = "Give fewer values, or fewer seeds."
+        raise UserError(f"{runs:g} combinations are too many: {MOST_RUNS} are the most.", where=where, do=do)
+
+
 def combinations(body: Any, where: str) -> list[tuple[Any, dict[str, Any]]]:
     """(the declaration without `each`, values of its variables) for every combination of these."""
     each = body.get("each", {}) if isinstance(body, dict) else {}
     if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
         do = "Give every variable a list: each: {x: [1, 2]}."
         raise UserError("the key 'each' is wrong.", where=where, do=do)
+    check_number(math.prod(map(len, each.values())), where)
     rest = {key: value for key, value in body.items() if key != "each"} if isinstance(body, dict) else body
     return [(rest, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())]
 
@@ -245,6 +257,7 @@ def _expand(declared: Any, where: str) -> dict[str, Any]:
                     f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them."
                 )
             out[full_name] = _with_eta_min(filled, f"{where}, '{full_name}'")
+            check_number(len(out), where)
     return out
 
 

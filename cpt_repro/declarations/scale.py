@@ -68,7 +68,7 @@ class Validation(Strict):
 
     sequences: Count
     every: float = Field(gt=0)
-    early: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    early: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(), max_length=1000)
     closing: float = Field(gt=0, description="span before the end over which the final loss is averaged")
     closing_evaluations: int = Field(ge=2, le=10_000)
 
@@ -77,10 +77,10 @@ class Task(Strict):
     """One local benchmark task made from held-out text."""
 
     kind: Literal["continuation", "last_word"]
-    documents: Count
+    documents: int = Field(ge=1, le=1_000_000)
     #: Words of context and, for `continuation`, words of each of the four continuations.
-    context_words: Count
-    continuation_words: Count = 8
+    context_words: int = Field(ge=1, le=100_000)
+    continuation_words: int = Field(default=8, ge=1, le=100_000)
 
 
 class Published(Strict):
@@ -111,10 +111,13 @@ class Suite(Strict):
         return self
 
 
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)]
+
+
 class MoreSeeds(Strict):
     """Further seeds of the runs whose noise must be known; what they start from is trained with them."""
 
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Seeds
     #: patterns of `<paper>/<run>`
     runs: tuple[str, ...] = Field(min_length=1)
 
@@ -189,7 +192,7 @@ class Scale(Strict):
     #: what decides the order of samples, so papers share keys where they mean the same text.
     corpora: dict[Name, Name] = Field(min_length=1)
     #: A seed is an initialisation and an order of samples; every run has these, some have more.
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    seeds: Seeds = (0,)
     more_seeds: MoreSeeds | None = None
     #: Readings other than the default, `<paper>/<discrepancy>/<variant>` (the papers' discrepancies.yaml).
     #: Runs keep their names, so a scale with variants should have a name, and with it folders, of its own.

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 
 from cpt_repro.declarations.manifests import Manifest, load_manifest
-from cpt_repro.declarations.runs import Run
+from cpt_repro.declarations.runs import Run, check_number
 from cpt_repro.declarations.scale import Scale
-from cpt_repro.declarations.study import Studies, Study
+from cpt_repro.declarations.study import Studies
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest
 from cpt_repro.models.architecture import architecture
@@ -22,6 +22,8 @@ from cpt_repro.project import Project
 
 #: Evaluations of one run, at most.
 MOST_EVALUATIONS = 10_000
+#: Stages that a run replays, at most: the shares of the reservoir take the cube of their number.
+MOST_REPLAYED = 100
 _DATA_KEY = re.compile(r"([^/]+)(?:/([1-9][0-9]*))?")
 
 
@@ -92,10 +94,6 @@ class PlannedModel:
     density: float | None = None
 
 
-class _Absent(Exception):
-    """The scale has no counterpart; the message says why."""
-
-
 class Plan:
     """All runs of the papers that are made at a scale, with what they start from, parents first."""
 
@@ -113,10 +111,12 @@ class Plan:
         self.runs: dict[str, PlannedRun] = {}
         #: (paper, run) without counterpart at this scale -> why
         self.absent: dict[tuple[str, str], str] = {}
+        names = sum(len(self.studies[paper].paper.runs) for paper in self.papers)
+        check_number(names * len(scale.seeds), where)
         for paper in self.papers:
             for name in self.studies[paper].paper.runs:
                 for seed in scale.seeds:
-                    self._planned(paper, name, seed, ())
+                    self._planned(paper, name, seed)
         for pattern in scale.more_seeds.runs if scale.more_seeds else ():
             self._repeat(pattern, f"{where}, more_seeds.runs")
 
@@ -127,9 +127,11 @@ class Plan:
             raise UserError(
                 f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any."
             )
-        for paper, name in fitting:
-            for seed in self.scale.more_seeds.seeds if paper in self.papers else ():
-                self._planned(paper, name, seed, ())
+        made = [(paper, name) for paper, name in fitting if paper in self.papers]
+        check_number(len(self.runs) + len(made) * len(self.scale.more_seeds.seeds), where)
+        for paper, name in made:
+            for seed in self.scale.more_seeds.seeds:
+                self._planned(paper, name, seed)
 
     # -- corpora
 
@@ -166,56 +168,54 @@ class Plan:
         """A run's id: readable, and the path of its receipt."""
         return f"{paper}/{name}/seed-{self.scale.seeds[0] if seed is None else seed}"
 
-    def _planned(self, paper: str, name: str, seed: int, below: tuple[str, ...]) -> PlannedRun | None:
-        """The run of one seed, put into `runs` after what it starts from; None where it has no
-        counterpart."""
-        study, run_id = self.studies[paper], self.id_of(paper, name, seed)
-        where = f"{study.path('runs.yaml')}, run '{name}'"
-        if run_id in below:
-            raise UserError(
-                "the run is its own ancestor.", where=where, do="Break the circle in 'init_from'."
-            )
-        if run_id in self.runs or (paper, name) in self.absent:
-            return self.runs.get(run_id)
-        run = study.paper.runs[name]
-        try:
-            self._check_counterpart(run)
-            parent = self._parent(study, run, seed, (*below, run_id), where)
-            self.runs[run_id] = _Resolution(self, study, name, seed, parent, where).planned
-        except _Absent as why:
-            self.absent[paper, name] = str(why)
-            return None
-        return self.runs[run_id]
+    def _planned(self, paper: str, name: str, seed: int) -> None:
+        """Puts the run of one seed into `runs`, after what it starts from; one without counterpart into
+        `absent`."""
+        line: dict[tuple[str, str], tuple[str, str] | None] = {}
+        at: tuple[str, str] | None = (paper, name)
+        while at and self.id_of(*at, seed) not in self.runs and at not in self.absent:
+            if at in line:
+                do = "Break the circle in 'init_from'."
+                raise UserError("the run is its own ancestor.", where=self.where(*at), do=do)
+            line[at] = self._parent(*at)
+            at = line[at]
+        for (paper, name), parent in reversed(line.items()):
+            if parent in self.absent:
+                self.absent[paper, name] = self.absent[parent]
+            elif (paper, name) not in self.absent:
+                before = self.runs[self.id_of(*parent, seed)] if parent else None
+                planned = _Resolution(self, paper, name, seed, before).planned
+                self.runs[planned.id] = planned
 
-    def _check_counterpart(self, run: Run) -> None:
+    def where(self, paper: str, name: str) -> str:
+        """What errors call a run."""
+        return f"{self.studies[paper].path('runs.yaml')}, run '{name}'"
+
+    def _parent(self, paper: str, name: str) -> tuple[str, str] | None:
+        """The run that one starts from; one without counterpart is put into `absent`."""
+        run = self.studies[paper].paper.runs[name]
+        if why := self._why_absent(run):
+            self.absent[paper, name] = why
+        elif run.init_from and run.init_from.run:
+            self.studies[paper].check_run(run.init_from.run, self.where(paper, name))
+            return self.studies[paper].resolve(run.init_from.run)
+        return None
+
+    def _why_absent(self, run: Run) -> str | None:
         scale = self.scale
         if run.absent:
-            raise _Absent(run.absent)
+            return run.absent
         if scale.models.get(run.model) is None:
-            raise _Absent(f"scale {scale.name} has no counterpart of the model {run.model}")
+            return f"scale {scale.name} has no counterpart of the model {run.model}"
         for key in (*run.data, *(run.init_from.data if run.init_from else ())):
             corpus, rank = split_rank(key)
             if corpus not in scale.corpora:
-                raise _Absent(f"scale {scale.name} has no corpus {corpus}")
+                return f"scale {scale.name} has no corpus {corpus}"
             if rank and rank > (count := len(self.shares(corpus))):
-                raise _Absent(f"{scale.corpora[corpus]} has {count} domains only")
+                return f"{scale.corpora[corpus]} has {count} domains only"
         if not any(corpus in scale.corpora for corpus in run.validate_on):
-            raise _Absent(f"scale {scale.name} has no corpus {' or '.join(run.validate_on)} to validate on")
-
-    def _parent(
-        self, study: Study, run: Run, seed: int, below: tuple[str, ...], where: str
-    ) -> PlannedRun | None:
-        if run.init_from is None or run.init_from.run is None:
-            return None
-        study.check_run(run.init_from.run, where)
-        paper, name = study.resolve(run.init_from.run)
-        parent = self._planned(paper, name, seed, below)
-        if parent is None:
-            raise _Absent(self.absent[paper, name])
-        if parent.training.model != self.scale.models[run.model].size:
-            what = f"its model is {run.model}, but '{parent.name}' is a {parent.model_name}."
-            raise UserError(what, where=where, do="Give both the same 'model'.")
-        return parent
+            return f"scale {scale.name} has no corpus {' or '.join(run.validate_on)} to validate on"
+        return None
 
     # -- questions
 
@@ -232,7 +232,7 @@ class Plan:
         if paper not in self.papers and name in self.studies[paper].paper.runs:
             before = len(self.runs)
             for seed in self.scale.seeds:
-                self._planned(paper, name, seed, ())
+                self._planned(paper, name, seed)
             if len(self.runs) > before:
                 self.__dict__.pop("trainings", None)
                 self.__dict__.pop("_kept", None)
@@ -326,9 +326,13 @@ def split_rank(key: str) -> tuple[str, int | None]:
 class _Resolution:
     """One run worked out: lengths in iterations, rates of this scale, the mixture, what is measured when."""
 
-    def __init__(self, plan: Plan, study: Study, name: str, seed: int, parent: PlannedRun | None, where: str):
-        self.plan, self.study, self.parent, self.where = plan, study, parent, where
-        self.scale, self.run, self.batch = plan.scale, study.paper.runs[name], study.paper.tokens_of(name)
+    def __init__(self, plan: Plan, paper: str, name: str, seed: int, parent: PlannedRun | None):
+        self.plan, self.parent, self.where = plan, parent, plan.where(paper, name)
+        self.scale, self.study = plan.scale, (study := plan.studies[paper])
+        self.run, self.batch = study.paper.runs[name], study.paper.tokens_of(name)
+        if parent and parent.training.model != self.scale.models[self.run.model].size:
+            what = f"its model is {self.run.model}, but '{parent.name}' is a {parent.model_name}."
+            raise self._wrong(what, "Give both the same 'model'.")
         self.sequences = self._batch_sequences()
         start = self._start()
         self.planned = PlannedRun(
@@ -488,6 +492,9 @@ class _Resolution:
         outside = [(first.tokens, first.mixture)] if first and first.mixture else []
         # A replayed stage stands for its new data only: its own replay share is not replayed again.
         stages = [(r.training.tokens, r.training.mixture[1 if r.replay_fraction else 0 :]) for r in lineage]
+        if len(stages) > MOST_REPLAYED:
+            do = "Let it start from an earlier run."
+            raise self._wrong(f"it replays {len(stages)} stages; {MOST_REPLAYED} are the most.", do)
         return with_replay(new, outside + stages, self.run.replay_fraction)
 
     def _validation(self, iterations: int) -> ValidationPlan:

@@ -81,3 +81,5 @@ def test_the_entropy_floor_of_a_built_language(local):
 def test_too_few_words_are_told():
     toy = language(vocabulary={"seed": 1, "words": 60, "shapes": ["cv"]}).vocabulary
     assert "the shapes cv do not give" in refused(lambda: make_words(toy.model_copy(update={"words": 76})))
+    # At once, and not after a thousand draws a word.
+    assert "the shapes cv do not give" in refused(lambda: make_words(toy.model_copy(update={"words": 10**9})))

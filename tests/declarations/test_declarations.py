@@ -118,6 +118,17 @@ def test_merge_keys_may_be_overridden(tmp_path):
             ),
             ["suites.english.tasks.x", "Did you mean 'hellaswag'?"],
         ),
+        (
+            lambda raw: raw["suites"]["english"]["tasks"]["last_word"].update(documents=10**12),
+            ["suites.english.tasks.last_word.last_word.documents", "less than or equal to 1000000"],
+        ),
+        (lambda raw: raw.update(seeds=[*range(1001)]), ["'seeds'", "at most 1000 items"]),
+        (lambda raw: raw["validation"].update(early=[1] * 1001), ["validation.early", "at most 1000 items"]),
+        (
+            lambda raw: raw.update(more_seeds={"seeds": [*range(1000)], "runs": ["*"]}),
+            ["combinations are too many: 20000", "more_seeds"],
+        ),
+        (lambda raw: raw.update(seeds=[*range(1000)]), ["combinations are too many: 20000"]),
     ],
 )
 def test_wrong_scale_is_refused_with_file_and_key(third_project, change, said):

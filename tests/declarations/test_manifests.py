@@ -53,7 +53,15 @@ def test_all_that_are_committed(repository):
         ("smoke_weak", {"topic_words": 149}, "successors <= topic_words"),
         ("smoke_weak", {"mixes": {"a": [1, 0]}}, "must name the same domains"),
         ("smoke_weak", {"topics": 3}, "shares that sum to 1"),
-        ("smoke_weak", {"words": {"train": 10**13, "validation": 1}}, "'words.train' is wrong"),
+        ("smoke_weak", {"words": {"train": 10**12, "validation": 1}}, "'words.train' is wrong"),
+        ("smoke_weak", {"document_words": [1, 10**7]}, "'document_words.1' is wrong"),
+        ("smoke_weak", {"domains": {f"d{k}": 1e-3 for k in range(1001)}}, "at most 1000 items"),
+        ("smoke_weak", {"vocabulary": {"seed": 1, "words": 10, "shapes": ["c" * 21]}}, "vocabulary.shapes.0"),
+        (
+            "smoke_weak",
+            {"vocabulary": {"seed": 1, "words": 10**5, "shapes": ["cvcvcv"]}, "topic_words": 10**5},
+            "topics * topic_words^2",
+        ),
     ],
 )
 def test_contradictions_are_refused(third_project, name, change, message):

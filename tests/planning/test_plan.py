@@ -345,6 +345,41 @@ def test_too_many_evaluations_are_refused(repository, smoke):
         Plan(repository, smoke.scale.model_copy(update={"validation": validation}))
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"{a}-{b}-{c}-{d}": run() | {"each": {key: [*range(300)] for key in "abcd"}}},
+        {f"{{a}}-{k}": run() | {"each": {"a": [*range(10_001)]}} for k in range(2)},
+    ],
+    ids=["one grid", "several"],
+)
+def test_a_grid_of_too_many_runs_is_refused_before_it_is_made(made_up, template):
+    with pytest.raises(UserError, match="runs.yaml.* combinations are too many: 20000 are the most"):
+        made_up(template)
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs_are_planned(made_up):
+    grid = {"{a}-{b}": run(iterations=1) | {"each": {key: [*range(100)] for key in "ab"}}}
+    assert len(made_up(grid).runs) == 10_000
+
+
+def test_a_line_of_runs_may_be_longer_than_the_stack_is_deep(made_up):
+    line = {f"c{k}": run(init_from={"run": f"c{k - 1}"} if k else None, iterations=1) for k in range(2000)}
+    plan = made_up(line | {"0": run(init_from={"run": "c1999"}, iterations=1)})  # the first of the file
+    assert len(plan.lineage("made_up/0/seed-0")) == len(plan.runs) == 2001
+    check(plan)
+
+
+def test_replay_of_too_many_stages_is_refused(made_up):
+    line = {f"c{k}": run(init_from={"run": f"c{k - 1}"} if k else None) for k in range(101)}
+    replaying = run(init_from={"run": "c99"}, replay_fraction=0.1)
+    assert len(made_up(line | {"last": replaying}).lineage("made_up/last/seed-0")) == 101
+    replaying["init_from"] = {"run": "c100"}
+    with pytest.raises(UserError, match="run 'last': it replays 101 stages; 100 are the most"):
+        made_up(line | {"last": replaying})
+
+
 def test_a_manifest_without_shares_makes_no_plan(third_project):
     path = third_project.manifests / "smoke_weak.yaml"
     manifest = yaml.safe_load(path.read_text())
