@@ -1,5 +1,4 @@
-"""Published benchmarks (`configs/benchmarks/<name>.yaml`), and what decides the items and scores of a scale's
-tasks.
+"""Published benchmarks (`configs/benchmarks/<name>.yaml`), and what decides a scale's items and scores.
 
 A declaration has lm-eval's keys and templates, and says what lm-eval lacks or leaves to code: the pinned
 revision and the files of each split, which rows count, how examples are drawn. Metrics and shots are those of
@@ -15,13 +14,11 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import jinja2
-import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, model_validator
 
 from cpt_repro.declarations.scale import Published, Scale, Task
 from cpt_repro.declarations.strict import Count, Name, Strict, load, parse
-from cpt_repro.errors import UserError
 from cpt_repro.files import digest
 from cpt_repro.project import Project
 
@@ -29,6 +26,7 @@ from cpt_repro.project import Project
 VERSION = 1
 #: What templates see beside a row's columns: the name, without its ending, of the file that the row is from.
 STEM = "_stem"
+_EXPRESSION = re.compile(r"\{\{((?:(?!\}\}).)*)\}\}", re.DOTALL)
 _TEMPLATES = ("description", "doc_to_text", "doc_to_choice", "doc_to_target", "keep", "group", "labels")
 
 _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -120,32 +118,21 @@ class Benchmark(Scoring):
         return digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"about", "note"}))
 
     @cached_property
-    def _sources(self) -> dict[str, str]:
-        declared = {name: getattr(self, name) for name in _TEMPLATES}
-        templates = {name: source for name, source in declared.items() if isinstance(source, str)}
-        return {name: f"{{{{{s}}}}}" if s.isidentifier() else s for name, s in templates.items()}
-
-    @cached_property
     def _compiled(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         compiled: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        for name, source in self._sources.items():
-            if one := re.fullmatch(r"\{\{((?:(?!\}\}).)*)\}\}", source, re.DOTALL):
-                compiled[name] = _JINJA.compile_expression(one[1], undefined_to_none=False)
+        for name in _TEMPLATES:
+            source = getattr(self, name)
+            if not isinstance(source, str):
+                compiled[name] = lambda row, constant=source: constant
+            elif source.isidentifier() or (one := _EXPRESSION.fullmatch(source)):
+                expression = source if source.isidentifier() else one[1]
+                compiled[name] = _JINJA.compile_expression(expression, undefined_to_none=False)
             else:
                 compiled[name] = _JINJA.from_string(source).render
         return compiled
 
-    @cached_property
-    def columns(self) -> set[str]:
-        """Columns that the templates use."""
-        trees = map(_JINJA.parse, self._sources.values())
-        return set().union(*map(jinja2.meta.find_undeclared_variables, trees)) - {STEM}
-
     def of(self, template: str, row: dict[str, Any]) -> Any:
         """What the template of that key gives for a row, or the constant; raises what it meets in the row."""
-        if template not in self._compiled:
-            constant = getattr(self, template)
-            return list(constant) if isinstance(constant, tuple) else constant
         value = self._compiled[template](row)
         if isinstance(value, jinja2.Undefined):
             str(value)  # raises
@@ -154,12 +141,7 @@ class Benchmark(Scoring):
 
 def load_benchmark(project: Project, name: str) -> Benchmark:
     """Reads `configs/benchmarks/<name>.yaml`; any fault is a `UserError` naming file and key."""
-    path = project.benchmarks / f"{name}.yaml"
-    benchmark = load(Benchmark, path)
-    if benchmark.task != name:
-        what = f"the key 'task' says '{benchmark.task}'."
-        raise UserError(what, where=str(path), do="Make it the file's name.")
-    return benchmark
+    return load(Benchmark, project.benchmarks / f"{name}.yaml")
 
 
 def scoring_of(project: Project, task: Task | Published) -> Scoring:

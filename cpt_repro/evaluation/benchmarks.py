@@ -57,7 +57,7 @@ class PublishedTask:
         rows = []
         for file in self.repository.files(self.benchmark.files[split]):
             (path,) = self.repository.fetch(file)
-            for number, columns in enumerate(_read(path, self.benchmark.columns), start=1):
+            for number, columns in enumerate(_read(path), start=1):
                 row = Row(f"{file}#{number}", f"{path}, row {number}", columns)
                 columns[STEM] = Path(file).name.split(".")[0]
                 if self.benchmark.keep is None or self._of("keep", row):
@@ -105,21 +105,15 @@ class PublishedTask:
         return f"{self._item(row).solved}{self.benchmark.fewshot_delimiter}"
 
 
-def _read(path: Path, columns: set[str]) -> list[dict[str, Any]]:
-    """Rows of a parquet file or of JSON lines; a missing one of `columns` is a `UserError` naming it."""
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a parquet file or of JSON lines."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         if path.suffix == ".parquet":
-            rows = parquet.ParquetFile(path).read(columns=sorted(columns)).to_pylist()
-        else:
-            rows = [json.loads(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValueError, RecursionError, pyarrow.ArrowException) as error:
+            return parquet.ParquetFile(path).read().to_pylist()
+        return [dict(json.loads(line)) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError, TypeError, RecursionError, pyarrow.ArrowException) as error:
         fault = f"not a whole file of parquet or JSON lines ({' '.join(str(error).split())[:200]})."
         raise UserError(fault, where=str(path), do="Fetch it again.") from None
-    for number, row in enumerate(rows, start=1):
-        if missing := sorted(columns.difference(row)):
-            do = "Correct the declaration, or the copy."
-            raise UserError(f"the column '{missing[0]}' is missing.", where=f"{path}, row {number}", do=do)
-    return rows

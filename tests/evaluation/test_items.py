@@ -189,7 +189,8 @@ def test_missing_and_broken_files_are_named(project):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"sol2": None, "solution2": "x"}, "the column 'sol2' is missing"),
+        ({"sol2": None, "solution2": "x"}, "'choices.1' is wrong"),
+        ({"goal": None}, "'doc_to_text' of the benchmark piqa does not fit a row ('goal' is undefined)"),
         ({"label": 2}, "the answer 2 is none of the 2 choices"),
         ({"label": -1}, "'answer' is wrong"),
         ({"label": "0"}, "'answer' is wrong"),
