@@ -10,6 +10,9 @@ from urllib.parse import quote, unquote
 #: What stands for a secret; and how short a part of an address may be that is hidden wherever it stands.
 HIDDEN, _SHORTEST = "***", 6
 
+#: What a terminal obeys, what turns the order of letters, and halves of surrogate pairs.
+_UNSHOWN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def _without_secrets(match: re.Match[str]) -> str:
     """An address without what stands before its host and behind its path."""
@@ -51,6 +54,11 @@ def briefly(error: BaseException) -> str:
 def _printable(text: str) -> str:
     """`text` with what moves a terminal's cursor, or turns the order of letters, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def plain(text: str) -> str:
+    """Text that shows what it is, on a terminal and elsewhere; ends of lines are kept."""
+    return _UNSHOWN.sub("\ufffd", text)
 
 
 class UserError(Exception):

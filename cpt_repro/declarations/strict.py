@@ -145,7 +145,8 @@ def parse(model: type[T], value: Any, where: str, context: Any = None) -> T:
             do = nearest(str(location[-1]), _known_keys(model, location[:-1]))
             raise UserError(f"the key '{key}' is unknown.", where=where, do=do) from None
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {fault.get('input')!r})"
+        told = f"{fault.get('input')!r:.60}"
+        given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {told})"
         raise UserError(
             f"the key '{key}' is wrong: {message}{given}.", where=where, do="Correct the value."
         ) from None

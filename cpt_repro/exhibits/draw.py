@@ -8,10 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from cpt_repro.declarations.strict import Strict
+from cpt_repro.errors import plain
 from cpt_repro.exhibits.agreement import Agreement, agreement
 from cpt_repro.exhibits.base import FigureKind, View
 from cpt_repro.exhibits.catalogue import Catalogue
-from cpt_repro.exhibits.typeset import Part, plain, write_csv, write_markdown, write_tex
+from cpt_repro.exhibits.typeset import Part, write_csv, write_markdown, write_tex
 from cpt_repro.files import digest, file_digest, write_json
 from cpt_repro.records.lookup import Records
 

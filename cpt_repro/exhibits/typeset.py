@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
+from cpt_repro.errors import plain
 from cpt_repro.files import whole_file, write_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -24,8 +25,6 @@ TEX = {
     "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}", "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$",
     "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
 }  # fmt: skip
-#: What a terminal obeys, what turns the order of letters, and halves of surrogate pairs.
-UNSHOWN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Characters across an upright page and across one on its side, at 5 points or more.
 UPRIGHT, SIDEWAYS = 130, 270
 #: Rows that a page has room for, with a caption and headings.
@@ -247,11 +246,6 @@ def decimals(values: list[Value | None]) -> int:
     """Decimals that a published column was printed with: YAML drops closing zeros, not those of all rows."""
     floats = [repr(v.value) for v in values if v and isinstance(v.value, float)]
     return max((len(text.partition(".")[2]) for text in floats), default=0)
-
-
-def plain(text: str) -> str:
-    """Text that shows what it is, on a terminal and elsewhere; ends of lines are kept."""
-    return UNSHOWN.sub("\ufffd", text)
 
 
 def escape_tex(text: str) -> str:

@@ -12,19 +12,18 @@ from typing import Any
 
 from cpt_repro.claims.ledger import VERDICTS, Ledger
 from cpt_repro.declarations.strict import Strict, parse
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
 from cpt_repro.exhibits.draw import Drawn
-from cpt_repro.exhibits.typeset import plain
-from cpt_repro.files import digest, file_digest, read_json, write_json, write_text
+from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
 
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
-#: How a PNG begins, and the longest side of one that is drawn here.
-PNG, MOST_PIXELS = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000
+#: How a PNG begins, and the longest side and most bytes of one that is drawn here.
+PNG, MOST_PIXELS, MOST_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000, 10**8
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Image:
 
     @classmethod
     def of(cls, path: Path) -> Image:
-        raw = path.read_bytes()
+        raw = read_bytes(path, MOST_BYTES)
         pixels = struct.unpack(">II", raw[16:24]) if raw.startswith(PNG) and len(raw) >= 24 else (0, 0)
         if not 0 < min(pixels) <= max(pixels) <= MOST_PIXELS:
             raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW)
