@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpt_repro import __version__
-from cpt_repro.errors import UserError
-from cpt_repro.files import write_text, writing
+from cpt_repro.errors import UserError, plain, redacted
+from cpt_repro.files import DECLARATION_BYTES, read_bytes, write_text, writing
 
 if TYPE_CHECKING:
     from cpt_repro.workflow.jobs import Workflow
@@ -65,28 +66,27 @@ Iteration = _option(int | None, "Of the weights that were kept; the last without
 # of `plan`
 Exhibits = _option(list[str] | None, "What <paper>/<exhibit> needs; may be repeated.", "--exhibit")
 Gpus = _option(int | None, "GPUs at hand, for the wall time.")
-Cores = _option(int | None, "CPU cores at hand, at scales for CPUs.")
-Speeds = _option(list[str] | None, "Tokens/s of one GPU (core): X, or MODEL=X for each of several models.")
+Speeds = _option(list[str] | None, "MODEL=X: tokens/s on one GPU (core); may be repeated.")
 Mfu = _option(float | None, "Share of the peak that training reaches (0.45).")
 Peak = _option(float | None, "Peak of a GPU (989: H100, H200, dense bf16).")
 Price = _option(float | None, "USD per GPU-hour.")
 Memory = _option(float | None, "GB of a GPU (80).")
-Attention = _option(str | None, "FLOPs per token with full or causal attention.")
 # of `claims`
 Paper = _option(str | None, "One paper's claims alone.")
 Claim = _option(str | None, "One claim with its tests, such as C1 or <paper>/12.")
 Write = _option(bool, "Write claims.json and claims.md of all claims.", "--write")
 Readme = _option(Path | None, "Renew the table between the marks in this file.")
-# of `bench gpu`
+# of `bench`
 Model = _option(str | None, "As the scale names it; the first without it.")
 Steps = _option(int, "Steps timed in each arm, after those that warm up.", min=1)
-Microbatch = _option(str, "Sequences of a forward pass; auto: as many as fit.")
-Device = _option(str, "gpu; cpu for a dry run at a small scale.")
+Device = _option(
+    str | None, "gpu or cpu, which is a dry run at scales for GPUs; that of the scale without it."
+)
 Rounds = _option(int, "Turns of all arms.", min=1)
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(plain(text), flush=True)
 
 
 def _print_json(value: Any) -> None:
@@ -292,13 +292,11 @@ def plan(
     papers: Papers = "",
     exhibits: Exhibits = None,
     gpus: Gpus = None,
-    cores: Cores = None,
     tokens_per_second: Speeds = None,
     mfu: Mfu = None,
     peak_tflops: Peak = None,
     price: Price = None,
     gpu_memory: Memory = None,
-    attention: Attention = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory.
@@ -349,7 +347,8 @@ def claims(
         for path in claims.write_ledger(ledger, work.figures):
             _say(str(path))
     if readme:
-        write_text(readme, claims.in_readme(ledger, readme.read_text(encoding="utf-8"), str(readme)))
+        text = read_bytes(readme, DECLARATION_BYTES).decode("utf-8", "replace")
+        write_text(readme, claims.in_readme(ledger, text, str(readme)))
         _say(str(readme))
     if write or readme:
         return
@@ -416,21 +415,20 @@ def cite(
 
 
 @bench.command("train")
-def bench_train(scale: Scale = "pocket", rounds: int = 5, iterations: int = 200) -> None:
-    """Tokens/s of our training against a plain PyTorch loop, in turns; needs the scale's corpora."""
-    from cpt_repro.bench import bench_train as run
+def bench_train(
+    scale: Scale = "pocket",
+    model: Model = None,
+    steps: Steps = 200,
+    rounds: Rounds = 5,
+    device: Device = None,
+) -> None:
+    """Speed of training on one device, a JSON row an arm: a plain loop and ours, fast and deterministic."""
+    from cpt_repro.bench import bench_training
 
-    _say(json.dumps(run(_workflow(scale).plan, rounds, iterations)))
-
-
-@bench.command("data")
-def bench_data(scale: Scale = "pocket", rounds: int = 3) -> None:
-    """Tokens/s of building a corpus against the tokenizer alone; and of files of the hub, with 1 and 2
-    processes.
-    """
-    from cpt_repro.bench import bench_data as run
-
-    _say(json.dumps(run(_workflow(scale).plan, rounds)))
+    if device not in (None, "gpu", "cpu"):
+        raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
+    for row in bench_training(_workflow(scale).plan, model, steps, device, rounds):
+        _say(json.dumps(row))
 
 
 @bench.command("gpu")
@@ -438,23 +436,21 @@ def bench_gpu(
     scale: Scale = "paper",
     model: Model = None,
     steps: Steps = 20,
-    microbatch: Microbatch = "auto",
-    device: Device = "gpu",
     rounds: Rounds = 1,
+    device: Device = "gpu",
 ) -> None:
-    """Speed of training on one GPU, a JSON row an arm: plain loop and ours, fast and deterministic, compiled
-    or not.
-    """
-    if not (microbatch == "auto" or (microbatch.isdecimal() and int(microbatch))):
-        raise UserError(
-            f"--microbatch {microbatch} is no number of sequences.", do="Give one from 1 up, or auto."
-        )
-    if device not in ("gpu", "cpu"):
-        raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
-    from cpt_repro.bench import bench_gpu as run
+    """The same, as on a GPU: fewer steps, and compiled or not."""
+    bench_train(scale, model, steps, rounds, device)
 
-    size = microbatch if microbatch == "auto" else int(microbatch)
-    for row in run(_workflow(scale).plan, model, steps, size, device, rounds):
+
+@bench.command("data")
+def bench_data(scale: Scale = "pocket", rounds: Rounds = 3) -> None:
+    """Tokens/s of building a corpus, with 1 and 2 processes, against the tokenizer alone: a JSON row for one
+    of the scale's, and one for files of the hub.
+    """
+    from cpt_repro import bench
+
+    for row in bench.bench_data(_workflow(scale).plan, rounds):
         _say(json.dumps(row))
 
 
@@ -492,6 +488,9 @@ def main() -> None:
             raise
         print("cpt-repro: interrupted; run the same command again to go on.", file=sys.stderr)
         sys.exit(130)
+    except Exception:  # of this program or a library, whose message may hold an address with its keys
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)

@@ -56,7 +56,6 @@ def sentence(answer):
         ("plan --scale paper --gpus 0", "the key 'gpus' is wrong"),
         ("plan --scale paper --exhibit figure_05", "Write <paper>/<exhibit>"),
         ("bench gpu --device tpu", "--device tpu is unknown"),
-        ("bench gpu --microbatch -1", "--microbatch -1 is no number of sequences"),
         pytest.param("bench gpu", "there is no GPU to measure", marks=pytest.mark.slow),
         ("corpora extract nowhere", "nowhere"),
     ],
@@ -75,6 +74,39 @@ def test_outside_of_a_project(cpt, tmp_path, monkeypatch):
 def test_a_variable_that_is_set_and_empty(cpt, monkeypatch, name):
     monkeypatch.setenv(name, "")
     assert f"${name}: the variable is set and empty" in sentence(cpt("status"))
+
+
+@pytest.mark.parametrize("value", ["~/store", "a\nb", "a\x1b[2J"])
+def test_a_variable_that_is_no_usable_name(cpt, monkeypatch, value):
+    monkeypatch.setenv("CPT_REPRO_STORE", value)
+    assert "$CPT_REPRO_STORE: it begins with ~" in sentence(cpt("status"))
+
+
+@pytest.mark.parametrize("value", ["{x}/$HOME", "/dev/null", "a" * 5000])
+def test_a_store_that_is_hardly_one(cpt, third_project, monkeypatch, value):
+    """What is only looked for there is not there; a name that cannot be one is told."""
+    monkeypatch.setenv("CPT_REPRO_STORE", value)
+    status, _, errors = cpt("train ibrahim2024/405m/pile/seed-0 --dry-run")
+    assert status == 0 or (status == 2 and "the name is too long" in errors)
+
+
+def test_no_name_and_no_key_moves_the_cursor(cpt, third_project):
+    (third_project.scales / "\x1b[2Jx.yaml").write_text('"\\e]0;title\\a": 1')
+    errors = sentence(cpt("status --scale \x1b[2Jx"))
+    assert r"\x1b[2Jx.yaml: the key '\x1b]0;title\x07' is unknown" in errors and errors[:-1].isprintable()
+
+
+def test_a_fault_of_this_program_tells_no_secret(cpt, monkeypatch):
+    def fail(*_):
+        try:
+            raise ConnectionError("foo://KEY:SECRET@bucket/x cannot be reached")
+        except ConnectionError as error:
+            raise RuntimeError("GET https://bucket/x?signature=SECRET") from error
+
+    monkeypatch.setattr(cli, "_workflow", fail)
+    status, out, errors = cpt("status")
+    assert status == 1 and "SECRET" not in out + errors
+    assert "Traceback" in errors and "ConnectionError: foo://***@bucket/x cannot be reached" in errors
 
 
 @pytest.mark.slow

@@ -56,14 +56,14 @@ class Options(Strict):
 
 
 class Measurement(BaseModel):
-    """What counts of a row of `benchmarks/`: `bench train` calls the speed `composer`."""
+    """What counts of a row of `benchmarks/`; one of `bench data` has no speed of training."""
 
-    benchmark: str = ""
     scale: str = "paper"
     model: str | None = None
     arm: str = ""
-    #: whose tokens these are, together; 0 in a dry run on CPUs
-    gpus: int = Field(default=1, ge=0)
+    #: whose tokens these are, together; 0: of a process on CPUs
+    gpus: int = Field(default=0, ge=0)
+    #: rows of old call it `composer`
     tokens_per_second: Positive | None = Field(
         None, validation_alias=AliasChoices("tokens_per_second", "composer")
     )
@@ -180,19 +180,18 @@ class Cost:
 def _measured(work: Workflow, model: str) -> tuple[float, str] | None:
     """By the latest row of `benchmarks/` that fits; on CPUs else the median of the scale's receipts."""
     scale, gpu, folder = work.scale, work.scale.device == "gpu", work.project.measurements
-    cores = 1 if gpu else scale.threads + scale.loader_workers
-    # `bench train` measures the model of the plan's first run.
+    cores = scale.threads + scale.loader_workers
+    # Rows of old are of the plan's first run.
     first, fitting = next(iter(work.plan.runs.values())).model_name, []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             row = parse(_Line, line, f"{path}, line {number}").root
-            about = row.benchmark, row.scale, row.model or first
-            fits = about == ("gpu" if gpu else "train", scale.name, model) and row.arm != "plain"
-            if fits and row.tokens_per_second and row.gpus:
-                speed = row.tokens_per_second / row.gpus / cores
+            fits = (row.scale, row.model or first, row.gpus > 0) == (scale.name, model, gpu)
+            if fits and row.tokens_per_second and row.arm != "plain":
+                speed = row.tokens_per_second / (row.gpus or cores)
                 fitting.append((row.date, speed, f"{folder.name}/{path.name}, {row.date}, {row.hardware}"))
     if fitting:
-        # Of one day the last row counts: `bench gpu` puts the way in which the scale trains there.
+        # Of one day the last row counts: `bench train` puts the way in which the scale trains there.
         return sorted(fitting, key=lambda row: row[0])[-1][1:]
     runs = () if gpu else (run for run in work.plan.runs.values() if run.model_name == model)
     receipts = [one for run in runs if (one := work.records.receipt(run)) and one.measured.tokens_per_second]
@@ -215,8 +214,7 @@ def _speed(
         return measured[0], f"measured ({measured[1]})"
     gpu, small = work.scale.device == "gpu", run.training.model.width < FILLS_A_GPU
     if not gpu or (small and not chosen):
-        bench = f"cpt-repro bench {'gpu' if gpu else 'train'}"
-        return None, f"unknown (measure it with `{bench}`, or give --tokens-per-second)"
+        return None, "unknown (measure it with `cpt-repro bench train`, or give --tokens-per-second)"
     mfu, peak = options.mfu or MFU, options.peak_tflops or PEAK_TFLOPS
     source = f"{'given' if chosen else 'assumed'} (MFU {mfu:g} of {peak:g} TFLOP/s)"
     if small:
