@@ -6,6 +6,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from pydantic import RootModel
 
 # One thread: work is spread over processes, and a thread pool of the tokenizer would not survive a fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +16,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, read_json, write_json
 from cpt_repro.models.hub import Repository
@@ -77,6 +81,7 @@ def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
     """
     for file in {*source.files("tokenizer*.json")} & {*_FILES} | {"tokenizer.json"}:
         shutil.copyfile(*source.fetch(file), folder / file)
+    verify_tokenizer(folder)
     tokenizer = load_tokenizer(folder)
     entries, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=0)
     fault = None
@@ -99,7 +104,10 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def verify_tokenizer(folder: Path) -> None:
-    """Compares the files with the hashes in `training.json`, where they are; an altered one: `UserError`."""
+    """Compares the files with the hashes in `training.json`, where they are; an altered one: `UserError`.
+
+    So is a folder that names code: no code of a tokenizer is ever run, nor handed on.
+    """
     record = read_json(folder / "training.json") if (folder / "training.json").is_file() else None
     expected = record.get("sha256") if isinstance(record, dict) else None
     for file, actual in hashes(folder).items() if isinstance(expected, dict) else ():
@@ -107,6 +115,11 @@ def verify_tokenizer(folder: Path) -> None:
             what = f"the tokenizer is altered: SHA-256 {expected.get(file)} expected, {actual} found."
             do = "Make it again: `cpt-repro corpus tokenizer --scale SCALE --rebuild`."
             raise UserError(what, where=str(folder / file), do=do)
+    path = folder / "tokenizer_config.json"
+    config = parse(RootModel[dict[str, Any]], read_json(path), str(path)).root if path.is_file() else {}
+    if "auto_map" in config:
+        what = "the tokenizer brings code of its own (auto_map)."
+        raise UserError(what, where=str(path), do="Use one that is a tokenizer.json alone.")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

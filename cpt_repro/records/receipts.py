@@ -117,6 +117,13 @@ class LaterLosses(Strict):
     environment: dict[str, str]
 
 
+class Failure(Strict):
+    """Why a training failed by itself: `failure.json` where its receipt would be."""
+
+    identity: str
+    why: str
+
+
 class Score(Strict):
     """What one task gave."""
 

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
+from pydantic import BaseModel, Field
+
+from cpt_repro.declarations.strict import Strict, load, nearest, parse
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import Drawn
@@ -32,6 +34,26 @@ class Citation(Strict):
     bibtex: str
 
 
+class _Author(BaseModel):
+    name: str = ""
+    family: str = Field("", alias="family-names")
+    given: str = Field("", alias="given-names")
+
+
+class _Cited(BaseModel):
+    authors: tuple[_Author, ...]
+    title: str
+    year: int | None = None
+    url: str = ""
+
+
+class _Cff(_Cited):
+    """What is read of CITATION.cff."""
+
+    version: str = Field(coerce_numbers_to_str=True)
+    references: tuple[_Cited, ...] = ()
+
+
 def read_drawn(path: Path) -> Drawn | None:
     """What lies beside an exhibit's files; None where it is not drawn, a `UserError` where it is broken."""
     try:
@@ -53,21 +75,27 @@ def find_key(catalogue: Catalogue, exhibit: str) -> Key:
     raise UserError(f"the exhibit '{exhibit}' is unknown.", do=nearest(exhibit, names))
 
 
-def _bibtex(kind: str, key: str, **fields: Any) -> str:
-    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value)
-    return f"@{kind}{{{key},\n{body}\n}}"
+def _bibtex(kind: str, key: str, whole: tuple[str, ...] = (), **fields: Any) -> str:
+    """An entry; of the fields in `whole` BibTeX leaves capitals and names as they are."""
+    # It counts braces that LaTeX does not.
+    braces = {r"\{": r"\textbraceleft{}", r"\}": r"\textbraceright{}"}
+    lines: list[str] = []
+    for name, value in fields.items():
+        text = re.sub(r"\\[{}]", lambda match: braces[match[0]], escape_tex(str(value or "")))
+        if text:
+            lines.append(f"  {name} = {{{{{text}}}}}" if name in whole else f"  {name} = {{{text}}}")
+    return ",\n".join([f"@{kind}{{{key}", *lines]) + "\n}"
 
 
-def _paper(paper: str, reference: str, entries: list[dict[str, Any]]) -> str:
+def _paper(paper: str, reference: str, entries: tuple[_Cited, ...]) -> str:
     """BibTeX of a replicated paper, its entry in CITATION.cff found by the arXiv number."""
     arxiv = (re.search(r"arXiv[: ](\d{4}\.\d{4,5})", reference) or [None, None])[1]
-    entry = next((one for one in entries if arxiv and arxiv in str(one.get("url"))), None)
+    entry = next((one for one in entries if arxiv and arxiv in one.url), None)
     if entry is None:
-        return _bibtex("misc", paper, note=escape_tex(reference))
-    authors = " and ".join(escape_tex(f"{a['family-names']}, {a['given-names']}") for a in entry["authors"])
-    title = f"{{{escape_tex(entry['title'])}}}"
-    about = {"year": entry["year"], "eprint": arxiv, "archiveprefix": "arXiv", "url": entry["url"]}
-    return _bibtex("article", paper, author=authors, title=title, **about)
+        return _bibtex("misc", paper, note=reference)
+    authors = " and ".join(f"{one.family}, {one.given}" for one in entry.authors)
+    about = {"year": entry.year, "eprint": arxiv, "archiveprefix": "arXiv", "url": entry.url}
+    return _bibtex("article", paper, ("title",), author=authors, title=entry.title, **about)
 
 
 def citation(
@@ -100,19 +128,18 @@ def citation(
     details += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
     details += [f"{len(records)} records, SHA-256 {receipts}"] if records else ["no records behind it"]
     details += [f"commit {commit}"] if commit else []
-    own = read_yaml(plan.project.citation)
-    authors = ", ".join(a.get("name") or f"{a['given-names']} {a['family-names']}" for a in own["authors"])
-    title = f"{{{escape_tex(own['title'])}: {escape_tex(what)}, replicated at scale {scale}}}"
-    note = escape_tex("; ".join(details))
-    about = {"version": own["version"], "howpublished": "Software", "note": note}
-    author = f"{{{escape_tex(authors)}}}"
-    entries = [_bibtex("misc", f"cpt_repro_{scale}{label}", author=author, title=title, **about)]
-    entries += [_paper(name, reference, own.get("references", [])) for name, reference in papers.items()]
-    lines = [f"{authors}: {own['title']} {own['version']}, {what}, replicated ({'; '.join(details)})."]
+    own = load(_Cff, plan.project.citation)
+    authors = ", ".join(one.name or f"{one.given} {one.family}" for one in own.authors)
+    title = f"{own.title}: {what}, replicated at scale {scale}"
+    about = {"version": own.version, "howpublished": "Software", "note": "; ".join(details)}
+    whole = ("author", "title")
+    entries = [_bibtex("misc", f"cpt_repro_{scale}{label}", whole, author=authors, title=title, **about)]
+    entries += [_paper(name, reference, own.references) for name, reference in papers.items()]
+    lines = [f"{authors}: {own.title} {own.version}, {what}, replicated ({'; '.join(details)})."]
     return Citation(
         scale=scale,
         exhibit="/".join(keys[0]) if exhibit else None,
-        version=str(own["version"]),
+        version=own.version,
         commit=commit,
         seeds=tuple(seeds),
         receipts=receipts,

@@ -28,7 +28,7 @@ from cpt_repro.files import digest, read_json
 from cpt_repro.planning.plan import Plan, PlannedRun
 from cpt_repro.project import Project
 from cpt_repro.records.lookup import Records
-from cpt_repro.records.receipts import Fingerprint, read_fingerprint
+from cpt_repro.records.receipts import Failure, Fingerprint, read_fingerprint
 from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
@@ -425,6 +425,7 @@ class Workflow:
         """
         for run in runs:
             path = self._failure(run)
-            if path.is_file() and (failure := read_json(path)).get("identity") == run.identity:
-                fault = f"it failed in an earlier attempt: {failure['why']}"
+            failure = parse(Failure, read_json(path), str(path)) if path.is_file() else None
+            if failure and failure.identity == run.identity:
+                fault = f"it failed in an earlier attempt: {failure.why}"
                 raise UserError(fault, where=run.id, do="The next call tries it anew.")
