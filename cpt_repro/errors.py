@@ -9,6 +9,8 @@ from urllib.parse import quote, unquote
 
 #: What stands for a secret; and how short a part of an address may be that is hidden wherever it stands.
 HIDDEN, _SHORTEST = "***", 6
+#: Characters of a part of an error that are shown: some quote what stands in a file.
+_LONGEST = 1000
 
 #: What a terminal obeys, what turns the order of letters, and halves of surrogate pairs.
 _UNSHOWN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,8 +70,8 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, do: str | None = None):
         self.what, self.do = what, do
-        text = " ".join(part for part in (f"{where}:" if where else "", what, do or "") if part)
-        super().__init__(_printable(redacted(text)))
+        parts = [_printable(redacted(part)) for part in (f"{where}:" if where else "", what, do) if part]
+        super().__init__(" ".join(p if len(p) <= _LONGEST else f"{p[:_LONGEST]}…" for p in parts))
 
 
 class StorageError(UserError):

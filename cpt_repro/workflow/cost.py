@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, Field, Json, RootModel, field_vali
 from cpt_repro.declarations.manifests import Files, Hub
 from cpt_repro.declarations.strict import Count, Strict, nearest, parse
 from cpt_repro.errors import UserError
+from cpt_repro.files import RECORD_BYTES, read_bytes
 from cpt_repro.models.architecture import GB, IN_MEMORY, architecture
 from cpt_repro.planning.mixture import Mixture
 from cpt_repro.planning.plan import Plan, PlannedRun
@@ -184,7 +185,7 @@ def _measured(work: Workflow, model: str) -> tuple[float, str] | None:
     # Rows of old are of the plan's first run.
     first, fitting = next(iter(work.plan.runs.values())).model_name, []
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_bytes(path, RECORD_BYTES).splitlines(), 1):
             row = parse(_Line, line, f"{path}, line {number}").root
             fits = (row.scale, row.model or first, row.gpus > 0) == (scale.name, model, gpu)
             if fits and row.tokens_per_second and row.arm != "plain":
