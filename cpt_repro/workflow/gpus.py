@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -26,6 +27,8 @@ from cpt_repro.errors import UserError
 POLL = 1.0
 FOLDER = "CPT_REPRO_GPU_LEASES"
 _DO = f"Set {FOLDER} to a folder on this machine that you alone may write to."
+#: Letters of a GPU's name: more than any has, and few enough for a file's name.
+_NAME = 60
 #: Bytes that stand for a GPU: any number up to 10 divides them.
 _WHOLE = 2520
 
@@ -46,9 +49,9 @@ def _installed() -> dict[str, str]:
     asked.
     """
     if count := os.environ.get("CPT_REPRO_GPUS"):
-        if not count.isdecimal():
-            do = "Correct or unset it."
-            raise UserError(f"'{count}' is no number of GPUs.", where="$CPT_REPRO_GPUS", do=do)
+        if not re.fullmatch("[0-9]{1,3}", count):
+            what = f"{count[:100]!r} is no number of GPUs."
+            raise UserError(what, where="$CPT_REPRO_GPUS", do="Correct or unset it.")
         return {str(index): "" for index in range(int(count))}
     rows = _lines(["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"])
     if rows is not None:
@@ -133,7 +136,7 @@ class Lease:
             _own_folder(folder)
         self._files: dict[str, int] = {}
         for gpu in among:
-            path = folder / f"gpu-{quote(gpu, safe='')}.lock"
+            path = folder / f"gpu-{quote(gpu[:_NAME], safe='')}.lock"
             try:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._files[gpu] = os.open(path, flags, 0o600)
