@@ -51,7 +51,6 @@ def sentence(answer):
         ("corpus sq", "has no corpus 'sq'. Known: pile, sp, german."),
         ("export ibrahim2024/405m/nothing --out x", "nothing"),
         ("claims --claim 99", "the claim '99' is unknown"),
-        ("claims --paper ibrahim2062", "the paper 'ibrahim2062' is unknown"),
         ("cite ibrahim2024/figure_99", "figure_99"),
         ("plan --scale paper --gpus 0", "the key 'gpus' is wrong"),
         ("plan --scale paper --exhibit figure_05", "Write <paper>/<exhibit>"),
@@ -91,7 +90,8 @@ def test_a_store_that_is_hardly_one(cpt, third_project, monkeypatch, value):
 
 
 def test_no_name_and_no_key_moves_the_cursor(cpt, third_project):
-    (third_project.scales / "\x1b[2Jx.yaml").write_text('"\\e]0;title\\a": 1')
+    declared = (third_project.scales / "smoke.yaml").read_text() + '"\\e]0;title\\a": 1'
+    (third_project.scales / "\x1b[2Jx.yaml").write_text(declared)
     errors = sentence(cpt("status --scale \x1b[2Jx"))
     assert r"\x1b[2Jx.yaml: the key '\x1b]0;title\x07' is unknown" in errors and errors[:-1].isprintable()
 

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_corpora import LENGTH, all_bytes, flip, refused
 
 from cpt_repro.data import shards
 from cpt_repro.data.corpus import upload_corpus
+from cpt_repro.errors import UserError
 from cpt_repro.files import read_json, write_json
 
 SHARD = "part.00000/shard.00000.mds"
@@ -143,6 +145,27 @@ def test_remote_shards_that_are_damaged_or_missing(hub, remote):
     hub.project = hub.project.with_(shards_remote="nowhere://x")
     text = refused(lambda: hub.open("c4").take([0]))
     assert "nowhere://x/tiny/pile/train/c4" in text and "cannot be fetched (Unsupported remote path" in text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["foo://KEY:SECRET@bucket/x", "s3://KEY:SECRET@bucket/x", "foo://KEY:SEC%52ET@bucket/x?sig=SECRET"],
+)
+def test_no_secret_of_a_remote_is_told(hub, monkeypatch, address):
+    """Neither by us nor by the store's library, whose error is not shown as the cause."""
+    monkeypatch.setenv("CPT_REPRO_SHARDS_REMOTE", address)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    hub.build()
+    (hub.corpus / "train" / "c4" / SHARD).unlink()
+    shards._mapped.cache_clear()
+    hub.project = hub.project.with_(shards_remote=address)
+    with pytest.raises(UserError) as caught:
+        hub.open("c4").take([0])
+    told = "".join(traceback.format_exception(caught.value))
+    assert "***@bucket/x" in told and "SECRET" not in told and "SEC%52ET" not in told
+    with pytest.raises(UserError) as caught:
+        shards.upload(hub.corpus, ["fingerprint.json"], address)
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_shards_that_are_here_are_checked_though_others_are_elsewhere(hub, remote):
