@@ -1,6 +1,4 @@
-"""The command line: every step of the pipeline, and questions about it. Heavy imports stay inside the
-commands.
-"""
+"""The command line: every step of the pipeline, and questions about it. Commands import what they need."""
 
 from __future__ import annotations
 
@@ -49,39 +47,9 @@ Figures = _option(Path | None, "Folder of figures, instead of the project's.", "
 AsJson = _option(bool, "Print JSON for programs.", "--json")
 Runs = Annotated[str, typer.Argument(help="An id as `plan` and `status` have it, or how several begin.")]
 Exhibit = Annotated[str, typer.Argument(help="<paper>/<exhibit>; all without it.")]
-# of `corpus`
-Processes = _option(int, "Worker processes; the shards do not depend on it.", min=1)
-Rebuild = _option(bool, "Check all that is there; build anew what is damaged.", "--rebuild")
-Upload = _option(str | None, "Copy it there too, for $CPT_REPRO_SHARDS_REMOTE: s3://... or a folder.")
-# of `train` and `evaluate`
-Again = _option(bool, "Train what has a receipt too, to have all points of its curves.", "--again")
-DryRun = _option(bool, "Print the command that starts the ranks.", "--dry-run")
-Attempt = _option(int, "Above 1, what failed by itself is not tried again.", min=1)
-ReleasedToo = _option(
-    bool, "The authors' published weights; name them <paper>/<run>, or a pattern.", "--released"
-)
-# of `export`
-Out = _option(Path, "Folder to write, new or empty.")
-Iteration = _option(int | None, "Of the weights that were kept; the last without it.")
-# of `plan`
-Exhibits = _option(list[str] | None, "What <paper>/<exhibit> needs; may be repeated.", "--exhibit")
-Gpus = _option(int | None, "GPUs at hand, for the wall time.")
-Speeds = _option(list[str] | None, "MODEL=X: tokens/s on one GPU (core); may be repeated.")
-Mfu = _option(float | None, "Share of the peak that training reaches (0.45).")
-Peak = _option(float | None, "Peak of a GPU (989: H100, H200, dense bf16).")
-Price = _option(float | None, "USD per GPU-hour.")
-Memory = _option(float | None, "GB of a GPU (80).")
-# of `claims`
-Paper = _option(str | None, "One paper's claims alone.")
-Claim = _option(str | None, "One claim with its tests, such as C1 or <paper>/12.")
-Write = _option(bool, "Write claims.json and claims.md of all claims.", "--write")
-Readme = _option(Path | None, "Renew the table between the marks in this file.")
-# of `bench`
 Model = _option(str | None, "As the scale names it; the first without it.")
 Steps = _option(int, "Steps timed in each arm, after those that warm up.", min=1)
-Device = _option(
-    str | None, "gpu or cpu, which is a dry run at scales for GPUs; that of the scale without it."
-)
+Device = _option(str | None, "gpu, or cpu (a dry run where the scale is for GPUs).")
 Rounds = _option(int, "Turns of all arms.", min=1)
 
 
@@ -116,9 +84,9 @@ def corpus(
     name: Annotated[str, typer.Argument(help="A corpus of the scale; or `tokenizer`.")],
     scale: Scale = "smoke",
     papers: Papers = "",
-    processes: Processes = 1,
-    rebuild: Rebuild = False,
-    upload: Upload = None,
+    processes: _option(int, "Worker processes; the shards do not depend on it.", min=1) = 1,
+    rebuild: _option(bool, "Check all that is there; build anew what is damaged.", "--rebuild") = False,
+    upload: _option(str | None, "Copy it there too: s3://... ($CPT_REPRO_SHARDS_REMOTE).") = None,
 ) -> None:
     """Builds the tokenizer, or one corpus: text to tokens to MDS shards with hashes."""
     from cpt_repro.data.build import build_corpus, build_tokenizer
@@ -150,9 +118,9 @@ def train(
     runs: Runs = "",
     scale: Scale = "smoke",
     papers: Papers = "",
-    again: Again = False,
-    dry_run: DryRun = False,
-    attempt: Attempt = 1,
+    again: _option(bool, "Train what has a receipt too, for all points of its curves.", "--again") = False,
+    dry_run: _option(bool, "Print the command that starts the ranks.", "--dry-run") = False,
+    attempt: _option(int, "Above 1, what failed by itself is not tried again.", min=1) = 1,
 ) -> None:
     """Trains a run, or those whose ids begin so, and what they start from where that is missing.
 
@@ -166,8 +134,7 @@ def train(
     ids = _named(runs, list(work.plan.runs), "run")
     todo = work.outstanding(ids, (), again)[0]
     arguments = (work.plan, work.records, todo, work.store)
-    # A rank of a launch; its failure is told by the launcher, so that the first of many is the one that is
-    # read.
+    # A rank of a launch; its failure is told by the launcher: of many the first.
     if launch.launched():
         launch.join()
         from torch.distributed.elastic.multiprocessing.errors import record
@@ -226,7 +193,12 @@ def measure(runs: Runs = "", scale: Scale = "smoke", papers: Papers = "") -> Non
 
 @app.command()
 def evaluate(
-    models: Runs = "", scale: Scale = "smoke", papers: Papers = "", released: ReleasedToo = False
+    models: Runs = "",
+    scale: Scale = "smoke",
+    papers: Papers = "",
+    released: _option(
+        bool, "The authors' published weights; name them <paper>/<run>, or a pattern.", "--released"
+    ) = False,
 ) -> None:
     """Runs the benchmark suites on trained models and merges."""
     work = _workflow(scale, papers)
@@ -257,10 +229,10 @@ def released_weights(scale: Scale = "paper", papers: Papers = "", as_json: AsJso
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's id, or <paper>/<run> for its first seed.")],
-    out: Out,
+    out: _option(Path, "Folder to write, new or empty."),
     scale: Scale = "smoke",
     papers: Papers = "",
-    iteration: Iteration = None,
+    iteration: _option(int | None, "Of the weights that were kept; the last without it.") = None,
 ) -> None:
     """Writes a trained model as a Hugging Face folder: weights, tokenizer, receipt, model card."""
     from cpt_repro.training.export import export_run
@@ -290,13 +262,13 @@ def draw(
 def plan(
     scale: Scale = "smoke",
     papers: Papers = "",
-    exhibits: Exhibits = None,
-    gpus: Gpus = None,
-    tokens_per_second: Speeds = None,
-    mfu: Mfu = None,
-    peak_tflops: Peak = None,
-    price: Price = None,
-    gpu_memory: Memory = None,
+    exhibits: _option(list[str] | None, "What <paper>/<exhibit> needs; may be repeated.", "--exhibit") = None,
+    gpus: _option(int | None, "GPUs at hand, for the wall time.") = None,
+    tokens_per_second: _option(list[str] | None, "MODEL=X: on a GPU (core); may be repeated.") = None,
+    mfu: _option(float | None, "Share of the peak that training reaches (0.45).") = None,
+    peak_tflops: _option(float | None, "Peak of a GPU (989: H100, H200, dense bf16).") = None,
+    price: _option(float | None, "USD per GPU-hour.") = None,
+    gpu_memory: _option(float | None, "GB of a GPU (80).") = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists what would be trained, and what it costs before it runs: work, time, money, disk, memory.
@@ -330,24 +302,26 @@ def status(scale: Scale = "smoke", papers: Papers = "", as_json: AsJson = False)
 def claims(
     scale: Scale = "smoke",
     papers: Papers = "",
-    paper: Paper = None,
-    claim: Claim = None,
+    claim: _option(str | None, "One claim with its tests, such as C1 or <paper>/12.") = None,
     results: Results = None,
     out: Figures = None,
-    write: Write = False,
-    readme: Readme = None,
+    write: _option(bool, "Write claims.json and claims.md of all claims.", "--write") = False,
+    readme: _option(Path | None, "Renew the table between the marks in this file.") = None,
     as_json: AsJson = False,
 ) -> None:
     """Says of every claim of the papers whether it held, what was measured, published, and what decided."""
     from cpt_repro.claims import ledger as claims
 
     work = _workflow(scale, papers, results, out)
-    ledger = claims.build_ledger(work.catalogue, work.records, [paper] if paper else None)
+    ledger = claims.build_ledger(work.catalogue, work.records)
     if write:
         for path in claims.write_ledger(ledger, work.figures):
             _say(str(path))
     if readme:
-        text = read_bytes(readme, DECLARATION_BYTES).decode("utf-8", "replace")
+        try:
+            text = read_bytes(readme, DECLARATION_BYTES).decode("utf-8")
+        except UnicodeError:
+            raise UserError("it is no text in UTF-8.", where=str(readme), do="Convert it.") from None
         write_text(readme, claims.in_readme(ledger, text, str(readme)))
         _say(str(readme))
     if write or readme:
@@ -376,9 +350,7 @@ def verify(
     figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes exhibits, claims and report again from the receipts and compares bytes; status 1 on any
-    difference.
-    """
+    """Makes exhibits, claims and report again from the receipts; status 1 where a byte differs."""
     from cpt_repro.report import verify as verifying
 
     work = _workflow(scale, papers, results, figures)
@@ -400,9 +372,7 @@ def cite(
     figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of the receipts, the
-    paper.
-    """
+    """Prints what to cite for an exhibit or a scale: version, commit, seeds, digest of receipts, paper."""
     from cpt_repro.files import code_commit
     from cpt_repro.report.citation import citation
 
@@ -445,9 +415,7 @@ def bench_gpu(
 
 @bench.command("data")
 def bench_data(scale: Scale = "pocket", rounds: Rounds = 3) -> None:
-    """Tokens/s of building a corpus, with 1 and 2 processes, against the tokenizer alone: a JSON row for one
-    of the scale's, and one for files of the hub.
-    """
+    """Speed of building a corpus against the tokenizer alone: a JSON row of the scale's, one of hub files."""
     from cpt_repro import bench
 
     for row in bench.bench_data(_workflow(scale).plan, rounds):

@@ -185,21 +185,17 @@ def _counts(claims: Iterable[ClaimRecord]) -> dict[Verdict, int]:
     return {verdict: given.count(verdict) for verdict in VERDICTS}
 
 
-def build_ledger(catalogue: Catalogue, records: Records, papers: Iterable[str] | None = None) -> Ledger:
-    """Every claim of the plan's papers (or of `papers`) with its verdict, from the records at hand.
+def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
+    """Every claim of the plan's papers with its verdict, from the records at hand.
 
-    Deterministic: the same records and declarations give the same ledger. A paper that is not planned, and a
-    fault in a `claims.yaml` or in `results/<scale>/analysis.yaml`, is a `UserError`.
+    Deterministic: the same records and declarations give the same ledger. A fault in a `claims.yaml` or in
+    `results/<scale>/analysis.yaml` is a `UserError`.
     """
     plan = records.plan
-    wanted = plan.papers if papers is None else tuple(papers)
-    for paper in wanted:
-        if paper not in plan.papers:
-            raise UserError(f"the paper '{paper}' is unknown.", do=nearest(paper, plan.papers))
     declared = {paper: load_claims(catalogue, paper) for paper in plan.papers}
     analyses = _analyses(plan, {f"{paper}/{claim.id}" for paper in declared for claim in declared[paper]})
     claims, digests = [], {}
-    for paper in wanted:
+    for paper in plan.papers:
         measured = Measured(Evidence(records, paper))
         for claim in declared[paper]:
             claims.append(_claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}")))

@@ -140,12 +140,6 @@ def test_a_bar_and_a_line_end_stay_in_their_cell(pocket):
 # -- what is refused
 
 
-def test_an_unknown_paper_is_refused(plan_of):
-    plan = plan_of("pocket")
-    with pytest.raises(UserError, match="'ibrahim2023' is unknown. Did you mean 'ibrahim2024'"):
-        ledgers.build_ledger(Catalogue(plan), Records(plan), ["ibrahim2023"])
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
