@@ -17,7 +17,7 @@ from typing import Any
 
 from cpt_repro.data.languages import make_documents
 from cpt_repro.declarations.manifests import Files, Generated, Hub, Manifest, Split
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, briefly
 from cpt_repro.files import file_digest
 from cpt_repro.models.hub import Repository
 from cpt_repro.project import CORPORA, Project
@@ -57,7 +57,7 @@ def read_lines(path: Path, compression: str | None, do: str) -> Iterator[bytes]:
                     raise UserError(what, where=f"{path}, row {number}", do=do)
                 yield line
     except (OSError, pyarrow.ArrowException) as error:
-        what = f"the file is damaged or cut short ({' '.join(str(error).split())[:200]})."
+        what = f"the file is damaged or cut short ({briefly(error)})."
         raise UserError(what, where=str(path), do=do) from None
 
 
@@ -70,7 +70,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
             yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
-        what = f"the file cannot be read ({' '.join(str(error).split())[:200]})."
+        what = f"the file cannot be read ({briefly(error)})."
         raise UserError(what, where=str(path), do=_HUB_ADVICE) from None
 
 

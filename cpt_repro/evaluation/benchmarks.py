@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cpt_repro.declarations.benchmarks import STEM, Benchmark
 from cpt_repro.declarations.strict import parse
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, briefly
 from cpt_repro.evaluation.items import Item, Openings, Question, kind_of
 from cpt_repro.models.hub import Repository
 from cpt_repro.project import Project
@@ -115,5 +115,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
             return parquet.ParquetFile(path).read().to_pylist()
         return [dict(json.loads(line)) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError, TypeError, RecursionError, pyarrow.ArrowException) as error:
-        fault = f"not a whole file of parquet or JSON lines ({' '.join(str(error).split())[:200]})."
+        fault = f"not a whole file of parquet or JSON lines ({briefly(error)})."
         raise UserError(fault, where=str(path), do="Fetch it again.") from None

@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from cpt_repro.declarations.scale import Execution
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, redacted
 from cpt_repro.workflow.warm import end_with
 
 #: Of a launch over nodes: two jobs on a node differ by their number; below what the kernel hands out.
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
         why = f"killed by {failure.signal_name()}"
     else:
         why = record.get("extraInfo", {}).get("py_callstack") or f"status {failure.exitcode}"
-    print(f"cpt-repro: rank {rank} failed, and the others were ended: {why}", file=sys.stderr)
+    print(f"cpt-repro: rank {rank} failed, and the others were ended: {redacted(why)}", file=sys.stderr)
     return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
 
 
