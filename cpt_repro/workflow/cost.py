@@ -7,7 +7,6 @@ or an assumption that is named. A device is a GPU, or a core at scales for CPUs.
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
@@ -19,7 +18,6 @@ from cpt_repro.declarations.strict import Count, Strict, nearest, parse
 from cpt_repro.errors import UserError
 from cpt_repro.files import RECORD_BYTES, read_bytes
 from cpt_repro.models.architecture import GB, IN_MEMORY, architecture
-from cpt_repro.planning.mixture import Mixture
 from cpt_repro.planning.plan import Plan, PlannedRun
 from cpt_repro.training.store import kept_bytes, state_bytes
 from cpt_repro.workflow.jobs import Workflow
@@ -131,13 +129,12 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class CorpusCost:
-    """The shards of one corpus, where their size is from, and what all training reads, replay included."""
+class Disk:
+    """What takes room on disk, and what is to be said of it."""
 
-    tokens: int
+    what: str
     bytes: int
-    basis: str
-    tokens_read: int
+    about: str
 
 
 @dataclass(frozen=True)
@@ -165,12 +162,7 @@ class Cost:
     wall: list[Bound]
     #: every lineage trained by itself, without validation
     alone: Work
-    corpora: dict[str, CorpusCost]
-    #: that are kept, and their bytes
-    checkpoints: int
-    checkpoints_bytes: int
-    #: at a time, against interruption, on the most devices of `wall`
-    states_bytes: int
+    disk: list[Disk]
     #: run -> why the scale has none
     no_counterpart: dict[str, str]
 
@@ -324,49 +316,42 @@ def _alone(plan: Plan, runs: list[PlannedRun], models: dict[str, ModelCost]) -> 
     return Work.sum(parts)
 
 
-def tokens_by_corpus(mixture: Mixture, tokens: float) -> Counter[str]:
-    """Corpus -> tokens that a training of so many takes from it, replay included."""
-    out: Counter[str] = Counter()
-    for part in mixture:
-        share = part.share * tokens
-        out.update({part.stream.corpus: share} if part.stream else tokens_by_corpus(part.parts, share))
-    return out
-
-
-def _corpus(work: Workflow, corpus: str, read: float) -> CorpusCost:
-    manifest, length = work.plan.manifest(corpus), work.scale.sequence_length
-    record = work.records.fingerprint(corpus)
-    if built := work.built(corpus) or (record if record and work.fits(corpus, record) else None):
-        domains = [domain for split in built.splits.values() for domain in split.values()]
-        size = sum(domain.sequences for domain in domains) * (length + 1) * TOKEN_BYTES
-        return CorpusCost(sum(domain.tokens for domain in domains), size, "built", round(read))
+def _shards(work: Workflow, corpus: str) -> Disk:
+    """As they were built, else as the manifest lets expect."""
+    what, manifest, length = f"shards of {corpus}", work.plan.manifest(corpus), work.scale.sequence_length
+    built = work.records.fingerprint(corpus)
+    if built and work.fits(corpus, built):
+        sequences = sum(domain.sequences for split in built.splits.values() for domain in split.values())
+        return Disk(what, sequences * (length + 1) * TOKEN_BYTES, "as built")
     if isinstance(manifest, Hub):
-        tokens, basis = manifest.tokens_billions * 1e9, "manifest"
+        tokens, basis = manifest.tokens_billions * 1e9, "as the manifest says"
     elif isinstance(manifest, Files):
         text = sum(split.text_bytes for split in manifest.splits.values())
         tokens, basis = text / 4, "estimate: 4 bytes a token"
     else:
         tokens, basis = sum(manifest.words.values()), "estimate: 1 token a word"
-    return CorpusCost(round(tokens), round(tokens * TOKEN_BYTES * (length + 1) / length), basis, round(read))
+    return Disk(what, round(tokens * (length + 1) / length * TOKEN_BYTES), basis)
 
 
-def _states(runs: list[PlannedRun], models: dict[str, ModelCost], devices: int) -> int:
-    """Most bytes of states against interruption at a time, on a number of devices."""
-    total, free = 0, float(devices)
-    for size, name in sorted(((state_bytes(run.training), run.model_name) for run in runs), reverse=True):
+def _disk(work: Workflow, runs: list[PlannedRun], models: dict[str, ModelCost], devices: int) -> list[Disk]:
+    """Shards, checkpoints, and the most of states against interruption at a time on a number of devices."""
+    read = {corpus for run in runs for corpus in run.training.data}
+    shards = [_shards(work, corpus) for corpus in work.scale.corpora if corpus in read]
+    kept = [work.plan.kept(run.identity) for run in runs]
+    size = sum(kept_bytes(run.training, one) for run, one in zip(runs, kept, strict=True))
+    states, free = 0, float(devices if work.scale.save_every else 0)
+    for state, name in sorted(((state_bytes(run.training), run.model_name) for run in runs), reverse=True):
         if (held := models[name].devices / models[name].trainings_per_device) <= free:
-            total, free = total + size, free - held
-    return total
+            states, free = states + state, free - held
+    rest = Disk("training states", states, "at a time, against interruption")
+    return [*shards, Disk("checkpoints kept", size, f"{sum(map(len, kept))} of them"), rest]
 
 
-def _no_counterpart(work: Workflow, exhibits: list[tuple[str, str]]) -> dict[str, str]:
-    """Run or merge -> why the scale has none: of what some exhibits show; without any, of all runs."""
-    absent = work.plan.absent
-    if exhibits:
-        shown = [(paper, work.catalogue.find(paper, key)) for paper, key in exhibits]
-        named = [(paper, name) for paper, one in shown for name in (*one.runs, *one.evaluations)]
-        absent = {run: why for run in named if (why := work.plan.why_absent(*run))}
-    return {"/".join(run): why for run, why in absent.items()}
+def _no_counterpart(work: Workflow, exhibits: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Run or merge that some exhibits show -> why the scale has none."""
+    shown = [(paper, work.catalogue.find(paper, key)) for paper, key in exhibits]
+    named = dict.fromkeys((paper, name) for paper, one in shown for name in (*one.runs, *one.evaluations))
+    return {"/".join(run): why for run in named if (why := work.plan.why_absent(*run))}
 
 
 def estimate(work: Workflow, options: Options) -> Cost:
@@ -384,8 +369,7 @@ def estimate(work: Workflow, options: Options) -> Cost:
     left = {run.identity for run in work.outstanding([run.id for run in runs], evaluated)[0]}
     costs = [_run(plan, run, models[run.model_name], run.identity not in left) for run in runs]
     wall = bounds(costs, models, options.gpus)
-    most = max((bound.devices or 0 for bound in wall), default=0) if scale.save_every else 0
-    read = sum((tokens_by_corpus(run.training.mixture, run.training.tokens) for run in runs), Counter())
+    most = max((bound.devices or 0 for bound in wall), default=0)
     units = {run.paper: plan.studies[run.paper].paper.unit for run in runs}
     return Cost(
         scale=scale.name,
@@ -403,9 +387,6 @@ def estimate(work: Workflow, options: Options) -> Cost:
         price=options.price,
         wall=wall,
         alone=_alone(plan, runs, models),
-        corpora={corpus: _corpus(work, corpus, read[corpus]) for corpus in scale.corpora if read[corpus]},
-        checkpoints=sum(len(plan.kept(run.identity)) for run in runs),
-        checkpoints_bytes=sum(kept_bytes(run.training, plan.kept(run.identity)) for run in runs),
-        states_bytes=_states(runs, models, most),
-        no_counterpart=_no_counterpart(work, exhibits),
+        disk=_disk(work, runs, models, most),
+        no_counterpart=_no_counterpart(work, exhibits or work.catalogue.exhibits),
     )

@@ -97,15 +97,8 @@ def _work(cost: Cost, unit: str) -> Table:
 
 
 def _disk(cost: Cost) -> Table:
-    rows = []
-    for corpus, size in cost.corpora.items():
-        text = f"{_in(_TOKENS, size.tokens)} tokens ({size.basis}), {_in(_TOKENS, size.tokens_read)} read"
-        rows.append((f"shards of {corpus}", size.bytes, text))
-    rows.append(("checkpoints kept", cost.checkpoints_bytes, f"{cost.checkpoints} of them"))
-    if cost.states_bytes:
-        rows.append(("training states", cost.states_bytes, "at a time, against interruption"))
-    rows.append(("in all", sum(size for _, size, _ in rows), ""))
-    rows = [(what, _in(_BYTES, size), text) for what, size, text in rows]
+    rows = [(one.what, _in(_BYTES, one.bytes), one.about) for one in cost.disk if one.bytes]
+    rows.append(("in all", _in(_BYTES, sum(one.bytes for one in cost.disk)), ""))
     return _table("\nDisk", ("", "bytes", ""), rows, words=(0, 2))
 
 

@@ -121,6 +121,13 @@ def read_by_corpus(runs):
     return [tokens(name) for name in runs]
 
 
+def taken(mixture, tokens):
+    """Counter of tokens by corpus that a planned mixture takes."""
+    parts = [(part, part.share * tokens) for part in mixture]
+    own = (Counter({p.stream.corpus: n}) if p.stream else taken(p.parts, n) for p, n in parts)
+    return sum(own, Counter())
+
+
 def test_totals_of_paper_are_those_of_the_declarations(repository, work):
     cost = cost_of(work("paper"))
     runs = [
@@ -130,8 +137,9 @@ def test_totals_of_paper_are_those_of_the_declarations(repository, work):
     by_corpus = sum(runs, Counter())
     assert cost.all.tokens == round(sum(by_corpus.values()))
     assert (round(cost.units, 2), cost.unit) == (46.62, "300B tokens")
-    for corpus, size in cost.corpora.items():
-        assert size.tokens_read == pytest.approx(by_corpus[corpus], rel=1e-6)
+    planned = [one[0].training for one in work("paper").plan.trainings.values()]
+    read = sum((taken(one.mixture, one.tokens) for one in planned), Counter())
+    assert read == pytest.approx(by_corpus, rel=1e-6)
     assert sorted(run.tokens for run in cost.runs) == sorted(round(sum(run.values())) for run in runs)
     per_token = {"405m": SMALL, "10b": LARGE}
     assert {name: model.flops_per_token for name, model in cost.models.items()} == per_token
@@ -176,7 +184,7 @@ def test_merges_need_what_they_are_made_of(work):
 
 def test_exhibit_without_training(work, capsys):
     cost = cost_of(work("paper"), "ibrahim2024/figure_02")
-    assert cost.runs == [] and cost.all.device_hours == cost.checkpoints_bytes == 0
+    assert cost.runs == [] and cost.all.device_hours == sum(one.bytes for one in cost.disk) == 0
     print_estimate(cost)
     assert "nothing to train" in capsys.readouterr().out
 
@@ -405,46 +413,49 @@ def test_memory_of_a_gpu(work):
     assert cost_of(shared, FIGURE).models["405m"].memory_gb == pytest.approx(3 * 16 * 405_334_016 / GB)
 
 
+def disk(workflow, *exhibits, **options):
+    """What -> (bytes, what is said of it)."""
+    return {one.what: (one.bytes, one.about) for one in cost_of(workflow, *exhibits, **options).disk}
+
+
 def test_disk(work):
-    cost = cost_of(work("paper"))
-    assert (cost.corpora["sp"].tokens, cost.corpora["sp"].basis) == (299_280_000_000, "manifest")
-    assert cost.corpora["sp"].bytes == round(299_280_000_000 * 2 * 2049 / 2048)
+    disk_of_paper = disk(work("paper"))
+    shards = round(299_280_000_000 * 2 * 2049 / 2048)
+    assert disk_of_paper["shards of sp"] == (shards, "as the manifest says")
     # 87 ends; earlier ones of Pythia (2) and of the trunks' splits (2 x 3, with the optimizer's state). The
     # upstream model of Ibrahim keeps the optimizer's state at its end.
     small, large = 405_334_016, 9_642_249_216
-    assert cost.checkpoints == 87 + 2 + 6
     ends, branches = 4 * (82 * small + 5 * large), 2 * 4 * small + 6 * 12 * small
-    assert cost.checkpoints_bytes == ends + branches + 8 * small
+    assert disk_of_paper["checkpoints kept"] == (ends + branches + 8 * small, f"{87 + 2 + 6} of them")
 
 
 def test_states_of_what_runs_at_a_time(work):
-    one, many = (cost_of(work("paper"), FIGURE, gpus=gpus).states_bytes for gpus in (8, 80))
+    one, many = (disk(work("paper"), FIGURE, gpus=gpus)["training states"][0] for gpus in (8, 80))
     # Two are kept while the next is written.
     assert one == 3 * 12 * 405_334_016 and many == 10 * one
-    assert cost_of(work("paper", save_every=0), FIGURE).states_bytes == 0
+    assert disk(work("paper", save_every=0), FIGURE)["training states"][0] == 0
 
 
 def test_shards_as_built_count_before_estimates(own):
     workflow = own("pocket")
     manifest, length = workflow.plan.manifest("german"), workflow.scale.sequence_length
-    size = cost_of(workflow).corpora["german"]
-    assert size.basis.startswith("estimate") and size.tokens == (37110970 + 1033103) // 4
+    expected = (37110970 + 1033103) / 4 * 2 * (length + 1) / length
+    assert disk(workflow)["shards of german"] == (round(expected), "estimate: 4 bytes a token")
     domain = {"documents": 1, "tokens": 1290, "sequences": 10, "text_bytes": 5000, "shards": {"a": "0"}}
     built = {"name": manifest.name, "manifest": manifest.digest, "tokenizer": "0", "sequence_length": length}
     built |= {"splits": {split: dict.fromkeys(manifest.domains, domain) for split in ("train", "validation")}}
     built |= {"shares": manifest.domains, "entropy_floor": None, "empty_documents": {}}
     built |= {"validation_documents": "0"}
 
-    def basis(**changes):
+    def size(**changes):
         record = workflow.records.corpus_path("german")
         write_json(record, built | changes | {"fingerprint": digest(built | changes)})
         workflow.records._read.clear()
-        size = cost_of(workflow).corpora["german"]
-        return size.basis, size.tokens, size.bytes
+        return disk(workflow)["shards of german"]
 
     count = 2 * len(manifest.domains)
-    assert basis() == ("built", 1290 * count, 10 * (length + 1) * 2 * count)
-    assert basis(manifest="of another text")[0].startswith("estimate")
+    assert size() == (10 * (length + 1) * 2 * count, "as built")
+    assert size(manifest="of another text")[0] == round(expected)
 
 
 # -- what is printed
