@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from short_runs import SHORT, World, numbers
-from third_study import put_third_study
+from third_study import REPOSITORY, put_third_study
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +47,27 @@ def test_neighbours_and_what_the_killed_leave(built, tmp_path, wait_for, faults)
     assert set(os.listdir("/dev/shm")) <= shared
     faults("two trainings at once on one machine", 2, "the bits of a run alone")
     faults("data workers of a killed training", 1, "no shared memory left; the next call goes on")
+
+
+def test_a_remotes_secret_is_told_to_nobody(built, tmp_path):
+    """Of a training that cannot have a shard: not on the terminal, in logs, in records, in notes."""
+    root = tmp_path / "project"
+    shutil.copytree(built.root, root)
+    shutil.copytree(REPOSITORY / "profiles", root / "profiles")
+    shutil.copy(REPOSITORY / "Snakefile", root)
+    next((root / "data" / "smoke" / "pile" / "train").rglob("*.mds")).unlink()
+    place = root / "results" / "smoke" / "runs" / "ibrahim2024" / "405m" / "pile" / "seed-0"
+    receipt = place.relative_to(root) / "receipt.json"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", str(receipt)]
+    environment = os.environ | {"CPT_REPRO_SHARDS_REMOTE": "foo://KEY:SECRET@bucket/x?sig=SEC%52ET"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode and "cannot be fetched" in json.loads((place / "failure.json").read_text())["why"]
+    (log,) = (root / "logs").rglob("*.log")
+    assert all("foo://***@bucket/x" in text for text in (done.stderr + done.stdout, log.read_text()))
+    everything = {"the terminal": (done.stdout + done.stderr).encode()} | _contents(root)
+    assert [name for name, text in everything.items() if b"SECRET" in text or b"SEC%52ET" in text] == []
+    ignored = ["git", "-C", str(REPOSITORY), "check-ignore", "results/pocket/runs/x/failure.json"]
+    assert subprocess.run(ignored, capture_output=True).returncode == 0
 
 
 COMMANDS = """
