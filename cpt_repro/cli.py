@@ -124,8 +124,7 @@ def train(
 ) -> None:
     """Trains a run, or those whose ids begin so, and what they start from where that is missing.
 
-    Where the scale's `execution` asks for several ranks, this starts them; inside a launch (RANK is set) it
-    is one.
+    Where the scale's `execution` asks for several ranks, it starts them; in a launch (RANK is set) it is one.
     """
     from cpt_repro.training.train import train_runs
     from cpt_repro.workflow import launch

@@ -1,6 +1,4 @@
-"""One call of the workflow engine: what the Snakefile asks, the lock against a second call, what it may
-write.
-"""
+"""One call of the workflow engine: what the Snakefile asks, and the lock against a second call."""
 
 from __future__ import annotations
 

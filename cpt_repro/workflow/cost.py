@@ -198,8 +198,7 @@ def _measured(work: Workflow, model: str) -> tuple[float, str] | None:
 def _speed(
     work: Workflow, run: PlannedRun, flops_per_token: int, options: Options
 ) -> tuple[float | None, str]:
-    """(tokens per second of one device, where that is from): as given, else as measured, else on GPUs by an
-    assumed utilisation, else unknown."""
+    """(tokens per second of one device, where that is from): given, measured, on GPUs assumed, or unknown."""
     if given := options.tokens_per_second.get(run.model_name):
         return given, "given (--tokens-per-second)"
     chosen = bool(options.mfu or options.peak_tflops)

@@ -40,9 +40,7 @@ def project_in(repository, folder):
 
 @pytest.fixture(scope="module")
 def work(repository, tmp_path_factory):
-    """`work(scale, **changes)`: the jobs of a scale, parts of it changed, in a project that tests do not
-    write to.
-    """
+    """`work(scale, **changes)`: the jobs of a scale, parts of it changed; tests write nothing there."""
     project, made = project_in(repository, tmp_path_factory.mktemp("clean")), {}
 
     def of(name, **changes):
@@ -96,9 +94,7 @@ def declared(repository, paper):
 
 
 def read_by_corpus(runs):
-    """Run -> Counter of tokens by corpus. Replay draws on all that the lineage was trained on so far, as it
-    was.
-    """
+    """Run -> Counter of tokens by corpus. Replay draws on all that the lineage was trained on before."""
     done = {}
 
     def tokens(name):
