@@ -15,23 +15,10 @@ from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest
 from cpt_repro.records.lookup import Records
-from cpt_repro.records.receipts import Evaluation, Receipt, identity_in, read_record
 from cpt_repro.report.citation import Key, read_drawn
 from cpt_repro.report.page import Recorded, write_report
 
 T = TypeVar("T")
-
-
-@dataclass
-class Receipts:
-    """Receipts and evaluations that the plan wants."""
-
-    read: int = 0
-    missing: list[str] = field(default_factory=list)
-    #: name -> what is wrong with it
-    unreadable: dict[str, str] = field(default_factory=dict)
-    #: files that no planned run has left, whatever its name; they do no harm
-    unplanned: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -41,7 +28,6 @@ class File:
     state: Literal["equal", "differs", "missing"]
     there: str | None
     again: str
-    by: Literal["bytes", "recorded hash"]
 
 
 @dataclass
@@ -49,19 +35,17 @@ class Verification:
     """What `verify` found."""
 
     scale: str
-    receipts: Receipts
     #: file below `figures/<scale>` -> what of it
     files: dict[str, File] = field(default_factory=dict)
-    #: what could not be made -> why
+    #: what could not be read or made -> why
     failed: dict[str, str] = field(default_factory=dict)
     #: exhibit -> records whose digest is not the one that it was drawn from
     changed: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether every file is equal and no record is unreadable."""
-        equal = all(file.state == "equal" for file in self.files.values())
-        return equal and not (self.failed or self.changed or self.receipts.unreadable)
+        """Whether every file is equal."""
+        return not (self.failed or self.changed) and {file.state for file in self.files.values()} == {"equal"}
 
     def as_json(self) -> dict[str, Any]:
         """For machines: all of it, and `ok`."""
@@ -69,45 +53,17 @@ class Verification:
 
     def summary(self) -> list[str]:
         """In lines: what is wrong, then the counts."""
-        lines = [f"unreadable: {name} ({why})" for name, why in self.receipts.unreadable.items()]
-        lines += [f"not planned any more: {name}" for name in self.receipts.unplanned]
         changed = "drawn from other records than those there now"
-        lines += [f"{exhibit}: {changed}: {', '.join(names)}" for exhibit, names in self.changed.items()]
+        lines = [f"{exhibit}: {changed}: {', '.join(names)}" for exhibit, names in self.changed.items()]
         lines += [f"not made: {what}: {why}" for what, why in self.failed.items()]
-        for name, file in self.files.items():
-            there = f"{file.there} there ({file.by}), " if file.there else ""
-            if file.state != "equal":
-                lines.append(f"{file.state}: {name}: {there}{file.again} from the records")
+        lines += [
+            f"{file.state}: {name}: {file.there} there, {file.again} from the records"
+            for name, file in self.files.items()
+            if file.state != "equal"
+        ]
         states = [file.state for file in self.files.values()]
         counts = [states.count(state) for state in ("equal", "differs", "missing")]
-        lines.append("{} files equal, {} differ, {} missing".format(*counts))
-        if self.receipts.missing:
-            lines.append(f"{len(self.receipts.missing)} records are not run yet; the exhibits name them.")
-        return lines
-
-
-def check_receipts(catalogue: Catalogue, records: Records) -> Receipts:
-    """Reads every receipt and evaluation that the plan wants."""
-    out, runs, folder = Receipts(), records.plan.runs, records.folder / "runs"
-    wanted = [
-        (f"receipt {name}", Receipt, records.receipt_path(run), run.identity) for name, run in runs.items()
-    ]
-    for name in catalogue.models:
-        identity = records.plan.model(name).identity
-        wanted.append((f"evaluation {name}", Evaluation, records.evaluation_path(name), identity))
-    for name, model, path, identity in wanted:
-        try:
-            if path.exists() and read_record(model, path).identity == identity:
-                out.read += 1
-            else:
-                out.missing.append(name)
-        except UserError as error:
-            out.unreadable[name] = error.what
-    known = {run.identity for run in runs.values()}
-    for path in sorted(folder.rglob("receipt.json")):
-        if identity_in(path) not in {None, *known}:
-            out.unplanned.append(path.relative_to(folder).as_posix())
-    return out
+        return [*lines, "{} files equal, {} differ, {} missing".format(*counts)]
 
 
 def verify(
@@ -123,8 +79,7 @@ def verify(
     """
     figures = Path(figures or catalogue.plan.project.figures)
     folder = figures / catalogue.plan.scale.name
-    out = Verification(catalogue.plan.scale.name, check_receipts(catalogue, records))
-    say(f"records: {out.receipts.read} read, {len(out.receipts.unreadable)} unreadable")
+    out = Verification(catalogue.plan.scale.name)
     with tempfile.TemporaryDirectory() as place:
         again = Path(place) / out.scale
 
@@ -139,8 +94,7 @@ def verify(
                 file, new = folder / name, file_digest(path)
                 old = file_digest(file) if file.exists() else recorded.get(file.name)
                 state = "missing" if old is None else "equal" if old == new else "differs"
-                by = "bytes" if file.exists() else "recorded hash"
-                out.files[name] = File(state, old, new, by)
+                out.files[name] = File(state, old, new)
             say(f"{what}: {', '.join(sorted({out.files[name].state for name in made}))}")
 
         def known(name: str, reader: Callable[[Path], T]) -> T | None:
