@@ -278,7 +278,8 @@ def write_csv(table: Table, path: Path) -> None:
     for column in table.columns:
         columns |= {column.heading: column.cells} if isinstance(column, Texts) else column.columns()
     with whole_file(path) as aside:
-        frame = pd.DataFrame(columns, dtype=object).map(_csv_value).rename(columns=_csv_value)
+        headed = {_csv_value(heading): cells for heading, cells in columns.items()}
+        frame = pd.DataFrame(headed, dtype=object).map(_csv_value)
         frame.to_csv(aside, index=False, lineterminator="\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpt_repro.claims.ledger import VERDICTS, Ledger
 from cpt_repro.declarations.strict import Strict, parse
@@ -19,6 +19,9 @@ from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_js
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
+
+if TYPE_CHECKING:
+    import jinja2
 
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
@@ -189,25 +192,14 @@ class Page:
 
     def render(self) -> str:
         """The page as text: the same files and records give the same text."""
-        import jinja2
-
         plan = self.plan
         papers = {name: plan.studies[name] for name in plan.papers}
         exhibits: dict[str, list[Shown]] = {
             name: [self.shown(*key) for key in self.catalogue.exhibits if key[0] == name] for name in papers
         }
         drawn = [one for of in exhibits.values() for one in of if one.drawn]
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            finalize=lambda value: plain(value) if type(value) is str else value,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        environment.filters |= {"number": _number, "interval": _interval, "capitalised": _capitalised}
-        return environment.get_template("page.html.j2").render(
+        page = templates().get_template("page.html.j2")
+        return page.render(
             plan=plan,
             scale=plan.scale,
             papers=papers,
@@ -222,6 +214,23 @@ class Page:
             environment=self.environment(),
             citation=citation(self.catalogue, figures=self.figures) if drawn else None,
         )
+
+
+def templates() -> jinja2.Environment:
+    """What stands in a template's place is text, shown as it is."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": _number, "interval": _interval, "capitalised": _capitalised}
+    return environment
 
 
 def _number(value: Any, digits: int = 4) -> str:
