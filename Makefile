@@ -5,7 +5,7 @@ VENV := .venv
 ON := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 scale ?= smoke
 
-.PHONY: env figures test torture golden lock clean
+.PHONY: env figures test torture fuzz golden lock clean
 
 env: $(VENV)/ready
 
@@ -28,6 +28,11 @@ test: env
 # The longer mode of the tests that kill: 200 kills and more, and the table of faults anew.
 torture: env
 	$(ON) CPT_REPRO_KILLS=200 CPT_REPRO_FAULT_TABLE=docs/faults.md python -m pytest tests/training tests/data tests/models tests/workflow tests/test_surroundings.py
+
+# 20,000 changed files for every reader, half an hour, and the table of what became of them.
+fuzz: env
+	$(ON) CPT_REPRO_FUZZ=20000 CPT_REPRO_FUZZ_TABLE=docs/fuzz.md python -m pytest tests/test_fuzz.py
+	@cat docs/fuzz.md
 
 # Expected losses of three tiny runs, after a change that is meant to change numbers.
 golden: env

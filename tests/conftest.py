@@ -75,30 +75,44 @@ def wait_for():
     return wait
 
 
-#: fault -> [times injected, outcome]; written as a table where CPT_REPRO_FAULT_TABLE names a file
-_FAULTS = {}
+#: Tables that tests fill: variable that names the file -> what is said above, headings, rows
+_TABLES = {
+    "CPT_REPRO_FAULT_TABLE": (
+        "# Faults injected by the tests\n\nMade by `make torture`; every line is a test that passed.",
+        ("fault", "injected", "outcome"),
+        {},
+    ),
+    "CPT_REPRO_FUZZ_TABLE": (
+        "# Changed files given to every reader\n\nMade by `make fuzz`: small real files with nodes or bytes "
+        "changed. Each is taken, or refused in one sentence.",
+        ("reader", "taken", "refused"),
+        {},
+    ),
+}
 
 
 @pytest.fixture(scope="session")
 def faults():
     """`faults(fault, times, outcome)`: puts a line into the table of faults injected."""
+    rows = _TABLES["CPT_REPRO_FAULT_TABLE"][-1]
 
     def record(fault, times, outcome):
-        _FAULTS[fault] = (_FAULTS.get(fault, (0,))[0] + times, outcome)
+        rows[fault] = (rows.get(fault, (0,))[0] + times, outcome)
 
     return record
 
 
+@pytest.fixture(scope="session")
+def fuzzed():
+    """`fuzzed(reader, taken, refused)`: puts a line into the table of changed files."""
+    rows = _TABLES["CPT_REPRO_FUZZ_TABLE"][-1]
+    return lambda reader, *counts: rows.update({reader: counts})
+
+
 def pytest_sessionfinish(session, exitstatus):
-    """Writes the table of faults."""
-    path = os.environ.get("CPT_REPRO_FAULT_TABLE")
-    if path and _FAULTS and exitstatus == 0:
-        lines = [
-            "# Faults injected by the tests",
-            "",
-            "Made by `make torture`; every line is a test that passed.",
-            "",
-        ]
-        lines += ["| fault | injected | outcome |", "| --- | --- | --- |"]
-        lines += [f"| {fault} | {times} | {outcome} |" for fault, (times, outcome) in sorted(_FAULTS.items())]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Writes the tables."""
+    for variable, (about, headings, rows) in _TABLES.items():
+        if (path := os.environ.get(variable)) and rows and exitstatus == 0:
+            lines = [headings, ["---"] * len(headings), *((name, *rows[name]) for name in sorted(rows))]
+            table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+            Path(path).write_text(f"{about}\n\n{table}", encoding="utf-8")

@@ -127,7 +127,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
+    except BaseException as error:  # the library raises plain Exception, and a panic in Rust is not even that
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         do = "Build the tokenizer (again)."
         raise UserError(f"the tokenizer cannot be read ({error}).", where=str(path), do=do) from None
     # A text that happens to contain "<|endoftext|>" is text and must not end a document.

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from cpt_repro.declarations.published import Discrepancy
 from cpt_repro.declarations.schedules import Schedule
-from cpt_repro.declarations.strict import Count, Name, Share, Strict, parse, read_yaml
+from cpt_repro.declarations.strict import Billions, Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.project import Project
 
@@ -37,7 +37,7 @@ class Unit(Strict):
     """What the paper counts compute in."""
 
     #: Billions of tokens.
-    billions: float = Field(gt=0)
+    billions: Billions
     name: str
 
 
@@ -67,12 +67,12 @@ class InitFrom(Strict):
     count, or of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
 
     run: str | None = None
-    iteration: int | None = Field(default=None, ge=0)
+    iteration: int | None = Field(default=None, ge=0, le=2**31)
     #: `<owner>/<name>@<revision>` of the hub, or the path of a folder with an HF GPT-NeoX model.
     model: str | None = Field(default=None, pattern=r"^(/|\./)\S+$|^[\w.-]+/[\w.-]+@[\w./-]+$")
     #: What that model was trained on (shares that sum to 1) and for how many billions of tokens, for replay.
     data: dict[DataKey, Share] = {}
-    billions: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    billions: Billions | None = None
     size: OutsideSize | None = None
 
     @model_validator(mode="before")
@@ -117,8 +117,8 @@ class Run(Strict):
     iterations: Count
     #: With another number of domains a stage on `corpus/k` gets its domain's share of all stages' iterations.
     printed_for: PrintedFor | None = None
-    until: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    start: float = Field(default=0, ge=0, allow_inf_nan=False)
+    until: Billions | None = None
+    start: float = Field(default=0, ge=0, le=1e9)
     batch: Batch | None = None
     schedule: Schedule
     validate_on: tuple[str, ...] = Field(alias="validate", min_length=1)
@@ -269,7 +269,7 @@ def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
     schedule = dict(schedule)
     try:
         schedule["eta_min"] = float(schedule["eta_max"]) * float(schedule.pop("eta_min_ratio"))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         do = "Give both 'eta_max' and 'eta_min_ratio' as numbers."
         raise UserError("the key 'schedule.eta_min_ratio' is wrong.", where=where, do=do) from None
     return run | {"schedule": schedule}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.declarations.strict import Count, Name, Seed, Strict, load, nearest
+from cpt_repro.declarations.strict import Billions, Count, Name, Seed, Strict, load, nearest
 from cpt_repro.errors import UserError
 from cpt_repro.project import Project
 
@@ -26,7 +26,7 @@ class ModelSize(Size):
     """A size standing in for one of the papers' models (keys: the papers' names for them)."""
 
     #: Learning rates of the papers are multiplied by this (small models need larger ones); 1 at paper scale.
-    eta_factor: float = Field(gt=0)
+    eta_factor: float = Field(gt=0, le=1e9)
     #: Rows of the embedding table; None takes the tokenizer's vocabulary. The papers pad theirs.
     vocab_size: Count | None = None
 
@@ -67,9 +67,9 @@ class Validation(Strict):
     """When and on how much the validation losses are taken; positions in billions of the papers' tokens."""
 
     sequences: Count
-    every: float = Field(gt=0)
-    early: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(), max_length=1000)
-    closing: float = Field(gt=0, description="span before the end over which the final loss is averaged")
+    every: Billions
+    early: tuple[Annotated[float, Field(ge=0, le=1e9)], ...] = Field(default=(), max_length=1000)
+    closing: Billions = Field(description="span before the end over which the final loss is averaged")
     closing_evaluations: int = Field(ge=2, le=10_000)
 
 
@@ -147,7 +147,7 @@ class Execution(Strict):
     deterministic: bool = True
     #: Longest a job may take on a cluster; one that is cut off is queued again and goes on from its
     #: checkpoint.
-    hours: float = Field(default=24, gt=0)
+    hours: float = Field(default=24, gt=0, le=1e6)
     #: Main memory of a node that a job asks for, in GB.
     memory_gb: Count = 8
 
@@ -177,10 +177,10 @@ class Scale(Strict):
     batch_sequences: Count | Literal["published"]
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
-    threads: int = Field(default=1, ge=1)
+    threads: Count = 1
     #: Processes that read training data for each rank; 0: the training process itself. The order does not
     #: depend on it.
-    loader_workers: int = Field(default=0, ge=0)
+    loader_workers: int = Field(default=0, ge=0, le=10_000)
     #: Model -> how its training is spread over hardware.
     execution: dict[Name, Execution] = {}
     tokenizer: Tokenizer
@@ -200,7 +200,7 @@ class Scale(Strict):
     validation: Validation
     suites: dict[Name, Suite] = {}
     #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.
-    save_every: float = Field(default=0, ge=0)
+    save_every: float = Field(default=0, ge=0, le=1e9)
 
     @model_validator(mode="after")
     def _consistent(self) -> Scale:

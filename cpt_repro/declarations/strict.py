@@ -15,6 +15,8 @@ from cpt_repro.errors import UserError
 from cpt_repro.files import DECLARATION_BYTES, read_bytes
 
 Share = Annotated[float, Field(ge=0, le=1)]
+#: Of tokens, above 0.
+Billions = Annotated[float, Field(gt=0, le=1e9)]
 #: What becomes a folder, a file or a word of a command.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -53,7 +55,14 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     }
 
 
+def _printable_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    value = loader.construct_yaml_int(node)
+    str(value)  # raises where it has too many digits to be told, as a hexadecimal one may
+    return value
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _printable_int)
 
 #: Nodes of a YAML file with every alias written out. How deep they may nest: libyaml's time grows with that,
 #: and at some depth its stack ends.

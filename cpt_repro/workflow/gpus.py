@@ -27,7 +27,7 @@ from cpt_repro.errors import UserError
 POLL = 1.0
 FOLDER = "CPT_REPRO_GPU_LEASES"
 _DO = f"Set {FOLDER} to a folder on this machine that you alone may write to."
-#: Letters of a GPU's name: more than any has, and few enough for a file's name.
+#: Bytes of a GPU's name: more than any has, and few enough for a file's name.
 _NAME = 60
 #: Bytes that stand for a GPU: any number up to 10 divides them.
 _WHOLE = 2520
@@ -136,7 +136,7 @@ class Lease:
             _own_folder(folder)
         self._files: dict[str, int] = {}
         for gpu in among:
-            path = folder / f"gpu-{quote(gpu[:_NAME], safe='')}.lock"
+            path = folder / f"gpu-{quote(os.fsencode(gpu)[:_NAME], safe='')}.lock"
             try:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._files[gpu] = os.open(path, flags, 0o600)
