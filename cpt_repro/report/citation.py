@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cpt_repro.declarations.strict import Strict, load, nearest, parse
+from cpt_repro.declarations.strict import Strict, load, parse
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import Drawn
@@ -62,19 +62,6 @@ def read_drawn(path: Path) -> Drawn | None:
         raise UserError(error.what, where=str(path), do=REDRAW) from None
 
 
-def find_key(catalogue: Catalogue, exhibit: str) -> Key:
-    """The exhibit that a user names, with its paper or without where that is plain."""
-    paper, _, key = exhibit.rpartition("/")
-    fitting = [k for k in catalogue.exhibits if k[1] == key and paper in ("", k[0])]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        both = " or ".join(map("/".join, fitting))
-        raise UserError(f"several papers have the exhibit '{exhibit}'.", do=f"Say {both}.")
-    names = [*map("/".join, catalogue.exhibits), *(key for _, key in catalogue.exhibits)]
-    raise UserError(f"the exhibit '{exhibit}' is unknown.", do=nearest(exhibit, names))
-
-
 def _bibtex(kind: str, key: str, whole: tuple[str, ...] = (), **fields: Any) -> str:
     """An entry; of the fields in `whole` BibTeX leaves capitals and names as they are."""
     # It counts braces that LaTeX does not.
@@ -101,24 +88,26 @@ def _paper(paper: str, reference: str, entries: tuple[_Cited, ...]) -> str:
 def citation(
     catalogue: Catalogue, exhibit: str | None = None, commit: str | None = None, figures: Path | None = None
 ) -> Citation:
-    """What to cite for one exhibit (`<paper>/figure_05`, or `figure_05` where one paper has it), or for all.
-
-    An unknown, ambiguous or undrawn exhibit is a `UserError`.
-    """
+    """What to cite for one exhibit (`<paper>/figure_05`), or for all; one unknown or not drawn: `UserError`."""
     plan = catalogue.plan
     scale, folder = plan.scale.name, Path(figures or plan.project.figures) / plan.scale.name
-    keys = [find_key(catalogue, exhibit)] if exhibit else list(catalogue.exhibits)
+    keys: list[Key] = list(catalogue.exhibits)
+    if exhibit:
+        paper, _, key = exhibit.partition("/")
+        catalogue.find(paper, key)
+        keys = [(paper, key)]
     paths = {key: folder / key[0] / f"{key[1]}.json" for key in keys}
     drawn = {key: one for key, path in paths.items() if (one := read_drawn(path))}
     if not drawn:
-        name, where = ("/".join(keys[0]), paths[keys[0]]) if exhibit else ("all", folder)
+        name, where = (exhibit, paths[keys[0]]) if exhibit else ("all", folder)
         what = f"{name if exhibit else 'the replication'} is not drawn at the scale {scale} yet."
         raise UserError(what, where=str(where), do=f"Draw it: cpt-repro draw {name} --scale {scale}.")
     papers = {paper: plan.studies[paper].paper.reference for paper in plan.papers}
     records = {name for one in drawn.values() for name in one.sha256}
     if exhibit:
-        (((paper, key), one),) = drawn.items()
-        papers, receipts, label = {paper: papers[paper]}, digest(one.sha256), f"_{paper}_{key}"
+        (one,) = drawn.values()
+        papers = {paper: plan.studies[paper].paper.reference}
+        receipts, label = digest(one.sha256), f"_{paper}_{key}"
         what = f"{one.number} ({one.title}) of {papers[paper].split(',')[0]}"
     else:
         receipts, label = digest({"/".join(key): digest(one.sha256) for key, one in drawn.items()}), ""
@@ -138,7 +127,7 @@ def citation(
     lines = [f"{authors}: {own.title} {own.version}, {what}, replicated ({'; '.join(details)})."]
     return Citation(
         scale=scale,
-        exhibit="/".join(keys[0]) if exhibit else None,
+        exhibit=exhibit,
         version=own.version,
         commit=commit,
         seeds=tuple(seeds),

@@ -26,7 +26,6 @@ def test_cite_an_exhibit(made):
     assert own.startswith("@misc{cpt_repro_pocket_ibrahim2024_table_02,") and told.receipts in own
     assert paper.startswith("@article{ibrahim2024,") and "Thérien, Benjamin" in paper
     assert all(entry.count("{") == entry.count("}") for entry in (own, paper))
-    assert citation(made.catalogue, "table_02", "abc123") == told  # where one paper has it
 
 
 def test_cite_agrees_with_the_image(made):
@@ -53,11 +52,10 @@ def test_cite_the_whole(made, spoilt):
 @pytest.mark.parametrize(
     ("exhibit", "parts"),
     [
-        ("figure_02", ["several papers", "gupta2023/figure_02 or ibrahim2024/figure_02"]),
-        ("ibrahim2024/figur_05", ["unknown", "Did you mean 'ibrahim2024/figure_05'"]),
+        ("figure_02", ["the paper 'figure_02' is unknown. Known: gupta2023, ibrahim2024"]),
+        ("ibrahim2024/figur_05", ["unknown", "Did you mean 'figure_05'"]),
         ("gupta2023/table_02", ["unknown", "Did you mean"]),
-        ("xyz", ["unknown", "Known: gupta2023/figure_01, "]),
-        ("table_03", ["not drawn", "cpt-repro draw ibrahim2024/table_03 --scale pocket"]),
+        ("ibrahim2024/table_03", ["not drawn", "cpt-repro draw ibrahim2024/table_03 --scale pocket"]),
     ],
 )
 def test_cite_refuses(made, exhibit, parts):
@@ -74,7 +72,7 @@ def test_cite_of_nothing_says_what_draws(repository, tmp_path):
 def test_a_paper_without_an_entry_is_cited_by_its_reference(third_project):
     one = planned(third_project, "third2026", scale="smoke")
     draw(one.catalogue, one.records, "third2026", "table_01")
-    told = citation(one.catalogue, "table_01")
+    told = citation(one.catalogue, "third2026/table_01")
     assert "@misc{third2026,\n  note = {A made-up third paper (arXiv 2601.00001)}" in told.bibtex
 
 
@@ -91,7 +89,7 @@ def test_the_citation_file_has_the_version_and_the_template_is_packaged(reposito
 def test_cite_as_a_command(made, repository, monkeypatch):
     monkeypatch.chdir(repository.root)
     where = ["--scale", "pocket", "--figures", str(made.project.figures)]
-    text = CliRunner().invoke(cli.app, ["cite", "table_02", *where])
+    text = CliRunner().invoke(cli.app, ["cite", "ibrahim2024/table_02", *where])
     assert text.exit_code == 0 and "Table 2" in text.output and "@misc{" in text.output
     told = json.loads(CliRunner().invoke(cli.app, ["cite", "--json", *where]).output)
     assert told["scale"] == "pocket" and told["version"] == __version__
