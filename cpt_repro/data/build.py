@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from rich.progress import track
 from cpt_repro.data import parts, shards, tokenizer
 from cpt_repro.data.corpus import load_fingerprint
 from cpt_repro.data.languages import entropy_rate
-from cpt_repro.data.parts import Corpus
+from cpt_repro.data.parts import Corpus, Part
 from cpt_repro.data.text import documents
-from cpt_repro.data.workers import workers
+from cpt_repro.data.workers import run_each
 from cpt_repro.declarations.manifests import SPLITS, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.declarations.scale import Scale
 from cpt_repro.declarations.strict import nearest
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 #: Raise it whenever equal inputs would give other shards.
 FORMAT = 1
 #: Documents of a `hub` corpus that are kept as held-out text: prompts and tasks need no more.
-HELD_OUT_DOCUMENTS = 2000
+HELD_OUT = 2000
 
 
 def _manifest(project: Project, scale: Scale, corpus: str) -> Manifest:
@@ -100,9 +101,8 @@ def _origin(project: Project, scale: Scale) -> dict[str, Any]:
 def _is_current(project: Project, scale: Scale) -> bool:
     path = project.data / scale.name / "tokenizer" / "training.json"
     record = read_json(path) if path.is_file() else None
-    if not (isinstance(record, dict) and record.get("sha256")):
-        return False
-    return record == _origin(project, scale) | {"sha256": record["sha256"]}
+    hashes = isinstance(record, dict) and record.get("sha256")
+    return bool(hashes) and record == _origin(project, scale) | {"sha256": hashes}
 
 
 def current_tokenizer(project: Project, scale: Scale) -> str:
@@ -152,21 +152,18 @@ def build_corpus(
     }
     record, built = folder / "build.json", Corpus(project, manifest, folder, version, scale.sequence_length)
     with locked(folder.with_name(f".{corpus}.lock")):
+        if not record.is_file() and any(path.name[0] != "." for path in folder.glob("*")):
+            raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
         before = _remove_damaged(folder) if rebuild and record.is_file() else None
-        if not (record.is_file() and read_json(record) == inputs):
-            if not record.is_file() and any(path.name[0] != "." for path in folder.glob("*")):
-                raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
-            if folder.exists():
-                log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
-                shutil.rmtree(folder)
-            write_json(record, inputs)
+        if record.is_file() and read_json(record) != inputs:
+            log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
+            shutil.rmtree(folder)
         if not (folder / "fingerprint.json").is_file():
-            _build(built, processes, progress)
+            _build(built, inputs, processes, progress)
         if before and before != load_fingerprint(folder).fingerprint:
             log.warning("%s: what was kept does not fit; building all anew", folder)
             shutil.rmtree(folder)
-            write_json(record, inputs)
-            _build(built, processes, progress)
+            _build(built, inputs, processes, progress)
     return folder
 
 
@@ -191,8 +188,9 @@ def _remove_damaged(folder: Path) -> str | None:
     return fingerprint.fingerprint
 
 
-def _build(corpus: Corpus, processes: int, progress: bool) -> None:
+def _build(corpus: Corpus, inputs: dict[str, Any], processes: int, progress: bool) -> None:
     folder, manifest = corpus.folder, corpus.manifest
+    write_json(folder / "build.json", inputs)
     held_out, empty = _write_parts(corpus, processes, progress)
     lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
     write_text(folder / "validation.jsonl", "".join(lines))
@@ -229,16 +227,19 @@ def _write_parts(corpus: Corpus, processes: int, progress: bool) -> tuple[list[d
     held_out: list[dict[str, str]] = []
     empty: Counter[str] = Counter()
     is_hub, console = isinstance(corpus.manifest, Hub), Console(stderr=True)
-    with workers(processes, corpus.folder) as run:
-        listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
+    listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
+
+    def missing() -> Iterator[tuple[Corpus, Part]]:
         hidden = not (progress and console.is_terminal)
         for part in track(listed, f"{corpus.manifest.name}: parts", console=console, disable=hidden):
             if not all(part.folder(corpus, domain).is_dir() for domain in part.domains):
-                run(parts.write_part, corpus, part)
+                yield corpus, part
             if part.split == "validation" and not is_hub:
-                held_out += part.source
+                held_out.extend(part.source)
         if is_hub:
-            held_out = [*islice(documents(corpus.project, corpus.manifest, "validation"), HELD_OUT_DOCUMENTS)]
+            held_out.extend(islice(documents(corpus.project, corpus.manifest, "validation"), HELD_OUT))
+
+    run_each(parts.write_part, missing(), processes, corpus.folder)
     return held_out, empty
 
 

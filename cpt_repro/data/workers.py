@@ -1,4 +1,4 @@
-"""Functions run in other processes, with a bounded queue; nothing outlives a failure."""
+"""A function run in other processes, with a bounded queue; nothing outlives a failure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import multiprocessing
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +24,32 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-@contextmanager
-def workers(processes: int, folder: Path) -> Iterator[Callable[..., None]]:
-    """Yields a function that runs another one, in this process or in one of several; all have run at the end.
+def run_each(
+    function: Callable[..., None], calls: Iterable[tuple[Any, ...]], processes: int, folder: Path
+) -> None:
+    """Calls `function` with each of `calls`, in this process or in several.
 
-    On failure the processes are killed, and what they have begun below `folder` is removed.
+    On failure, of `calls` too, the processes are killed, and what they have begun below `folder` is removed.
     """
     if processes == 1:
-        yield lambda function, *arguments: function(*arguments)
+        for arguments in calls:
+            function(*arguments)
         return
     preload()
-    others, pending = set(multiprocessing.active_children()), set()
+    others, pending = set(multiprocessing.active_children()), set[Future]()
     fork = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(processes, mp_context=fork, initializer=_die_with_parent)
     pool.submit(int).result()  # forks now, before a progress bar starts its thread
     children = set(multiprocessing.active_children()) - others
-
-    def drain(limit: int) -> None:
-        while len(pending) > limit:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                pending.remove(future)
-                future.result()
-
-    def run(function: Callable[..., None], *arguments: Any) -> None:
-        drain(2 * processes - 1)
-        pending.add(pool.submit(function, *arguments))
-
     try:
-        yield run
-        drain(0)
+        for arguments in calls:
+            if len(pending) == 2 * processes:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+            pending.add(pool.submit(function, *arguments))
+        for future in pending:
+            future.result()
     except BaseException as error:
         # A part may take minutes more, and a child may have inherited handlers of signals that can be caught.
         for child in children:
