@@ -88,7 +88,7 @@ def _paper(paper: str, reference: str, entries: tuple[_Cited, ...]) -> str:
 def citation(
     catalogue: Catalogue, exhibit: str | None = None, commit: str | None = None, figures: Path | None = None
 ) -> Citation:
-    """What to cite for one exhibit (`<paper>/figure_05`), or for all; one unknown or not drawn: `UserError`."""
+    """What to cite for one exhibit (`<paper>/figure_05`), or all; one unknown or not drawn: `UserError`."""
     plan = catalogue.plan
     scale, folder = plan.scale.name, Path(figures or plan.project.figures) / plan.scale.name
     keys: list[Key] = list(catalogue.exhibits)
