@@ -56,9 +56,9 @@ def start(path: Path) -> None:
     finally:
         os.umask(mask)
     listener.listen(64)
-    command = [sys.executable, "-m", "cpt_repro.workflow.warm", "--serve", str(os.getpid())]
-    descriptors = {"stdin": subprocess.DEVNULL, "pass_fds": [listener.fileno()]}
-    command.append(str(listener.fileno()))
+    handed = listener.fileno()
+    command = [sys.executable, "-m", "cpt_repro.workflow.warm", "--serve", str(os.getpid()), str(handed)]
+    descriptors = {"stdin": subprocess.DEVNULL, "pass_fds": [handed]}
     subprocess.Popen(command, **descriptors, start_new_session=True)  # noqa: S603  this program, no shell
     listener.close()
     os.environ[SOCKET] = str(path)
@@ -144,10 +144,8 @@ def _connected() -> socket.socket | None:
     server = socket.socket(socket.AF_UNIX)
     with suppress(OSError):
         server.connect(path)
-        if (
-            struct.unpack("3i", server.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            == os.getuid()
-        ):
+        _, user, _ = struct.unpack("3i", server.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user == os.getuid():
             return server
     return None
 
