@@ -58,9 +58,8 @@ def build_tokenizer(project: Project, scale: Scale, rebuild: bool = False) -> Pa
     """Trains the scale's tokenizer on upstream training text, or fetches it; returns its folder.
 
     Does nothing if it is there already, trained with the same settings on the same text, or of the same name
-    and revision. Raises `UserError` for a corpus that cannot be read, for a published tokenizer that cannot
-    be had or is not what the scale says, and for a tokenizer that was altered; with `rebuild` that one is
-    made again.
+    and revision. `UserError`: a corpus that cannot be read, a published tokenizer that cannot be had or is
+    not what the scale says, a tokenizer that was altered (with `rebuild` it is made again).
     """
     folder, settings = project.data / scale.name / "tokenizer", scale.tokenizer
     with locked(folder.with_name(".tokenizer.lock")):

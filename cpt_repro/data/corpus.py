@@ -44,9 +44,8 @@ def open_domain(
 ) -> Sequences:
     """The sequences of a domain, their shards compared with the corpus' fingerprint.
 
-    Without `check` only their sizes are: where several processes read one folder, one of them checking it is
-    enough. Shards that are not here are fetched at their first use, if the project's `shards_remote` says
-    where from.
+    Without `check` only their sizes are: of several processes that read one folder one need check it. Shards
+    that are not here are fetched at their first use from the project's `shards_remote`, if it has one.
     """
     place, remote = f"{scale_name}/{corpus}/{split}/{domain}", project.shards_remote
     far = f"{remote.rstrip('/')}/{place}" if remote else None
@@ -76,8 +75,7 @@ def validation_sample(
     """A fixed sample of `n` validation sequences: shape (n, L+1), uint16.
 
     Every domain gives its share (largest remainder), evenly spaced over its sequences; the order is shuffled
-    by a fixed seed, so that the first rows are a fair sample too. More than there is: `UserError`. `check`:
-    as for `open_domain`.
+    by a fixed seed, so that the first rows are a fair sample too. More than there is: `UserError`.
     """
     fingerprint = load_fingerprint(project.data / scale_name / corpus)
     available = {domain: built.sequences for domain, built in fingerprint.splits["validation"].items()}

@@ -17,8 +17,7 @@ LONGEST_PIECE = 64
 
 #: White space and the word behind it. A tokenizer that splits as GPT-2's does has no token across the places
 #: where these pieces meet: before white space that follows something else, and between a letter and ASCII
-#: punctuation. Letters of old blocks only, because another version of Unicode may not know a newer one for a
-#: letter.
+#: punctuation. Letters of old blocks only: another version of Unicode may not know newer ones.
 _PIECES = re.compile(
     r"\s*+(?:(?:(?![×÷])[A-Za-z\u00c0-\u024f\u0386\u0388-\u03ff\u0400-\u0481])++(?=[\s!-/:-@\[-`{-~]|\Z)|\S++)|\s++"
 )
@@ -36,8 +35,7 @@ def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
         and state["normalizer"] in (None, {"type": "NFC"})
         and (split.get("type"), split.get("use_regex", True)) == ("ByteLevel", True)
         and not split.get("add_prefix_space", True)
-        # Added tokens are special ones, which text never yields, and runs of blanks, which lie within a
-        # piece.
+        # Added tokens are special ones, which text never yields, and blanks, which lie within a piece.
         and not any(
             token["content"].strip(" ") or token["lstrip"] or token["rstrip"] or token["single_word"]
             for token in state["added_tokens"]

@@ -188,9 +188,8 @@ def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[s
 def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     """Writes `<corpus>.<split>.jsonl.zst` and `manifest.json` to `out`; returns the manifest.
 
-    `checkouts/<repository>/` are clones or unpacked archives of the sources. A missing source, a clone at
-    another commit, a malformed file and a hash other than the declared one are `UserError`s, raised before a
-    file is written.
+    `checkouts/<repository>/` are clones or unpacked archives of the sources. Before anything is written, a
+    missing source, a clone at another commit, a malformed file and an undeclared hash are `UserError`s.
     """
     pools: dict[tuple[str, str], list[tuple[str, int, Callable[[], str]]]] = defaultdict(list)
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]

@@ -43,9 +43,8 @@ class ReleasedModel:
     identity: str
     #: where its evaluation lies
     path: Path
+    #: if it is of the scale's tasks as they are now
     evaluation: Evaluation | None
-    #: whether that is of other tasks than the scale has now
-    stale: bool
 
     @property
     def name(self) -> str:
@@ -62,9 +61,10 @@ def released_models(plan: Plan) -> Iterator[ReleasedModel]:
             path = plan.project.results / plan.scale.name / "released" / paper / f"{run}.json"
             identity = digest(["released", declared.model])
             evaluation = read_record(Evaluation, path) if identity_in(path) == identity else None
-            stale = evaluation is not None and evaluation.current(wanted).suites.keys() != wanted.keys()
+            if evaluation and evaluation.current(wanted).suites.keys() != wanted.keys():
+                evaluation = None
             size = plan.scale.models.get(study.paper.runs[run].model)
-            yield ReleasedModel(paper, run, declared, size, identity, path, evaluation, stale)
+            yield ReleasedModel(paper, run, declared, size, identity, path, evaluation)
 
 
 def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> None:
@@ -94,7 +94,7 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
 
     # All are fetched first: the harness shuts the network out.
     for one in wanted:
-        if one.evaluation is None or one.stale:
+        if one.evaluation is None:
             with attempting(one):
                 opened.append((one, _opened(plan, one)))
     if opened:

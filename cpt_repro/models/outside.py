@@ -101,8 +101,7 @@ class Outside:
 
     @property
     def identity(self) -> str:
-        """Of the hub its name and revision, which the lock pins; of a folder, wherever it lies, the digest of
-        its configuration and weights."""
+        """Of the hub name and revision, which the lock pins; of a folder the digest of what it holds."""
         if self.folder is None:
             return self.model
         paths = [*self._files(CONFIG), *self.weights]

@@ -12,8 +12,6 @@ class Compared(Strict):
 
     #: `<paper>/<run>`
     run: str
-    #: whether the suites have changed since
-    stale: bool
     suite: str
     #: `AVG`: the suite's mean
     task: str
@@ -44,8 +42,7 @@ def compare(catalogue: Catalogue) -> Comparison:
             for name, value, stderr, task in (*rows, ("AVG", scores.average, scores.stderr, None)):
                 found = printed.score(one.run, suite, task)
                 score = {"published": found and found.value, "measured": 100 * value, "stderr": 100 * stderr}
-                row = Compared(run=one.name, stale=one.stale, suite=suite, task=name, **score)
-                out.scores.append(row)
+                out.scores.append(Compared(run=one.name, suite=suite, task=name, **score))
     return out
 
 
@@ -58,12 +55,11 @@ def print_comparison(compared: Comparison) -> None:
     for name in ("published", "measured", "difference"):
         table.add_column(name, justify="right")
     for one in compared.scores:
-        run = f"{one.run} (OF OTHER SUITES THAN NOW)" if one.stale else one.run
         printed = one.published is not None
         published = f"{one.published:.2f}" if printed else ""
         difference = f"{one.measured - one.published:+.2f}" if printed else ""
         measured = f"{one.measured:.2f} ± {one.stderr:.2f}"
-        table.add_row(run, one.suite, one.task, published, measured, difference)
+        table.add_row(one.run, one.suite, one.task, published, measured, difference)
     console.print(table)
     for name, known in compared.not_measured.items():
         console.print(f"not measured: {name} ({known})", soft_wrap=True)
