@@ -82,11 +82,19 @@ def test_a_variable_that_is_no_usable_name(cpt, monkeypatch, value):
 
 
 @pytest.mark.parametrize("value", ["{x}/$HOME", "/dev/null", "a" * 5000])
-def test_a_store_that_is_hardly_one(cpt, third_project, monkeypatch, value):
-    """What is only looked for there is not there; a name that cannot be one is told."""
+def test_a_store_that_is_hardly_one(cpt, monkeypatch, value):
+    """What is only looked for is not there; a name that cannot be one is told."""
     monkeypatch.setenv("CPT_REPRO_STORE", value)
-    status, _, errors = cpt("train ibrahim2024/405m/pile/seed-0 --dry-run")
-    assert status == 0 or (status == 2 and "the name is too long" in errors)
+    answer = cpt("status")
+    assert answer[0] == 0 if len(value) < 5000 else "the name is too long" in answer[2]
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "does not exist"), (b"\xff", "no text in UTF-8")])
+def test_a_readme_that_is_none(cpt, third_project, content, told):
+    if content:
+        (third_project.root / "x.md").write_bytes(content)
+    errors = sentence(cpt("claims --readme x.md"))
+    assert "x.md: " in errors and told in errors
 
 
 def test_no_name_and_no_key_moves_the_cursor(cpt, third_project):
