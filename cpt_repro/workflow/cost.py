@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, Json, RootModel, field_validator
 
@@ -98,6 +98,19 @@ class Work:
     training_flops: int
     validation_flops: int
     device_hours: float | None
+
+    @classmethod
+    def of(cls, model: ModelCost, tokens: int, validated: int = 0, /, **about: Any) -> Self:
+        """Training on some tokens and validating on others; `about`: further fields."""
+        speed = model.tokens_per_second
+        return cls(
+            tokens=tokens,
+            training_flops=tokens * model.flops_per_token,
+            # A forward pass is a third of the work on a trained token.
+            validation_flops=validated * model.flops_per_token // 3,
+            device_hours=(tokens + validated / 3) / speed / 3600 if speed else None,
+            **about,
+        )
 
     @staticmethod
     def sum(runs: Iterable[Work]) -> Work:
@@ -238,24 +251,12 @@ def _model(work: Workflow, run: PlannedRun, options: Options) -> ModelCost:
     return ModelCost(parameters, flops, *speed, devices, run_as.jobs_per_gpu, memory)
 
 
-def _work(model: ModelCost, tokens: int, validated: int = 0) -> dict[str, Any]:
-    """What `Work` says of training on some tokens and validating on others."""
-    speed, flops = model.tokens_per_second, model.flops_per_token
-    return {
-        "tokens": tokens,
-        "training_flops": tokens * flops,
-        # A forward pass is a third of the work on a trained token.
-        "validation_flops": validated * flops // 3,
-        "device_hours": (tokens + validated / 3) / speed / 3600 if speed else None,
-    }
-
-
 def _run(plan: Plan, run: PlannedRun, model: ModelCost, done: bool) -> RunCost:
     training, wanted = run.training, plan.wanted(run.identity)
     sequences = len(wanted.evaluations) * len(wanted.corpora) * wanted.sequences
     parent = plan.trainings[training.start.parent][0].id if training.start else None
     about = {"id": run.id, "parent": parent, "model": run.model_name, "identity": run.identity, "done": done}
-    return RunCost(**about, **_work(model, training.tokens, sequences * training.sequence_length))
+    return RunCost.of(model, training.tokens, sequences * training.sequence_length, **about)
 
 
 def _selected(work: Workflow, exhibits: list[tuple[str, str]]) -> tuple[list[PlannedRun], list[str]]:
@@ -310,7 +311,7 @@ def _alone(plan: Plan, runs: list[PlannedRun], models: dict[str, ModelCost]) -> 
         iterations = last.training.iterations
         for run in reversed(plan.lineage(last.id)):
             tokens = iterations * run.training.batch_sequences * run.training.sequence_length
-            parts.append(Work(**_work(models[run.model_name], tokens)))
+            parts.append(Work.of(models[run.model_name], tokens))
             iterations = run.parent_iteration
     return Work.sum(parts)
 
