@@ -75,5 +75,4 @@ class UserError(Exception):
 
 
 class StorageError(UserError):
-    """A storage that is full, read-only or forbidden: nothing else that is to be written there would succeed
-    either."""
+    """A storage that is full, read-only or forbidden: whatever else is written there would fail too."""

@@ -36,8 +36,7 @@ RECORD_BYTES, DECLARATION_BYTES = 64 << 20, 1 << 20
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, shortest floats. NaN is refused, so that no hash hides
-    one."""
+    """One text for one value: sorted keys, no spaces, shortest floats. NaN is refused, which a hash hides."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -47,8 +46,7 @@ def digest(value: Any) -> str:
 
 
 def opened(path: Path) -> BinaryIO:
-    """A regular file, to be read; a pipe, a device and a folder are a `UserError` at once, a missing file is
-    not."""
+    """A regular file, to be read; a pipe, a device and a folder are a `UserError`, a missing file is not."""
     fault = "it is no regular file"
     try:
         # A pipe would be waited for.
@@ -97,8 +95,7 @@ def _refusal(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def writing(path: Path | None = None) -> Iterator[None]:
-    """A full, read-only or forbidden storage becomes one `StorageError` that names `path`, else the file
-    refused."""
+    """A full, read-only or forbidden storage becomes a `StorageError` with `path`, else the file refused."""
     try:
         yield
     except Exception as error:
@@ -206,8 +203,7 @@ def read_json(path: Path) -> Any:
 
 
 def code_commit(root: Path) -> str | None:
-    """Commit of the checkout at `root`, with "+changes" where code or declarations differ from it; None
-    outside git."""
+    """Commit of the checkout at `root`, "+changes" if code or declarations differ; None outside git."""
 
     def git(*command: str) -> str:
         told = ["git", "-C", str(root), *command]

@@ -1,5 +1,4 @@
-"""Where everything of a project lies. One object holds every path and is handed down; nothing else knows
-one."""
+"""Where everything of a project lies. One object holds every path and is handed down."""
 
 from __future__ import annotations
 

@@ -143,8 +143,7 @@ class Tolerance(Strict):
 class _Test(Strict):
     """Effects that should be above zero; `at` gives their values.
 
-    Held: all are clearly above zero, that is by more than their noise. Failed: one is clearly below zero.
-    Else inconclusive.
+    Held: all are above zero by more than their noise. Failed: one is so below. Else inconclusive.
     """
 
     #: What is tested, in words.
@@ -171,8 +170,7 @@ Chain = Annotated[tuple[Quantity | tuple[Quantity, ...], ...], Field(min_length=
 class Ordering(_Test):
     """Items in strict order, each member of a group before each member of the next.
 
-    Every step from one group to the next is an effect; it may go against the direction by as much as `weakly`
-    says.
+    Every step from one group to the next is an effect, which may go the other way by as much as `weakly`.
     """
 
     kind: Literal["ordering"] = "ordering"

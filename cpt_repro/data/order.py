@@ -1,8 +1,7 @@
 """Which sample comes when: a pure function of mixture, sizes, seed and iteration.
 
 Nothing is drawn and nothing is stored, so a resumed run, any number of workers and any number of ranks see
-the same global order, and a replayed dataset comes back in the order in which it was first seen (Ibrahim et
-al. section 4.2).
+the same global order, and a replayed dataset comes back in the order first seen (Ibrahim et al. section 4.2).
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 class Permutation:
     """A keyed permutation of range(size) with random access: a four-round Feistel network with cycle walking.
 
-    Numpy's own permutations are not promised to stay the same across versions, and need the whole array in
-    memory.
+    Numpy's own are not promised to stay the same across versions, and need the whole array in memory.
     """
 
     def __init__(self, size: int, key: str):

@@ -151,8 +151,7 @@ Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class HubSplit(Strict):
-    """The files of a split: every file of the repository that fits one of the patterns, in the order of their
-    paths."""
+    """The files of a split: all of the repository that fit one of the patterns, in the order of paths."""
 
     files: tuple[Pattern, ...] = Field(min_length=1)
     #: How many files these are, where that is known; another number is an error.
@@ -169,8 +168,7 @@ class DomainColumn(Strict):
 
 
 class Hub(Manifest):
-    """A published data set of the paper scale: files of a repository of the hub, or of a copy (see
-    `cpt_repro.hub`)."""
+    """A published data set of the paper scale: files of a repository of the hub, or of a copy."""
 
     kind: Literal["hub"]
     #: `<owner>/<name>`
@@ -189,8 +187,7 @@ class Hub(Manifest):
     #: Share of the (other) training documents that is taken. A hash of seed, file and row decides about each.
     fraction: float = Field(default=1, gt=0, le=1)
     seed: int = 0
-    #: Unit of work: this many consecutive files become one part of every domain; what is finished survives a
-    #: kill.
+    #: Unit of work: this many consecutive files become one part of every domain.
     files_per_part: Count = 1
     #: For large files: parts that a file is cut into, row by row in turn. Each of them reads the whole file.
     parts_per_file: int = Field(default=1, ge=1, le=1000)

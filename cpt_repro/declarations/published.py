@@ -149,8 +149,7 @@ class Variant(Strict):
 
 
 class Misprint(Strict):
-    """Cells that do not hold what their row and column say: nothing is compared with them. Rows count from
-    1."""
+    """Cells that do not hold what row (from 1) and column say: nothing is compared with them."""
 
     table: str
     row: int = Field(ge=1)
@@ -158,8 +157,7 @@ class Misprint(Strict):
 
 
 class Discrepancy(Strict):
-    """A conflict between a paper and its code, or within the paper; without variants it concerns the print
-    alone."""
+    """A conflict between a paper and its code, or within it; without variants one of the print alone."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     what: str

@@ -96,16 +96,14 @@ class InitFrom(Strict):
 
 
 class PrintedFor(Strict):
-    """The circumstances for which a stage's length is printed: how many domains, and all stages'
-    iterations."""
+    """For what a stage's length is printed: how many domains, and all stages' iterations."""
 
     domains: Count
     iterations: Count
 
 
 class Run(Strict):
-    """One declared training segment; lengths in the paper's iterations or billions of tokens, rates as
-    printed."""
+    """One declared training; lengths in the paper's iterations or billions of tokens, rates as printed."""
 
     model: str
     init_from: InitFrom | None = None
@@ -163,8 +161,7 @@ class Paper(Strict):
     reference: str
     batch: Batch
     unit: Unit
-    #: Corpora of the paper by the keys that scales give them; the first `old` one is that of averages and of
-    #: replay.
+    #: Corpora of the paper by the keys that scales give them; averages and replay take the first `old` one.
     corpora: dict[Name, CorpusOf] = Field(min_length=1)
     #: How the paper calls its models.
     models: dict[Name, str] = Field(min_length=1)
@@ -211,8 +208,7 @@ def number(value: Any) -> str:
 
 
 def fill(value: Any, given: dict[str, Any]) -> Any:
-    """A declaration with "{x}" filled in: by the value itself where that is the whole text, else as it is
-    written."""
+    """A declaration with "{x}" filled in: by the value where that is the whole text, else by its text."""
     if isinstance(value, dict):
         return {key: fill(inner, given) for key, inner in value.items()}
     if isinstance(value, list):
@@ -276,8 +272,7 @@ def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _switch(runs: dict[str, Any], paper: str, variants: dict[str, Any], where: str) -> None:
-    """Sets what the variants say in the expanded runs; a clash, or a pattern that fits no run, is a
-    `UserError`."""
+    """Sets what the variants say in the expanded runs; a clash or a pattern without a run: `UserError`."""
     decided: dict[tuple[str, str], tuple[str, Any]] = {}
     changes = [(name, change) for name, variant in variants.items() for change in variant.changes]
     for variant, change in changes:
@@ -312,8 +307,7 @@ def variants_of(paper: str, discrepancies: tuple[Discrepancy, ...]) -> dict[str,
 
 
 def load_paper(project: Project, name: str, variants: dict[str, Any]) -> Paper:
-    """Reads and expands one paper's runs, with `variants` (of `variants_of`) in force; a fault is a
-    `UserError`."""
+    """Reads and expands one paper's runs, with `variants` in force; a fault is a `UserError`."""
     folder = project.papers / name
     path = folder / "runs.yaml"
     raw = read_yaml(path)

@@ -1,5 +1,4 @@
-"""How big: a scale (`configs/scales/<name>.yaml`), everything that turns papers' declarations into runs on a
-machine."""
+"""How big: a scale (`configs/scales/<name>.yaml`), all that turns declarations into runs on a machine."""
 
 from __future__ import annotations
 
@@ -125,8 +124,7 @@ class MoreSeeds(Strict):
 class Execution(Strict):
     """How the training of one model is spread over hardware.
 
-    Not part of a training's identity: the same run elsewhere is the same run, up to rounding. Receipts record
-    it.
+    No part of a training's identity: elsewhere it is the same run, up to rounding. Receipts record it.
     """
 
     nodes: Count = 1
@@ -134,8 +132,7 @@ class Execution(Strict):
     ranks_per_node: Count = 1
     #: Jobs that may run on one GPU at the same time, where that is a single rank's (small models).
     jobs_per_gpu: Count = 1
-    #: Sequences in one forward pass of a rank; auto: as many as the GPU's memory takes; None: all of its
-    #: share.
+    #: Sequences in one forward pass of a rank; auto: as many as the GPU's memory takes; None: its share.
     microbatch_sequences: Count | Literal["auto"] | None = None
     #: Parameters, gradients and optimizer state sharded over all ranks.
     fsdp: bool = False
@@ -145,8 +142,7 @@ class Execution(Strict):
     compile: bool = False
     #: Only deterministic kernels: the same bits on the same hardware.
     deterministic: bool = True
-    #: Longest a job may take on a cluster; one that is cut off is queued again and goes on from its
-    #: checkpoint.
+    #: Longest a job may take on a cluster; one that is cut off is queued again and goes on.
     hours: float = Field(default=24, gt=0, le=1e6)
     #: Main memory of a node that a job asks for, in GB.
     memory_gb: Count = 8
@@ -178,8 +174,7 @@ class Scale(Strict):
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
     device: Literal["cpu", "gpu"] = "cpu"
     threads: Count = 1
-    #: Processes that read training data for each rank; 0: the training process itself. The order does not
-    #: depend on it.
+    #: Processes that read training data for each rank; 0: the training itself. The order stays the same.
     loader_workers: int = Field(default=0, ge=0, le=10_000)
     #: Model -> how its training is spread over hardware.
     execution: dict[Name, Execution] = {}
@@ -234,8 +229,7 @@ class Scale(Strict):
 
 
 def load_scale(project: Project, name: str) -> Scale:
-    """Reads `configs/scales/<name>.yaml`; an unknown name, and an unknown benchmark, is a `UserError` with
-    the known."""
+    """Reads `configs/scales/<name>.yaml`; an unknown name or benchmark is a `UserError` with the known."""
     known = sorted(path.stem for path in project.scales.glob("*.yaml"))
     if name not in known:
         raise UserError(f"the scale '{name}' is unknown.", where=str(project.scales), do=nearest(name, known))

@@ -27,8 +27,7 @@ def _warmup(t: float, t_warmup: float, eta_max: float) -> float | None:
 
 class _Schedule(Strict):
     def __call__(self, iteration: float, total: float) -> float:
-        """Learning rate of the update after `iteration` of `total` iterations; past the end it stays at the
-        end."""
+        """Learning rate of the update after `iteration` of `total` iterations; past the end the last one."""
         return self._at(min(max(float(iteration), 0.0), float(total)), float(total))
 
     def _at(self, t: float, total: float) -> float:
@@ -75,8 +74,7 @@ class Cosine(_Schedule):
 
 
 class Constant(_Schedule):
-    """`eta_const` throughout, after a linear warm-up where `warmup_frac` is above 0 (Ibrahim Fig. 4 and
-    8)."""
+    """`eta_const`, after a linear warm-up where `warmup_frac` is above 0 (Ibrahim Fig. 4 and 8)."""
 
     kind: Literal["constant"] = "constant"
     version: Literal[1] = 1
@@ -139,8 +137,7 @@ class Infinite(_Schedule):
 
 
 class Anneal(_Schedule):
-    """The closing branch of an infinite schedule alone: eta_const * (eta_min/eta_const)^(t/T) (Ibrahim
-    section 7.2)."""
+    """The end of an infinite schedule alone: eta_const * (eta_min/eta_const)^(t/T) (Ibrahim section 7.2)."""
 
     kind: Literal["anneal"] = "anneal"
     version: Literal[1] = 1

@@ -1,5 +1,4 @@
-"""A study: all that one paper declares, each part read once, when it is asked for, and checked against the
-others."""
+"""A study: all that one paper declares, each part read when it is asked for, and checked by the others."""
 
 from __future__ import annotations
 
@@ -101,8 +100,7 @@ class Study:
 class Studies:
     """The studies of a project by the name of their paper, read when asked for.
 
-    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; an unknown one is a `UserError` at
-    `where`.
+    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; unknown: `UserError` at `where`.
     """
 
     def __init__(self, project: Project, variants: tuple[str, ...] = (), where: str = "variants"):

@@ -18,8 +18,7 @@ class Item(Strict):
     #: lm-eval's key -> the field that it names.
     KEYS: ClassVar[dict[str, str]]
 
-    #: Of the row, or the document and word, that it is from; and of the rows that stand before the question,
-    #: solved.
+    #: Of the row, or document and word, that it is from; and of the rows that stand before it, solved.
     id: str
     examples: tuple[str, ...] = ()
 

@@ -71,8 +71,7 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
     """Evaluates published weights of the runs `<paper>/<run>` that fit `pattern`.
 
     Those with a current record, repositories without weights and models that the scale lacks are passed over.
-    One that cannot be read or does not fit does not stop the others; all failures are raised together as a
-    `UserError`.
+    One that cannot be read or does not fit stops no other; all failures are raised as one `UserError`.
     """
     wanted = [
         one

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Attention = Literal["full", "causal"]
-#: Bytes per parameter: saved weights, the optimizer's two moments, and weights, gradients and moments in
-#: memory.
+#: Bytes per parameter: saved weights; the optimizer's two moments; all that is in memory, with gradients.
 WEIGHTS, MOMENTS, IN_MEMORY = 4, 8, 16
 GB = 1e9
 #: Key of a scale's `architecture` -> the module whose `ARCHITECTURE` it is.
@@ -33,8 +32,7 @@ class Architecture(Protocol):
     name: str
     #: How sentences call it.
     called: str
-    #: Work of one trained token, forward and backward: N_matmul weights in matrix products, L layers, width
-    #: h, length s.
+    #: Work of one trained token, both passes: N_matmul weights in products, L layers, width h, length s.
     formulas: dict[Attention, str] = {"full": "6 N_matmul + 12 L h s", "causal": "6 N_matmul + 6 L h s"}
 
     def check(self, size: Size) -> None:
@@ -52,8 +50,7 @@ class Architecture(Protocol):
         """FLOPs to train on one token, forward and backward, by the formula of that name in `formulas`.
 
         `full` counts the products of every query with every key, `causal` only those that a causal mask
-        leaves. What is computed twice (activation checkpointing) is not counted. The forward pass alone is a
-        third.
+        leaves. What is computed twice (activation checkpointing) does not count. Forward alone is a third.
         """
         pairs = {"full": 12, "causal": 6}[attention]
         return (
@@ -76,8 +73,7 @@ class Architecture(Protocol):
         """Sets the attention for training on a device, on whole sequences without a mask.
 
         On a GPU a mask of ones would be looked at in every forward pass, for which the GPU must be waited
-        for; without one transformers builds one of its own. Under a name that has no mask function it does
-        neither.
+        for; without one transformers builds its own. Under a name without a mask function it does neither.
         """
         if device == "gpu":
             from transformers import AttentionInterface

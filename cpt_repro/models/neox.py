@@ -60,8 +60,7 @@ class GPTNeoX(Architecture):
 
     def new(self, size: Size, vocabulary: int, sequence_length: int, seed: int) -> GPTNeoXForCausalLM:
         """small_init (std sqrt(2 / (5 width))) everywhere, wang_init (std 2 / (layers sqrt(width))) for the
-        two projections back into the residual stream; biases 0, layer norms 1 (authors'
-        configs/pythia/410M.yml)."""
+        two projections back into the residual stream; biases 0, norms 1 (authors' pythia/410M.yml)."""
         import torch
         from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 

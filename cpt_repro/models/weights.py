@@ -75,8 +75,7 @@ def load_weights(model: PreTrainedModel, folder: Path, expected: str | None = No
 
 
 def load_optimizer(folder: Path, mapped: bool = False) -> dict[str, Any]:
-    """A folder's optimizer state, as tensors and plain values only; a missing or altered one is a
-    `UserError`.
+    """A folder's optimizer state, as tensors and plain values only; a missing or altered one: `UserError`.
 
     `mapped`: tensors are the file's pages, read when used and shared by the processes of a machine.
     """

@@ -33,8 +33,7 @@ def streams(mixture: Mixture) -> list[Stream]:
 
 
 def corpus_part(corpus: str, shares: dict[str, float], share: float, first_sequence: float) -> Part:
-    """All domains of a corpus by their shares, read from where `first_sequence` of the whole corpus would
-    be."""
+    """All domains of a corpus by their shares, from where `first_sequence` of the whole corpus would be."""
     total = sum(shares.values())
     parts = [
         Part(
@@ -47,8 +46,7 @@ def corpus_part(corpus: str, shares: dict[str, float], share: float, first_seque
 
 
 def with_replay(new: Mixture, seen: list[tuple[int, Mixture]], replay_fraction: float) -> Mixture:
-    """The new data with a share `replay_fraction` of every batch from all that was seen, [(tokens, mixture)]
-    in order.
+    """The new data, and a share `replay_fraction` of all that was `seen`, [(tokens, mixture)] in order.
 
     Replay comes first, so that its share of every batch is within one sample (`data.order`).
     """

@@ -1,5 +1,4 @@
-"""Papers and a scale become planned runs: resolved, parents first, each training once, whatever it is
-called."""
+"""Papers and a scale become planned runs: resolved, parents first, each training once."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model to be evaluated: a run's final weights, or a TIES merge of several runs' (the first is the
-    base)."""
+    """A model to be evaluated: a run's final weights, or a TIES merge of several runs' (first the base)."""
 
     id: str
     identity: str
@@ -169,8 +167,7 @@ class Plan:
         return f"{paper}/{name}/seed-{self.scale.seeds[0] if seed is None else seed}"
 
     def _planned(self, paper: str, name: str, seed: int) -> None:
-        """Puts the run of one seed into `runs`, after what it starts from; one without counterpart into
-        `absent`."""
+        """Puts one seed's run into `runs`, after what it starts from; without counterpart into `absent`."""
         line: dict[tuple[str, str], tuple[str, str] | None] = {}
         at: tuple[str, str] | None = (paper, name)
         while at and self.id_of(*at, seed) not in self.runs and at not in self.absent:
@@ -261,8 +258,7 @@ class Plan:
         return paper, name, behind
 
     def ids(self, paper: str, name: str) -> list[str]:
-        """Ids of a run or merge, one per seed that all its runs have; [] where the scale has no
-        counterpart."""
+        """Ids of a run or merge, one per seed that all its runs have; [] without counterpart at the scale."""
         paper, name, behind = self._behind(paper, name)
         there = [s for s in self.seeds if all(self.id_of(*run, s) in self.runs for run in behind)]
         return [self.id_of(paper, name, seed) for seed in there]
@@ -284,8 +280,7 @@ class Plan:
 
     @cached_property
     def trainings(self) -> dict[str, list[PlannedRun]]:
-        """Identity -> the runs that are this training; the first one's name is the one it is trained
-        under."""
+        """Identity -> the runs that are this training; it is trained under the first one's name."""
         out: dict[str, list[PlannedRun]] = {}
         for run in self.runs.values():
             out.setdefault(run.identity, []).append(run)
@@ -312,8 +307,7 @@ class Plan:
         return out
 
     def kept(self, identity: str) -> dict[int, bool]:
-        """Iterations of a training whose weights are kept, and whether a child needs the optimizer's state
-        too."""
+        """Iterations of a training whose weights are kept, and whether a child needs the optimizer too."""
         return self._kept[identity]
 
 

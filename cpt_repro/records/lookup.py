@@ -1,5 +1,4 @@
-"""What the runs of a plan left, found by what it is and not by what it is called; and one exhibit's view of
-that."""
+"""What the runs of a plan left, found by what it is and not by its name; and one exhibit's view of that."""
 
 from __future__ import annotations
 
@@ -126,8 +125,7 @@ class Records:
     # -- what is to be measured
 
     def losses(self, run: PlannedRun, corpus: str) -> Losses | None:
-        """A run's losses on a corpus as it is now: of enough sequences if there are, else of as many as there
-        are."""
+        """A run's losses on a corpus as it is now: of enough sequences, else of as many as there are."""
         receipt, later = self.receipt(run), self.later(run)
         both = [record.losses.get(corpus) for record in (receipt, later) if record]
         current = [one for one in both if one and one.data == self.plan.data.get(corpus)]
@@ -142,8 +140,7 @@ class Records:
         )
 
     def to_measure(self, run: PlannedRun) -> list[str]:
-        """Corpora on which the final weights of a trained run are still to be measured (on enough
-        sequences)."""
+        """Corpora on which a trained run's final weights are still to be measured (on enough sequences)."""
         if not self.has_receipt(run):
             return []
         wanted = self.plan.wanted(run.identity)
@@ -151,8 +148,7 @@ class Records:
         return [c for c, losses in there.items() if losses is None or losses.sequences < wanted.sequences]
 
     def incomplete_curves(self, run: PlannedRun) -> list[str]:
-        """Corpora whose curve lacks points that are wanted: only training the run once more would give
-        them."""
+        """Corpora whose curve lacks points that are wanted: only training once more would give them."""
         if not self.has_receipt(run):
             return []
         wanted = self.plan.wanted(run.identity)

@@ -1,5 +1,4 @@
-"""Receipts: the small JSON files that finished runs and evaluations leave; all that exhibits are drawn
-from."""
+"""Receipts: small JSON files that runs and evaluations leave; all that exhibits are drawn from."""
 
 from __future__ import annotations
 
@@ -107,8 +106,7 @@ class Receipt(Strict):
 
 
 class LaterLosses(Strict):
-    """Losses measured on the kept weights of a finished training, after it: `losses.json` beside the
-    receipt."""
+    """Losses measured on kept weights after the training: `losses.json` beside the receipt."""
 
     schema_version: Literal[2] = VERSION
     #: of the training

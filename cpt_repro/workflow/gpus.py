@@ -45,8 +45,7 @@ def _lines(command: list[str]) -> list[str] | None:
 def _installed() -> dict[str, str]:
     """Index -> UUID ("" where unknown) of the machine's GPUs, found without starting CUDA in this process.
 
-    `$CPT_REPRO_GPUS` (a number) says how many there are instead: for tests, and machines where nothing can be
-    asked.
+    `$CPT_REPRO_GPUS` says how many there are instead: for tests, and machines where nothing can be asked.
     """
     if count := os.environ.get("CPT_REPRO_GPUS"):
         if not re.fullmatch("[0-9]{1,3}", count):
@@ -58,16 +57,13 @@ def _installed() -> dict[str, str]:
         # CUDA numbers the fastest GPU first unless told to number them as nvidia-smi does.
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         return {index.strip(): uuid.strip() for index, _, uuid in (row.partition(",") for row in rows)}
-    # Counting starts CUDA on some machines, after which CUDA_VISIBLE_DEVICES has no effect any more: not in
-    # here.
+    # Counting starts CUDA on some machines, after which CUDA_VISIBLE_DEVICES has no effect: not in here.
     lines = _lines([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"])
     return {str(index): "" for index in range(int(lines[-1]) if lines else 0)}
 
 
 def visible() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; those of that variable where it is
-    set.
-    """
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, which decides where it is set."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return list(_installed())
@@ -155,9 +151,7 @@ class Lease:
                 os.close(self._files.pop(gpu))
 
     def _turn(self, flags: int = 0) -> bool:
-        """Takes the turn of every GPU, in one order for all; False where somebody has one and it may not
-        wait.
-        """
+        """Takes the turn of every GPU, in one order for all; False if one is taken and it may not wait."""
         with suppress(BlockingIOError):
             for gpu in sorted(self._files):
                 fcntl.flock(self._files[gpu], fcntl.LOCK_EX | flags)

@@ -280,9 +280,7 @@ class Workflow:
         return [tokenizer, *self._anew(Path(self.fingerprint(corpus)))]
 
     def corpus_threads(self, corpus: str) -> int:
-        """Processes that build a corpus, where there are as many cores: many for hundreds of billions of
-        tokens.
-        """
+        """Processes that build a corpus, given the cores: many for hundreds of billions of tokens."""
         return HUB_PROCESSES if isinstance(self.plan.manifest(corpus), Hub) else 1
 
     def record(self, corpus: str) -> list[str]:
@@ -420,9 +418,7 @@ class Workflow:
             self._failure(run).unlink(missing_ok=True)
 
     def refuse_failed(self, runs: Iterable[PlannedRun]) -> None:
-        """Raises `UserError` where an earlier attempt of the same call failed by itself, and was not just cut
-        off.
-        """
+        """Raises `UserError` where an earlier attempt of the same call failed, and was not just cut off."""
         for run in runs:
             path = self._failure(run)
             failure = parse(Failure, read_json(path), str(path)) if path.is_file() else None
