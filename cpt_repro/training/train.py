@@ -28,7 +28,7 @@ def train_runs(
     """Trains `runs` in order and publishes their receipts; what is finished in the store is only published.
 
     `again`: what is finished is trained too, to complete its curves. A run that fails does not stop the
-    others, but those that start from it; failures are raised together. `records` sees nothing of what is written.
+    others, but those that start from it; failures are raised together. `records` stays as it was.
     """
     # Of several ranks, which all come through here, the first one locks and writes.
     first, several = os.environ.get("RANK", "0") == "0", os.environ.get("WORLD_SIZE", "1") != "1"
