@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from rich.progress import track
 from cpt_repro.declarations.manifests import SPLITS, Sha256
 from cpt_repro.declarations.strict import Count, Name, Strict, load
 from cpt_repro.errors import UserError
-from cpt_repro.files import file_digest, whole_file, write_json
+from cpt_repro.files import file_digest, whole_file, whole_folder, write_json
 from cpt_repro.project import Project
 
 PerMille = Annotated[int, Field(ge=0, le=1000)]
@@ -256,7 +255,8 @@ def _git(folder: Path, *arguments: str) -> str:
         raise UserError("git is not installed.", do=do) from None
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"git {arguments[0]} failed ({message}).", where=str(folder))
+        do = "Check the network and run again; if the commit is gone, unpack an archive of it there."
+        raise UserError(f"git {arguments[0]} failed ({message}).", where=str(folder), do=do)
     return done.stdout.strip()
 
 
@@ -275,25 +275,15 @@ def fetch_sources(rules: Sources, checkouts: Path) -> None:
     """Clones each source at its commit to `checkouts/<repository>`: no history, only the files of its glob.
 
     A clone that is already there at the right commit is kept; at another one it is a `UserError`, as are a
-    missing network and a commit that is gone. A clone is made aside and renamed, so none is ever half there.
+    missing network and a commit that is gone. A clone is never half there.
     """
-    checkouts.mkdir(parents=True, exist_ok=True)
     for source in track(rules.sources, "fetch the sources", console=Console(stderr=True)):
         if (checkouts / source.name).exists():
             _checked_checkout(checkouts, source)
             continue
-        with tempfile.TemporaryDirectory(prefix=f".{source.name}.", dir=checkouts) as aside:
-            clone = Path(aside) / source.name
-            clone.mkdir()
-            try:
-                _git(clone, "init", "--quiet")
-                _git(clone, "remote", "add", "origin", source.url)
-                _git(clone, "sparse-checkout", "set", "--no-cone", f"/{source.glob}")
-                _git(clone, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", source.commit)
-                _git(clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")
-                _checked_checkout(Path(aside), source)
-            except UserError as error:
-                do = "Check the network and run again; if the commit is gone, unpack an archive of it there."
-                what = f"{source.url} at {source.commit}: {error.what}"
-                raise UserError(what, where=str(checkouts), do=do) from None
-            os.replace(clone, checkouts / source.name)
+        with whole_folder(checkouts / source.name) as clone:
+            _git(clone, "init", "--quiet")
+            _git(clone, "remote", "add", "origin", source.url)
+            _git(clone, "sparse-checkout", "set", "--no-cone", f"/{source.glob}")
+            _git(clone, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", source.commit)
+            _git(clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")
