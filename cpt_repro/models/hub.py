@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import RootModel
 
 from cpt_repro.declarations.strict import Strict, parse
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, briefly
 from cpt_repro.files import file_digest, locked, read_json, write_json
 from cpt_repro.project import HUB, Project
 
@@ -78,7 +78,7 @@ class Repository:
             write_json(self.lock, _Lock(self._entries() | {self.key: entry}).model_dump())
 
     @contextmanager
-    def _asking(self, file: str = "") -> Iterator[HfApi]:
+    def _asking(self) -> Iterator[HfApi]:
         """The hub's client; what it raises becomes one sentence."""
         from huggingface_hub import HfApi
 
@@ -86,10 +86,10 @@ class Repository:
             yield HfApi()
         except Exception as error:  # its errors have no common base
             gating = f" ({self.gating})" if self.gating else ""
-            what = f"the hub does not give it{gating}: {' '.join(str(error).split())[:300]}"
+            what = f"the hub does not give it{gating}: {briefly(error)}."
             do = "Look at name, revision and network; for restricted access accept the conditions on the "
             do += f"hub and run `hf auth login`; or put a copy below ${HUB}/{self.kind}s/{self.name}."
-            raise UserError(what, where=f"{self}, {file}" if file else str(self), do=do) from error
+            raise UserError(what, where=str(self), do=do) from None
 
     @property
     def commit(self) -> str | None:
@@ -110,7 +110,7 @@ class Repository:
             with self._asking() as hub:
                 listed = hub.list_repo_files(self.name, revision=commit, repo_type=self.kind)
         fitting = sorted(name for name in listed if fnmatchcase(name, pattern))
-        where = f"{self.kind} {self.name}" + (f" in {self.copy}" if self.copy else "")
+        where = str(self.copy or self)
         if lost := {name for name in self._locked.files if fnmatchcase(name, pattern)} - set(fitting):
             what = f"{len(lost)} files that were used before are missing, {min(lost)} among them."
             raise UserError(what, where=where, do=f"Restore them, or remove '{self.key}' from {self.lock}.")
@@ -124,8 +124,8 @@ class Repository:
         if self.copy:
             return self._checked({file: self.copy / file for file in files})
         paths, there = {}, {"revision": self.commit, "repo_type": self.kind}
-        for file in files:
-            with self._asking(file) as hub:
+        with self._asking() as hub:
+            for file in files:
                 paths[file] = Path(hub.hf_hub_download(self.name, file, **there))
         return self._checked(paths)
 
@@ -133,7 +133,7 @@ class Repository:
         """As `fetch`, of the files at the top that fit `pattern`; without a network those taken before."""
         folder, commit = self.copy, self.commit
         if not folder:
-            with self._asking(pattern) as hub:
+            with self._asking() as hub:
                 there = {"revision": commit, "repo_type": self.kind, "allow_patterns": pattern}
                 folder = Path(hub.snapshot_download(self.name, **there))
         return self._checked({path.name: path for path in sorted(folder.glob(pattern))})

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cpt_repro.declarations.runs import OutsideSize
 from cpt_repro.declarations.scale import Size
 from cpt_repro.declarations.strict import parse
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, briefly
 from cpt_repro.files import digest, file_digest, read_json
 from cpt_repro.models.architecture import architecture
 from cpt_repro.models.hub import Repository
@@ -191,8 +191,8 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
     except UserError:
         raise
     except Exception as error:  # a damaged pickle raises anything
-        reason = " ".join(str(error).split())[:300]
-        raise outside.fault(f"its weights are not whole, or not tensors alone ({reason}).") from None
+        fault = f"its weights are not whole, or not tensors alone ({briefly(error)})."
+        raise outside.fault(fault) from None
     weights = theirs.state_dict()
     info["infinite"] = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
