@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpt_repro.errors import plain
 from cpt_repro.exhibits.base import Style, View
 from cpt_repro.files import whole_file
 
@@ -160,7 +161,11 @@ class Legend:
 def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     """Writes PNG and SVG, whole; metadata: the title and the digest of the records, no date, no version."""
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        if (shown := plain(text.get_text())) != text.get_text():
+            text.set_text(shown)
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
     with whole_file(png) as aside:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})

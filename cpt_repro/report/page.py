@@ -115,7 +115,7 @@ class Page:
                 return self.records.evaluation_path(what)
             of = {"receipt": self.records.receipt_path, "losses": self.records.later_path}[kind]
             return of(self.plan.runs[what])
-        except KeyError:  # of a run that is no longer declared
+        except (KeyError, UserError):  # of a run or merge that is no longer declared
             return self.records.place_of(what) / f"{kind}.json"
 
     def shown(self, paper: str, key: str) -> Shown:
