@@ -45,7 +45,7 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether every file is equal."""
-        return not (self.failed or self.changed) and {file.state for file in self.files.values()} == {"equal"}
+        return not self.failed and all(file.state == "equal" for file in self.files.values())
 
     def as_json(self) -> dict[str, Any]:
         """For machines: all of it, and `ok`."""

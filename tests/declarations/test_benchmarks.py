@@ -168,4 +168,4 @@ def test_values_and_texts(project):
     assert load_benchmark(project, "mmlu").of("doc_to_choice", {}) == ("A", "B", "C", "D")
     assert load_benchmark(project, "boolq").of("doc_to_target", {"label": 1}) == 1
     with pytest.raises(Exception, match="undefined"):
-        benchmark.of("doc_to_text", {})
+        load_benchmark(project, "boolq").of("doc_to_target", {})
