@@ -188,7 +188,7 @@ def _counts(claims: Iterable[ClaimRecord]) -> dict[Verdict, int]:
 def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
     """Every claim of the plan's papers with its verdict, from the records at hand.
 
-    Deterministic: the same records and declarations give the same ledger. A fault in a `claims.yaml` or in
+    The same records and declarations give the same ledger. A fault in a `claims.yaml` or in
     `results/<scale>/analysis.yaml` is a `UserError`.
     """
     plan = records.plan

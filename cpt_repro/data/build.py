@@ -133,8 +133,7 @@ def build_corpus(
     `corpus` is a key of `scale.corpora`; the tokenizer is built if it is not there. Sequences hold
     `scale.sequence_length` + 1 tokens. The files are byte-identical for any number of processes. Does nothing
     if the corpus is there already, built from the same manifest, tokenizer and length; continues an
-    interrupted build. With `rebuild` everything that is there is checked, and what is damaged is built again
-    to the same bytes.
+    interrupted build. With `rebuild` all that is there is checked, and what is damaged is built again.
 
     Raises `UserError` for text that is missing, altered or empty, and for a domain without enough text.
     """

@@ -52,8 +52,7 @@ def cumulative_counts(parts: Mixture, n: int) -> list[int]:
     """How many of the first `n` samples each leaf stream gave, in the order of `streams`.
 
     The first part gets round(share * n), the rest is split on in the same way. Every count is monotone in
-    `n`, they sum to `n`, and the first part (the replayed one) is within one sample of its share in every
-    batch.
+    `n`, they sum to `n`, and the first part (the replayed one) has its share of every batch to one sample.
     """
     out: list[int] = []
     rest, rest_share = n, 1.0

@@ -1,5 +1,4 @@
-"""A scale's suites as files: items of published benchmarks (`benchmarks.py`), or of tasks made from held-out
-text.
+"""A scale's suites as files: items of published benchmarks, or of tasks made from held-out text.
 
 `data/<scale>/suites/<suite>/<task>.jsonl` has a task's items, and `suites/fingerprint.json` says what they
 were made from. Both are data: how items are asked and scored is read from the declarations alone.
@@ -10,8 +9,7 @@ Both kinds have four choices, so that chance is 1/4 and a model of any size can 
 - `continuation` (after HellaSwag): the true next words against three passages of the same length from other
   documents of the corpus; metric `acc_norm`, by the likelihood per character of the choice.
 - `last_word` (after LAMBADA): the true next word against three words drawn with their frequency in the
-  corpus, so that knowing frequencies alone gives chance; metric `acc`. LAMBADA's whole-word accuracy is near
-  0 for small models.
+  corpus, so that knowing frequencies alone gives chance; metric `acc`. Small models guess no whole word.
 
 Words are what stands between white space; items join them by single spaces. Choices longer in tokens than
 half of the scale's sequence (tables, addresses, code) are left out, so that context remains beside them.

@@ -1,8 +1,7 @@
 """Published counterparts of runs: which printed cell or digitised curve says the same thing as a receipt.
 
 Rows of a declared table are the rows of the published one in order, and a declared curve names the labels of
-the digitised curves; so a run's published values are found by where its paper's exhibits show it. Misprints
-are no counterparts.
+the digitised curves: a run's published values are where its paper's exhibits show it, misprints excepted.
 """
 
 from __future__ import annotations

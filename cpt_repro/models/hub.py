@@ -3,8 +3,7 @@
 The project's `hub.lock.json` records, at the first use of a repository, its commit and the SHA-256 of every
 file taken from it. Later uses must find the same, wherever they run: a changed file or revision is an error
 and never silently used. A project may have a folder of copies, `<datasets|models>/<owner>/<name>/<file>` or,
-of one revision, `.../<name>@<revision>/<file>`, which is then read instead of the network. Nothing of a
-repository is ever executed.
+of one revision, `.../<name>@<revision>/<file>`, which is read instead of the network. Nothing is executed.
 """
 
 from __future__ import annotations

@@ -47,8 +47,7 @@ def outside_identity(project: Project, model: str) -> str:
 class Outside:
     """A model from outside: `<owner>/<name>`, with `@<revision>`, of the hub, or the path of a folder.
 
-    `where`: who asks for it, for messages. A folder that is not there, and a copy that may be of another
-    revision, are a `UserError`.
+    `where`: who asks for it. No such folder, and a copy that may be another revision's: `UserError`.
     """
 
     def __init__(self, project: Project, model: str, where: str = ""):

@@ -59,8 +59,7 @@ def check_weights(folder: Path, expected: str | None = None) -> str:
 def load_weights(model: PreTrainedModel, folder: Path, expected: str | None = None) -> str:
     """Loads a folder's weights into `model` and returns their SHA-256.
 
-    Weights that are missing, of another architecture or size, or of another hash than `expected` are a
-    `UserError`.
+    Weights that are missing, of another shape or of another hash than `expected` are a `UserError`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -154,8 +154,7 @@ def fits_by_measure(
 ) -> Callable[[int], bool]:
     """Whether the memory would do, as extrapolated from the peaks (bytes) of one sequence and of two.
 
-    For sharded models, of whose ranks none may run out of memory alone: the others would wait for it in a
-    collective.
+    For sharded models, of whose ranks none may run out of memory alone: the others would wait for it.
     """
     peaks = []
     for size in (1, 2):

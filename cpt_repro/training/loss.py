@@ -28,8 +28,7 @@ class CausalLM(torch.nn.Module):
         inputs = batch[:, :-1]
         if inputs.is_cuda:  # see `Architecture.prepare_attention`
             return self.model(input_ids=inputs, use_cache=False).logits
-        # Without an explicit mask transformers looks for packed sequences and builds one, 7 ms a step on a
-        # CPU.
+        # Without a mask transformers looks for packed sequences and builds one, 7 ms a step on a CPU.
         if self._mask is None or self._mask.shape != inputs.shape:
             self._mask = torch.ones(inputs.shape, dtype=torch.bool, device=inputs.device)
         return self.model(input_ids=inputs, attention_mask=self._mask, use_cache=False).logits

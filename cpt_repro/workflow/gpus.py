@@ -82,8 +82,7 @@ def folders() -> tuple[Path, ...]:
     """The folder of the leases, last, and the one that holds it where that is made here too.
 
     `$CPT_REPRO_GPU_LEASES`, or one of the user's in /tmp. Not in $TMPDIR: two shells may differ in that, and
-    would each hand out every GPU. A Slurm job has a folder of its own, as within each the numbers of GPUs
-    begin at 0.
+    would each hand out every GPU. A Slurm job, within which GPUs count from 0, has a folder of its own.
     """
     given, job = os.environ.get(FOLDER), os.environ.get("SLURM_JOB_ID")
     base = Path(given or f"/tmp/cpt-repro-gpus-{os.getuid()}")  # noqa: S108  `_own_folder` takes none of others

@@ -33,8 +33,7 @@ from cpt_repro.training.store import Store
 
 FIGURE_FILES = ("png", "svg", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
-#: Always there and always new: its times are those of the process that looks. A folder: of files the engine
-#: would compare hashes too.
+#: Always there and always new: its times are the looking process's. Of a file its hash would count too.
 NEW = "/proc/self/task"
 #: Files that tell of one call that weights are there again.
 WEIGHTS = ".snakemake/weights"
