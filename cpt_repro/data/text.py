@@ -109,7 +109,10 @@ class _Columns:
 
 
 def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dict[str, str]]:
-    """The documents of a local file; its hash is compared before, that of all lines behind the last."""
+    """The documents of a local file; its hash is compared before, that of all lines behind the last.
+
+    No more text is read than the manifest declares.
+    """
     source = manifest.splits[split]
     path = folder / source.file
     do = (
@@ -130,9 +133,15 @@ def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dic
         _Columns("text", "domain", {name: name for name in manifest.domains}, do),
         hashlib.sha256(),
     )
+    left = source.text_bytes
     for number, line in enumerate(read_lines(path, "zstd", do), 1):
         hashed.update(line)
-        yield columns.document(line, f"{path}, row {number}")
+        document = columns.document(line, where := f"{path}, row {number}")
+        left -= len(document["text"].encode("utf-8"))
+        if left < 0:
+            what = f"the text is longer than the {source.text_bytes} bytes that the manifest declares."
+            raise UserError(what, where=where, do=do)
+        yield document
     compare("the decompressed text", source.sha256_jsonl, hashed.hexdigest())
 
 

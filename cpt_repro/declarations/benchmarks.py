@@ -108,7 +108,7 @@ class Benchmark(Scoring):
             raise ValueError(f"{self.num_fewshot} examples need a 'fewshot_split'")
         try:
             _ = self._compiled
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError) as error:
             raise ValueError(f"a template is wrong: {error}") from None
         return self
 

@@ -151,7 +151,8 @@ class Merge(Strict):
 
 
 #: A run's or merge's name is a path below the results.
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]*(/[A-Za-z0-9][A-Za-z0-9._+@-]*)*$")]
+_PART = "[A-Za-z0-9][A-Za-z0-9._+@-]*"
+RunName = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$", max_length=200)]
 
 
 class Paper(Strict):

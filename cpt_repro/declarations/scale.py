@@ -167,7 +167,7 @@ class Scale(Strict):
     name: Name
     about: str
     #: Tokens that stand for one billion of the papers' tokens.
-    tokens_per_billion: float = Field(gt=0, le=1e9)
+    tokens_per_billion: float = Field(ge=1, le=1e9)
     sequence_length: int = Field(ge=8, le=2**31)
     #: Sequences of a training batch; published: each run's own, as its paper has it.
     batch_sequences: Count | Literal["published"]

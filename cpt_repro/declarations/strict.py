@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 #: Of tokens, above 0.
 Billions = Annotated[float, Field(gt=0, le=1e9)]
 #: What becomes a folder, a file or a word of a command.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 

@@ -193,7 +193,7 @@ class Plan:
         run = self.studies[paper].paper.runs[name]
         if why := self._why_absent(run):
             self.absent[paper, name] = why
-        elif run.init_from and run.init_from.run:
+        elif run.init_from and run.init_from.run is not None:
             self.studies[paper].check_run(run.init_from.run, self.where(paper, name))
             return self.studies[paper].resolve(run.init_from.run)
         return None
@@ -469,7 +469,7 @@ class _Resolution:
             model=outside.model,
             weights=outside_identity(self.plan.project, outside.model),
             mixture=self._parts(outside.data, 0),
-            tokens=round((outside.billions or 0) * self.scale.tokens_per_billion),
+            tokens=max(round(outside.billions * self.scale.tokens_per_billion), 1) if outside.data else 0,
         )
 
     def _mixture(self, external: External | None) -> Mixture:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 import zstandard
@@ -69,11 +70,36 @@ def test_files_that_are_cut_short_or_damaged(hub, form):
         assert f"{path}: the file is damaged or cut short" in refused(hub.documents)
 
 
-def test_a_line_without_end_is_not_read(local, monkeypatch):
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_a_line_without_end_is_not_read(hub, form, monkeypatch):
+    """A small file that unpacks to a line of 64 MiB takes memory for the longest that is allowed."""
     monkeypatch.setattr(reading, "LONGEST_LINE", 1 << 20)
-    local.write(train=[line(), "x" * (1 << 24)])
-    assert (local.project.corpora / "train.jsonl.zst").stat().st_size < 5000
-    assert "train.jsonl.zst, row 2: the line is longer than 1 MiB" in refused(local.documents)
+    path = hub.copy / "bomb" / f"x.{form}"
+    write_rows(path, [b"x" * (1 << 26)])
+    hub.save(format=form, splits={split: {"files": ["bomb/*"]} for split in ("train", "validation")})
+    tracemalloc.start()
+    try:
+        assert f"{path}, row 1: the line is longer than 1 MiB" in refused(hub.documents)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.timeout(120)
+def test_the_time_of_a_long_line_does_not_grow_with_its_square(tmp_path, monkeypatch):
+    """By pieces of 1 KiB, each of which would copy what is read already: half a terabyte."""
+    monkeypatch.setattr(reading, "CHUNK", 1 << 10)
+    (tmp_path / "long.jsonl").write_bytes(b"x" * (1 << 25))
+    assert [len(line) for line in reading.read_lines(tmp_path / "long.jsonl", None, "-")] == [1 << 25]
+
+
+def test_no_more_text_is_read_than_is_declared(local):
+    """Lines enough, each of them short, are a bomb too."""
+    given = local.value["splits"]["train"]
+    length = sum(len(document["text"].encode()) for document in local.documents())
+    for declared, said in ((length, None), (length - 1, "row 40: the text is longer than"), (0, "row 1: ")):
+        given["text_bytes"] = declared
+        assert said is None and local.documents() or said in refused(local.documents)
 
 
 # -- local files
