@@ -286,7 +286,7 @@ def _building(project: Project, scale: Scale, corpus: str, rounds: int) -> dict[
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(project.data / scale.name / "tokenizer", Path(folder) / scale.name / "tokenizer")
             fresh, began = project.with_(data=Path(folder)), time.perf_counter()
-            built = load_fingerprint(build_corpus(fresh, scale, corpus, processes, progress=False))
+            built = load_fingerprint(build_corpus(fresh, scale, corpus, processes))
             seconds = time.perf_counter() - began
         return sum(domain.tokens for split in built.splits.values() for domain in split.values()) / seconds
 

@@ -57,7 +57,7 @@ def built(tmp_path_factory) -> Project:
     scale = load_scale(project, "smoke")
     build_tokenizer(project, scale)
     for corpus in scale.corpora:
-        build_corpus(project, scale, corpus, progress=False)
+        build_corpus(project, scale, corpus)
     return project
 
 

@@ -87,7 +87,7 @@ class Tiny:
         return other
 
     def build(self, **more):
-        return build_corpus(self.project, self.scale, "pile", progress=False, **more)
+        return build_corpus(self.project, self.scale, "pile", **more)
 
     def fingerprint(self):
         return load_fingerprint(self.corpus)

@@ -121,12 +121,7 @@ def current_tokenizer(project: Project, scale: Scale) -> str:
 
 
 def build_corpus(
-    project: Project,
-    scale: Scale,
-    corpus: str,
-    processes: int = 1,
-    progress: bool = True,
-    rebuild: bool = False,
+    project: Project, scale: Scale, corpus: str, processes: int = 1, rebuild: bool = False
 ) -> Path:
     """Builds the shards of one corpus and returns its folder.
 
@@ -157,11 +152,11 @@ def build_corpus(
             log.warning("%s: built from another manifest, tokenizer or length; building anew", folder)
             shutil.rmtree(folder)
         if not (folder / "fingerprint.json").is_file():
-            _build(built, inputs, processes, progress)
+            _build(built, inputs, processes)
         if before and before != load_fingerprint(folder).fingerprint:
             log.warning("%s: what was kept does not fit; building all anew", folder)
             shutil.rmtree(folder)
-            _build(built, inputs, processes, progress)
+            _build(built, inputs, processes)
     return folder
 
 
@@ -186,10 +181,10 @@ def _remove_damaged(folder: Path) -> str | None:
     return fingerprint.fingerprint
 
 
-def _build(corpus: Corpus, inputs: dict[str, Any], processes: int, progress: bool) -> None:
+def _build(corpus: Corpus, inputs: dict[str, Any], processes: int) -> None:
     folder, manifest = corpus.folder, corpus.manifest
     write_json(folder / "build.json", inputs)
-    held_out, empty = _write_parts(corpus, processes, progress)
+    held_out, empty = _write_parts(corpus, processes)
     lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
     write_text(folder / "validation.jsonl", "".join(lines))
     splits = {
@@ -220,7 +215,7 @@ def _build(corpus: Corpus, inputs: dict[str, Any], processes: int, progress: boo
     write_json(folder / "fingerprint.json", fingerprint | {"fingerprint": digest(fingerprint)})
 
 
-def _write_parts(corpus: Corpus, processes: int, progress: bool) -> tuple[list[dict[str, str]], Counter[str]]:
+def _write_parts(corpus: Corpus, processes: int) -> tuple[list[dict[str, str]], Counter[str]]:
     """Writes what parts are missing; returns held-out text, and documents without text by split."""
     held_out: list[dict[str, str]] = []
     empty: Counter[str] = Counter()
@@ -228,8 +223,8 @@ def _write_parts(corpus: Corpus, processes: int, progress: bool) -> tuple[list[d
     listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
 
     def missing() -> Iterator[tuple[Corpus, Part]]:
-        hidden = not (progress and console.is_terminal)
-        for part in track(listed, f"{corpus.manifest.name}: parts", console=console, disable=hidden):
+        about = {"console": console, "disable": not console.is_terminal}
+        for part in track(listed, f"{corpus.manifest.name}: parts", **about):
             if not all(part.folder(corpus, domain).is_dir() for domain in part.domains):
                 yield corpus, part
             if part.split == "validation" and not is_hub:
