@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -113,43 +113,63 @@ def _own(path: str, flags: int) -> int:
 
 
 @contextmanager
+def _held(aside: Path, how: int = 0) -> Iterator[None]:
+    """Locks a file or folder, as long as this process lives."""
+    number = _own(str(aside), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(number)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _aside(path: Path, stem: str, suffix: str = "") -> Path:
+    """A name beside `path` that nobody foresees, so that nobody's link stands there; what killed writers of
+    `path` left at such names is removed."""
+    for left in path.parent.glob(f".{glob.escape(stem)}.{'[0-9a-f]' * 16}.aside{glob.escape(suffix)}"):
+        with suppress(OSError), _held(left, fcntl.LOCK_NB):
+            _remove(left)
+    return path.with_name(f".{stem}.{secrets.token_hex(8)}.aside{suffix}")
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renamed onto `path` on success, removed on failure.
 
     The rename is atomic on POSIX, so a reader, or a later run after a kill, sees the old file or the new one.
     """
     path = Path(path)
-    # Nobody can foresee it, and so nobody's link stands there. The suffix stays last because writers such as
-    # matplotlib choose the format by it.
-    aside = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.aside{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last because writers such as matplotlib choose the format by it.
+        aside = _aside(path, path.stem, path.suffix)
         try:
             open(aside, "x", opener=_own).close()
-            yield aside
-            with open(aside, "rb", opener=_own) as stream:
-                os.fsync(stream.fileno())
-            os.replace(aside, path)
+            with _held(aside):
+                yield aside
+                with open(aside, "rb", opener=_own) as stream:
+                    os.fsync(stream.fileno())
+                os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path` to fill; renamed onto `path` on success, removed on failure.
-
-    What killed writers of the same folder left is removed; two at once are the caller's to prevent.
-    """
+    """Yields a new folder beside `path` to fill; renamed onto `path` on success, removed on failure."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.aside")
     with writing(path):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.aside"):
-            shutil.rmtree(left, ignore_errors=True)
+        aside = _aside(path, path.name)
         try:
             aside.mkdir(parents=True)
-            yield aside
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(aside, path)
+            with _held(aside):
+                yield aside
+                shutil.rmtree(path, ignore_errors=True)
+                os.replace(aside, path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

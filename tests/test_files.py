@@ -178,16 +178,18 @@ def test_rights_are_those_that_the_user_gives(tmp_path, mask):
     assert rights == {"file": 0o666 & ~mask, "lock": 0o666 & ~mask, "folder": 0o777 & ~mask}
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
-    path, other = tmp_path / "[folder]", tmp_path / ".[folder].mine.aside"
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path, whole):
+    """Not what somebody else named so, and not what another writer of the same file still writes."""
+    path, other = tmp_path / "[file]", tmp_path / ".[file].mine.aside"
     other.mkdir()
     if (child := os.fork()) == 0:
-        with whole_folder(path):
+        with whole(path):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2
-    with whole_folder(path) as aside:
-        write_text(aside / "file", "")
+    with whole(path) as first, whole(path) as second:
+        assert sorted(tmp_path.iterdir()) == sorted([other, first, second])
     assert sorted(tmp_path.iterdir()) == sorted([path, other])
 
 
