@@ -117,6 +117,9 @@ def test_r_squared_of_two_perplexities(pocket):
     assert effect.noise == pytest.approx(1.96 * 2 * 0.5 * 0.75 / math.sqrt(2), rel=1e-6)
     with pytest.raises(Missing, match="fewer than three"):
         effect_of(measured, f"{LOW} r_squared [0,{points[1] + 0.1:.2f}]")
+    pocket.change(LOW, corpus="sp", curve=tuple((40 * k, 3.0) for k in range(4)))
+    with pytest.raises(Missing, match="does not vary"):
+        effect_of(pocket.measured(), f"{LOW} r_squared [0,100]")
 
 
 def test_compute_is_in_the_papers_unit(pocket):

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from cpt_repro.data.build import build_tokenizer, current_tokenizer
 from cpt_repro.data.encoding import Encoder
-from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly
+from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, verify_tokenizer
 from cpt_repro.files import file_digest, read_json, write_json
 
 
@@ -63,6 +63,10 @@ def _too_large(folder):
     return Tokenizer.from_str(json.dumps(value)).get_vocab_size()
 
 
+def _with_code(folder, config):
+    write_json(folder / "tokenizer_config.json", config)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -74,6 +78,8 @@ def _too_large(folder):
             lambda folder: (folder / "tokenizer.json").unlink(),
             "neox/tokenizer.json: the file is missing in the copy",
         ),
+        (lambda folder: _with_code(folder, {"auto_map": {}}), "brings code of its own (auto_map)"),
+        (lambda folder: _with_code(folder, ["auto_map"]), "tokenizer_config.json"),
         (shutil.rmtree, "put a copy below $CPT_REPRO_HUB/models/someone/neox"),
     ],
 )
@@ -113,3 +119,11 @@ def test_shards_of_another_tokenizer_are_built_anew(hub, caplog):
     hub.build()
     assert "another manifest, tokenizer or length" in caplog.text
     assert before != hub.fingerprint().tokenizer == current_tokenizer(hub.project, hub.scale)
+
+
+def test_one_that_names_code_is_neither_used_nor_handed_on(local):
+    local.build()
+    path = local.root / "tokenizer" / "tokenizer_config.json"
+    write_json(path, read_json(path) | {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}})
+    path.with_name("training.json").unlink()  # nothing else would tell
+    assert f"{path}: the tokenizer brings code of its own" in refused(lambda: verify_tokenizer(path.parent))

@@ -27,6 +27,7 @@ EVALUATION = "results/pocket/runs/ibrahim2024/405m/german/seed-0/evaluation.json
 LATER = "results/pocket/runs/ibrahim2024/405m/german/seed-0/losses.json"
 CORPUS, ANALYSIS = "results/pocket/corpora/sp.json", "results/pocket/analysis.yaml"
 FIGURE, TABLE = "figures/pocket/third2026/figure_01.json", "figures/pocket/third2026/table_01.json"
+FAILURE = "results/pocket/runs/third2026/continued/replay-0.02/seed-0/failure.json"
 PNG, LEDGER, PAGE = FIGURE.replace("json", "png"), "figures/pocket/claims.json", "figures/pocket/index.json"
 #: What a model writes.
 EXHIBIT = {
@@ -86,6 +87,7 @@ def complete(repository, tmp_path_factory):
 def changed(path, change):
     """The file with other bytes, or another value; as before afterwards."""
     before = path.read_bytes() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(change if isinstance(change, bytes) else json.dumps(change(json.loads(before))).encode())
     try:
         yield
@@ -161,6 +163,9 @@ REFUSED = [
     *((ANALYSIS, content, ("claims", "claims --write")) for content in [
         b"[]", b"third2026/1: 1", b"third2026/1: !!python/object/apply:os.system [id]", b"a: &a [*a]",
         b"third2026/1: " + b"1" * 5000, b'"\\u001b[31m\\nx": y', b"third2026/1: " + b"[" * 100_000,
+    ]),
+    *((FAILURE, content, ("train third2026/continued/replay-0.02 --attempt 2",)) for content in [
+        b"[]", b"{}", b'{"identity": 1, "why": 2}',
     ]),
     *(("CITATION.cff", content, ("cite", "report")) for content in [
         b"[]", b"title: x", b"title: x\nversion: 1\nauthors: [1]",
