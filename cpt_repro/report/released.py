@@ -60,6 +60,7 @@ def print_comparison(compared: Comparison) -> None:
         difference = f"{one.measured - one.published:+.2f}" if printed else ""
         measured = f"{one.measured:.2f} ± {one.stderr:.2f}"
         table.add_row(one.run, one.suite, one.task, published, measured, difference)
-    console.print(table)
+    if compared.scores:
+        console.print(table)
     for name, known in compared.not_measured.items():
         console.print(f"not measured: {name} ({known})", soft_wrap=True)
