@@ -16,7 +16,7 @@ def cpt(third_project, monkeypatch, capsys):
     monkeypatch.chdir(third_project.root)
 
     def call(line):
-        monkeypatch.setattr(sys, "argv", ["cpt-repro", *line.split()])
+        monkeypatch.setattr(sys, "argv", ["cpt-repro", *(line.split() if isinstance(line, str) else line)])
         try:
             cli.main()
             status = 0
@@ -61,6 +61,30 @@ def sentence(answer):
 )
 def test_bad_input_is_one_sentence(cpt, line, told):
     assert told in sentence(cpt(line))
+
+
+HOSTILE = ["../../x", "/etc/passwd", "x;touch ATTACKED", "$(touch ATTACKED)", "x\ny", 'it\'s "x"', "{x}"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "line",
+    ["status --scale", "status --papers", "train", "train --dry-run", "evaluate", "corpus", "draw", "cite"],
+)
+def test_no_name_leads_elsewhere_or_reaches_a_shell(cpt, third_project, line, name):
+    before = sorted(third_project.root.parent.rglob("*"))
+    sentence(cpt([*line.split(), name]))
+    assert sorted(third_project.root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", HOSTILE[2:])
+def test_a_scale_that_is_called_so_is_refused_by_its_name(cpt, third_project, name):
+    text = (third_project.scales / "smoke.yaml").read_text()
+    (third_project.scales / f"{name}.yaml").write_text(
+        text.replace("name: smoke", f"name: {json.dumps(name)}")
+    )
+    run = "ibrahim2024/405m/pile/seed-0"
+    assert "the key 'name' is wrong" in sentence(cpt(["train", run, "--dry-run", "--scale", name]))
 
 
 def test_outside_of_a_project(cpt, tmp_path, monkeypatch):

@@ -75,7 +75,22 @@ def test_an_unknown_one_is_told_with_the_known(repository):
     assert "Did you mean 'slimpajama'?" in refused(lambda: load_manifest(repository, "slimpajam"))
 
 
-OUTSIDE = ["../../x", "/etc/x", "..", ".", "", "a/b", "a\\b", ".hidden", "a\n", "a\0b"]
+OUTSIDE = [
+    "../../x",
+    "/etc/x",
+    "..",
+    ".",
+    "",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "a\n",
+    "a\nb",
+    "a\0b",
+    "a;b",
+    "$(b)",
+    "a'b",
+]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -1,5 +1,6 @@
 """Leases of GPUs, of which there are made-up ones."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -194,6 +195,9 @@ def test_nobodys_files_are_touched(machine, tmp_path):
     for name in ("train_llama.job", "00000000001754000000-1.job", "lock", "gpu-1.lock"):
         (folder / name).write_text(name)
     (folder / "gpu-0.lock").symlink_to(elsewhere)
+    (folder / "empty.job").touch()
+    locked = os.open(folder / "empty.job", os.O_RDWR)
+    fcntl.flock(locked, fcntl.LOCK_EX)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match="gpu-0.lock: it cannot be opened .Too many levels of symbolic links"):
         gpus.lease(1, 1, "desk", print)
@@ -201,6 +205,7 @@ def test_nobodys_files_are_touched(machine, tmp_path):
     gpus.lease(1, 1, "desk", print).close()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert elsewhere.read_text() == "precious"
+    os.close(locked)
 
 
 def test_a_name_of_a_gpu_leads_nowhere(machine, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -161,3 +162,13 @@ def test_several_nodes_need_a_slurm_job_of_as_many(monkeypatch, tmp_path):
         launch.check(two, "desk")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     launch.check(two, "desk")
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_arguments_reach_the_ranks_as_they_are(nodes):
+    """Whatever they hold: a shell reads what `--dry-run` prints, and on every node what srun starts."""
+    told = ["train", 'it\'s "x"; touch ATTACKED', "$(touch ATTACKED)", "a\nb"]
+    execution = Execution(nodes=nodes, ranks_per_node=2)
+    line = shlex.split(shlex.join(launch.command(execution, 1, told)))
+    started = shlex.split(line[-1]) if nodes > 1 else line
+    assert started[-len(told) :] == told
