@@ -198,6 +198,16 @@ def test_a_corpus_that_is_another_is_built_again(pipeline, tmp_path):
     assert "Nothing to be done" in said(clone.snakemake("-n", target))
 
 
+def test_a_link_beside_a_record_is_not_followed(pipeline, tmp_path):
+    clone, victim = copied(pipeline, tmp_path / "clone", "data"), tmp_path / "victim"
+    record = clone.folder / "results" / "smoke" / "corpora" / "pile.json"
+    record.parent.mkdir(parents=True)
+    record.with_name("pile.json.aside").symlink_to(victim)
+    said(clone.snakemake(str(record.relative_to(clone.folder))))
+    built = clone.folder / "data" / "smoke" / "pile" / "fingerprint.json"
+    assert record.read_bytes() == built.read_bytes() and not victim.exists() and not record.is_symlink()
+
+
 # -- what writes nothing
 
 
