@@ -89,8 +89,8 @@ def _load(planned: PlannedModel, store: Store) -> PreTrainedModel:
         check_weights(folder, store.recorded_hash(run.identity, iteration))
     model = load_model_folder(folders[0])
     if planned.density:
-        base, *others = [load_file(folder / WEIGHTS) for folder in folders]
-        model.load_state_dict(ties_merge(base, others, planned.density))
+        base, task = [load_file(folder / WEIGHTS) for folder in folders]
+        model.load_state_dict(ties_merge(base, task, planned.density))
     return model
 
 

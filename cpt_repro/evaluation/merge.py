@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -23,24 +23,17 @@ def trim(delta: torch.Tensor, density: float) -> torch.Tensor:
     return trimmed.view_as(delta)
 
 
-def ties_merge(base: Tensors, task_models: Sequence[Tensors], density: float) -> dict[str, torch.Tensor]:
-    """Merges `task_models` into `base`: float32 of the same names and shapes; `density` in (0, 1].
+def ties_merge(base: Tensors, task: Tensors, density: float) -> dict[str, torch.Tensor]:
+    """Merges `task` into `base`: float32 of the same names and shapes; `density` in (0, 1].
 
-    Per tensor: trim each difference from the base, elect for each entry the sign of the sum of the
-    differences, average those that have it (and were not trimmed), add that to the base with weight 1.
-    Other names or shapes are a `UserError`.
+    The trimmed difference is added with weight 1. With one task model, as the paper's merges have it, TIES
+    elects every sign and averages nothing. Other names or shapes are a `UserError`.
     """
-    for model in task_models:
-        for name in sorted({*base, *model}):
-            before, after = (tuple(one[name].shape) if name in one else None for one in (base, model))
-            if before != after:
-                what = f"the tensor '{name}' is {before} in the base and {after} in a task model."
-                raise UserError(what, do="Merge models of one architecture, size and vocabulary.")
-    merged = {}
-    for name, tensor in base.items():
-        deltas = torch.stack([trim(model[name] - tensor, density) for model in task_models])
-        # Of two differences that cancel, mergekit elects the positive one.
-        elected = torch.where(deltas.sum(0) >= 0, 1.0, -1.0)
-        agree = deltas.sign() == elected
-        merged[name] = tensor + (deltas * agree).sum(0) / agree.sum(0).clamp(min=1)
-    return merged
+    shapes, theirs = ({name: tuple(one[name].shape) for name in one} for one in (base, task))
+    if shapes != theirs:
+        name = min(name for name, _ in shapes.items() ^ theirs.items())
+        what = (
+            f"the tensor '{name}' is {shapes.get(name)} in the base and {theirs.get(name)} in the task model."
+        )
+        raise UserError(what, do="Merge models of one architecture, size and vocabulary.")
+    return {name: tensor + trim(task[name] - tensor, density) for name, tensor in base.items()}
