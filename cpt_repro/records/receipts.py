@@ -137,7 +137,7 @@ class Score(Strict):
 class SuiteScores(Strict):
     """What the tasks of one suite gave."""
 
-    tasks: dict[str, Score] = Field(min_length=1)
+    tasks: dict[Name, Score] = Field(min_length=1)
 
     @property
     def average(self) -> float:
@@ -157,7 +157,7 @@ class Evaluation(Strict):
     #: of the weights
     identity: str
     id: str
-    suites: dict[str, SuiteScores]
+    suites: dict[Name, SuiteScores]
     prompts: tuple[str, ...] = ()
     generations: tuple[str, ...] = ()
     suites_fingerprint: str

@@ -140,7 +140,8 @@ REFUSED = [
     ]),
     *((RECEIPT, change, RECORDS) for change in (without("parameters"), without("run"))),
     *((EVALUATION, put_at(*change), SCORES) for change in [
-        ("suites.german.tasks", {}), ("suites.german.tasks.*.stderr", 1e308), ("suites", [1]),
+        ("suites.german.tasks", {}), ("suites.[/b]", {}), ("suites.german.tasks.\x1b", {}),
+        ("suites.german.tasks.*.stderr", 1e308), ("suites", [1]),
         ("suites.german.tasks.*.documents", HUGE), ("suites.german.tasks.*.value", "NaN"),
     ]),
     *((LATER, content, ("draw all --out o", "status")) for content in [b"[]", b'{"schema_version": 2}']),
