@@ -399,3 +399,25 @@ def test_a_reader_takes_it_or_refuses_it_in_one_sentence(name, project, catalogu
             raise
     fuzzed(name, accepted, refused)
     assert accepted and refused, (accepted, refused)
+
+
+#: What longer runs found: reader -> texts that take the place of others in its file.
+FOUND = [
+    ("tokenizer", '"continuing_subword_prefix": null', '"continuing_subword_prefix": "longer than a token"'),
+    ("scale", '"tokens_per_billion": 1000', '"tokens_per_billion": 1e-320'),
+    ("scale", '"tokens_per_billion": 1000', '"tokens_per_billion": 0x' + "F" * 4000),
+    ("scale", '"every": 10,', '"every": 1e308,'),
+    ("scale", '"smoke_weak"', json.dumps("a" * 10_000)),
+    ("runs", '"eta_max": 0.0003', f'"eta_max": {10**400}'),
+    ("runs", '"init_from": {"run": "first"}', '"init_from": {"run": ""}'),
+    ("benchmark hellaswag", '"doc_to_text": "', '"doc_to_text": "{{ ' + "(" * 3000),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), FOUND, ids=[f"{name}, {new[:30]}" for name, _, new in FOUND])
+def test_what_was_found_is_refused(name, old, new, project, catalogue):
+    value, _, read = READERS[name]
+    text = json.dumps(value())
+    assert old in text
+    with pytest.raises(UserError):
+        read(text.replace(old, new).encode(), project=project, catalogue=catalogue)

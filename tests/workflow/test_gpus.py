@@ -149,9 +149,10 @@ def test_more_gpus_than_there_are_are_refused_at_once(machine):
             gpus.lease(1, 1, "configs/scales/desk.yaml", print)
 
 
-def test_a_number_of_gpus_that_is_none(machine):
-    machine.setenv("CPT_REPRO_GPUS", "two")
-    with pytest.raises(UserError, match="'two' is no number of GPUs"):
+@pytest.mark.parametrize("number", ["two", "-1", "1e3", "9" * 12])
+def test_a_number_of_gpus_that_is_none(machine, number):
+    machine.setenv("CPT_REPRO_GPUS", number)
+    with pytest.raises(UserError, match=f"'{number}' is no number of GPUs"):
         gpus.lease(1, 1, "desk", print)
 
 
