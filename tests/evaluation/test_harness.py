@@ -178,6 +178,9 @@ def test_tokenizer_folders_run_no_code_and_are_checked(world, tmp_path):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"auto_map": {"AutoTokenizer": ["evil.E", "evil.E"]}, "tokenizer_class": "Evil"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="code of its own"):
+        load_tokenizer(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Evil"}')  # and is not read
     assert load_tokenizer(folder)("bara dose").input_ids == before
     assert load_tokenizer(folder).eos_token == END
     (folder / "training.json").write_text(json.dumps({"sha256": {"tokenizer.json": "0" * 64}}))
