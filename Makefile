@@ -29,7 +29,7 @@ test: env
 torture: env
 	$(ON) CPT_REPRO_KILLS=200 CPT_REPRO_FAULT_TABLE=docs/faults.md python -m pytest tests/training tests/data tests/models tests/workflow tests/test_surroundings.py
 
-# 20,000 changed files for every reader, half an hour, and the table of what became of them.
+# 20,000 changed files for every reader, a quarter of an hour, and the table of what became of them.
 fuzz: env
 	$(ON) CPT_REPRO_FUZZ=20000 CPT_REPRO_FUZZ_TABLE=docs/fuzz.md python -m pytest tests/test_fuzz.py
 	@cat docs/fuzz.md
