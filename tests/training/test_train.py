@@ -177,7 +177,7 @@ def test_no_room_for_a_checkpoint(trained, world, size, every, file, faults):
         pytest.raises(StorageError, match="larger than is allowed.*run the same command again") as raised,
     ):
         own.train("pile")
-    assert raised.value.where == str(own.folder("pile") / file)
+    assert str(raised.value).startswith(f"{own.folder('pile') / file}: ")
     assert not [path for path in own.store.root.rglob("*") if "aside" in path.name]
     assert not own.project.results.exists()
     assert numbers(own.train("pile")[0]) == numbers(trained.records.receipt(trained.run("pile")))
@@ -208,7 +208,7 @@ def test_a_full_disk_keeps_the_states_that_are_whole(disk, built, trained, fault
     monkeypatch.setattr("cpt_repro.training.train.check_room", lambda *_: None)
     with pytest.raises(StorageError, match="no space is left.*Make room") as raised:
         own.train("pile")
-    assert Path(raised.value.where).parent == own.folder("pile")
+    assert str(raised.value).startswith(f"{own.folder('pile')}/")
     saved = SavedStates(own.folder("pile"), {}).newest().iteration
     remount("size=50m")
     receipt = own.train("pile")[0]
