@@ -8,26 +8,37 @@ stopped).
 
 from __future__ import annotations
 
+import datetime
+import errno
 import logging
 import os
+import pickle
+import secrets
 import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Whoever asks torch to load a file in a process that trains, Composer among them: tensors and plain values.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.torch_version import TorchVersion
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -132,6 +143,74 @@ def of_first_rank(do: Callable[[], Any]) -> Any:
     result = [on_all_ranks(lambda: do() if dist.get_global_rank() == 0 else None)]
     dist.broadcast_object_list(result)
     return result[0]
+
+
+# -- states against interruption
+
+#: What Composer puts into a state that torch does not call plain: times, numpy's random state, a version.
+PLAIN = [datetime.timedelta, np.ndarray, np.dtype, type(np.dtype(np.uint32)), TorchVersion]
+PLAIN += [np.zeros(0).__reduce__()[0]]
+#: What torch writes of a sharded state's parts, types of numbers among it.
+_DESCRIPTION = {
+    "pathlib": {type(Path()).__name__},
+    "torch": {"Size"} | {name for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+}  # fmt: skip
+
+
+class _Description(pickle._Unpickler):
+    """Reads the description of a sharded state's parts, which torch will unpickle, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _DESCRIPTION.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+    def load_build(self) -> None:
+        if callable(self.stack[-2]):  # whose attributes it would set
+            raise pickle.UnpicklingError("a type that is altered")
+        super().load_build()
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+
+
+def _parts(path: Path) -> Path:
+    """The folder that Composer made within ours; its description leads to files of this folder only."""
+    (described,) = path.glob("*/.metadata")
+    with open(described, "rb") as stream:
+        places = _Description(stream).load().storage_data.values()
+    if not {place.relative_path for place in places} <= set(os.listdir(described.parent)):
+        raise pickle.UnpicklingError("files elsewhere")
+    return described.parent
+
+
+def _without_algorithms(state: dict[str, Any]) -> None:
+    """We have none; Composer evaluates the text that a state gives for one."""
+    for name in ("algorithms", "_algorithms"):
+        state["state"].pop(name, None)
+
+
+@contextmanager
+def _loading(path: Path | None, sharded: bool) -> Iterator[str | None]:
+    """Yields what Composer is to load, None of no state; anything but a state of ours is a `UserError`."""
+    try:
+        with torch.serialization.safe_globals(PLAIN):
+            yield str(_parts(path) if path and sharded else path) if path else None
+    except (
+        CheckpointException, pickle.UnpicklingError, ArithmeticError, AssertionError, AttributeError,
+        EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        # An empty file is an invalid argument; what a storage refuses is told elsewhere.
+        if path is None or isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        fault = f"it is no state of this training, in tensors and plain values ({type(error).__name__})."
+        do = "Remove it if it is not yours; the one before it, or none, is then gone on from."
+        raise UserError(fault, where=str(path), do=do) from error
 
 
 # -- callbacks
@@ -248,7 +327,8 @@ class Resumable(Callback):
         iteration = state.timestamp.batch.value
         if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
             first, sharded = dist.get_global_rank() == 0, self.execution["fsdp"]
-            with self.saved.adding(iteration, first, sharded, self.execution) as aside:
+            token = of_first_rank(lambda: secrets.token_hex(8))
+            with self.saved.adding(iteration, token, first, sharded, self.execution) as aside:
                 dist.barrier()
                 # Of a sharded state Composer makes a folder of its own naming, beside the name given.
                 self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
@@ -413,25 +493,25 @@ class _Fitting:
         resumable = Resumable(self.saved, job.save_every, self.how)
         clipping = Clip(spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
         callbacks = [self.pace, SetRate(self.rate), clipping, self.measure, self.keep, resumable]
-        load_path = self.saved.folder / self.state.file if self.state else None
-        if load_path and self.sharded:
-            load_path = next(load_path.iterdir())  # Composer loads the folder that it made within ours
-        self.trainer = resumable.trainer = Trainer(
-            model=self.model,
-            train_dataloader=self._data_spec(),
-            max_duration=f"{training.iterations}ba",
-            optimizers=self.optimizer,
-            device=self.machine,
-            dist_timeout=PATIENCE,
-            precision=training.precision,
-            device_train_microbatch_size=self.share,
-            callbacks=[*callbacks, *([Report(job.progress)] if job.progress else [])],
-            progress_bar=False,
-            spin_dataloaders=False,
-            auto_log_hparams=False,
-            load_path=str(load_path) if load_path else None,
-            parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if self.sharded else None,
-        )
+        state = self.saved.folder / self.state.file if self.state else None
+        with _loading(state, self.sharded) as load_path:
+            self.trainer = resumable.trainer = Trainer(
+                model=self.model,
+                train_dataloader=self._data_spec(),
+                max_duration=f"{training.iterations}ba",
+                optimizers=self.optimizer,
+                device=self.machine,
+                dist_timeout=PATIENCE,
+                precision=training.precision,
+                device_train_microbatch_size=self.share,
+                callbacks=[*callbacks, *([Report(job.progress)] if job.progress else [])],
+                progress_bar=False,
+                spin_dataloaders=False,
+                auto_log_hparams=False,
+                load_path=load_path,
+                load_ignore_keys=_without_algorithms,
+                parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if self.sharded else None,
+            )
         start = training.start
         if start and "optimizer" in start.keep and not self.state:
             folder = self.store.weights(start.parent, start.iteration)

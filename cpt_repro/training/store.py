@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +22,7 @@ from pydantic import Field, RootModel
 
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import StorageError, UserError
-from cpt_repro.files import file_digest, locked, read_json, write_json, write_text, writing
+from cpt_repro.files import canonical_json, file_digest, locked, read_json, whole_file, write_text, writing
 from cpt_repro.models.architecture import GB, MOMENTS, WEIGHTS, architecture
 from cpt_repro.models.weights import OPTIMIZER
 from cpt_repro.planning.plan import Plan, PlannedRun
@@ -98,14 +99,44 @@ def _digests(path: Path) -> str | dict[str, str]:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+#: Rights to write of all but the owner.
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _close(path: Path) -> None:
+    """Lets nobody but this user write to a file or folder of this user."""
+    told = path.lstat()
+    if told.st_mode & _OTHERS and told.st_uid == os.geteuid() and not stat.S_ISLNK(told.st_mode):
+        path.chmod(stat.S_IMODE(told.st_mode) & ~_OTHERS)
+
+
+def _refuse_others(path: Path, below: bool = True) -> None:
+    """Refuses (`UserError`) links, what is another user's and what others may write to, at `path` and below.
+
+    Whoever goes on from a state takes its weights for this training's own.
+    """
+    for entry in (path, *(path.rglob("*") if below else ())):
+        told, do = entry.lstat(), f"Remove it, or let ${STORE} name a folder of your own."
+        if not (stat.S_ISREG(told.st_mode) or stat.S_ISDIR(told.st_mode)):
+            fault = "it is a link, or no plain file or folder."
+        elif told.st_uid != os.geteuid():
+            fault = f"it belongs to another user ({told.st_uid}), whose training only that user goes on with."
+        elif told.st_mode & _OTHERS:
+            fault = "others may write to it, and a training goes on from what its own user alone wrote."
+            do = f"If you trust all who could, `chmod -R go-w '{entry}'`; else remove it."
+        else:
+            continue
+        raise UserError(fault, where=str(entry), do=do)
 
 
 class SavedState(Strict):
     """One entry of `resume.json`."""
 
     iteration: int = Field(ge=0)
-    #: A plain name: what is loaded may run code, so no record leads to another file.
+    #: A plain name: no record leads to another file.
     file: str = Field(pattern=r"^resume-[0-9]+(\.pt)?$")
     #: Of the file, or of each file in the folder.
     sha256: str | dict[str, str]
@@ -124,7 +155,8 @@ class SavedStates:
 
     A state counts once the JSON, written after it, names it with its hash; of the two newest the first
     whole one is used. They are this program's own files, of one training and one machine, and hold more
-    than weights. A sharded state is a folder `resume-<iteration>` of files, hashed one by one.
+    than weights. A sharded state is a folder `resume-<iteration>` of files, hashed one by one. States, record
+    and the folder they lie in are this user's own and writable by nobody else, whatever the umask.
     """
 
     KEPT = 2
@@ -134,14 +166,20 @@ class SavedStates:
         self.record = folder / "resume.json"
 
     def _named(self) -> tuple[SavedState, ...]:
-        return parse(_Record, read_json(self.record), str(self.record)).root if self.record.exists() else ()
+        if not self.record.exists():
+            return ()
+        _refuse_others(self.folder, below=False)
+        _refuse_others(self.record)
+        return parse(_Record, read_json(self.record), str(self.record)).root
 
     def newest(self, sharded: bool = False) -> SavedState | None:
         """The newest whole state; of other data than now, or saved otherwise, it is a `UserError`."""
         for state in self._named():
             path = self.folder / state.file
-            if path.exists() and _digests(path) == state.sha256:
-                break
+            if path.exists():
+                _refuse_others(path)
+                if _digests(path) == state.sha256:
+                    break
         else:
             return None
         fault, do = None, "Set that back, or remove this folder to train anew."
@@ -159,29 +197,38 @@ class SavedStates:
     def adding(
         self,
         iteration: int,
+        token: str,
         write: bool = True,
         sharded: bool = False,
         execution: dict[str, Any] | None = None,
     ) -> Iterator[Path]:
         """Yields the path to write a state to; it is then hashed, named, and the oldest removed.
 
-        `write` False (other ranks than the first) only yields the path. `sharded`: the path is that of a
-        folder, which all ranks fill before the first one goes on. `execution`: kept with the state.
+        `token`: one that nobody foresees, the same on all ranks. `write` False (other ranks than the first)
+        only yields the path. `sharded`: the path is that of a folder, which all ranks fill before the first
+        one goes on. `execution`: kept with the state.
         """
         path = self.folder / (f"resume-{iteration}" if sharded else f"resume-{iteration}.pt")
-        aside = path.with_name(f".{path.stem}.aside{path.suffix}")
+        aside = path.with_name(f".{path.stem}.{token}.aside{path.suffix}")
         if not write:
             yield aside
             return
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _remove(aside)  # of a killed writer
+            _close(self.folder)
+            _refuse_others(self.folder, below=False)
+            for left in self.folder.glob(".resume-*.aside*"):  # of killed writers
+                _remove(left)
             try:
+                aside.mkdir(0o700) if sharded else aside.touch(0o600, exist_ok=False)
                 yield aside
+                for entry in (aside, *aside.rglob("*")):
+                    _close(entry)
+                _refuse_others(aside)
                 named = {"iteration": iteration, "file": path.name, "execution": execution or {}}
                 state = SavedState(**named, sha256=_digests(aside), data=self.data)
                 if sharded:  # whose files torch has synced
-                    shutil.rmtree(path, ignore_errors=True)
+                    _remove(path)
                 else:
                     with open(aside, "rb") as stream:
                         os.fsync(stream.fileno())
@@ -189,7 +236,10 @@ class SavedStates:
             finally:
                 _remove(aside)
         states = [state, *(older for older in self._named() if older.iteration < iteration)][: self.KEPT]
-        write_json(self.record, [state.model_dump(mode="json") for state in states])
+        with whole_file(self.record) as record:
+            _close(record)
+            told = canonical_json([state.model_dump(mode="json") for state in states])
+            record.write_text(told, encoding="utf-8")
         self._remove_but({state.file for state in states})
 
     def clear(self) -> None:

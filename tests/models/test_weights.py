@@ -1,6 +1,7 @@
 """Model folders: what is written is what is read, what is altered is refused, and no code of theirs runs."""
 
 import hashlib
+import json
 import pickle
 
 import pytest
@@ -101,6 +102,50 @@ def test_weights_of_another_size_do_not_fit(saved):
     save_model(model, folder, weights=tensors)
     with pytest.raises(UserError, match="do not fit this model"):
         load_weights(fresh(), folder)
+
+
+def with_header(whole, change):
+    """Weights whose first tensor is described otherwise."""
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header[next(name for name in header if name != "__metadata__")] |= change
+    content = json.dumps(header).encode()
+    return len(content).to_bytes(8, "little") + content + whole[8 + length :]
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        lambda whole: (1 << 63).to_bytes(8, "little") + whole[8:],
+        lambda whole: (1 << 40).to_bytes(8, "little") + whole[8:],
+        lambda whole: (100_000).to_bytes(8, "little") + b"[" * 100_000,
+        lambda whole: b"",
+        lambda whole: whole[:-4],
+        lambda whole: whole + b"more",
+        *(
+            lambda whole, change=change: with_header(whole, change)
+            for change in (
+                {"data_offsets": [-1, 4]},
+                {"data_offsets": [4, 81924]},
+                {"data_offsets": [81920, 0]},
+                {"data_offsets": [0, 1 << 60]},
+                {"shape": [1 << 62, 4]},
+                {"shape": [0, 1 << 62]},
+                {"dtype": "F64"},
+                {"dtype": "EVIL"},
+                {"dtype": [1]},
+            )
+        ),
+    ],
+)
+def test_headers_that_promise_more_than_the_file_has_are_one_sentence(saved, bomb):
+    model, _, _, folder = saved
+    path = folder / "model.safetensors"
+    path.write_bytes(bomb(path.read_bytes()))
+    with pytest.raises(UserError, match="do not fit this model .*header"):
+        load_weights(model, folder)
+    with pytest.raises(UserError, match="cannot be read .*header"):
+        load_model_folder(folder)
 
 
 def test_model_folders_run_no_code(saved, monkeypatch):

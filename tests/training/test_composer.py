@@ -1,14 +1,19 @@
 """One training: the same bits again, after interruptions and faults; what it takes over; what stops it."""
 
+import os
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from short_runs import World, numbers
+from torch.distributed import checkpoint
 
 from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
-from cpt_repro.files import file_digest
+from cpt_repro.files import file_digest, read_json, write_json
+from cpt_repro.training.composer import PLAIN, _loading
 from cpt_repro.training.store import SavedStates
 
 pytestmark = pytest.mark.slow
@@ -64,6 +69,122 @@ def test_what_is_kept_of_a_parent_changes_updates_and_not_the_start(trained, wor
     assert torch.equal(batches[f"{trunk}-annealed"][0], batches[trunk][8])
     branch = own.fit(f"{trunk}-annealed")
     assert branch.parent_weights == before.checkpoints[8]
+
+
+class Boom:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.mark}'",)
+
+
+class Loaded(Boom):
+    """Calls what is allowed with what is not: numpy would unpickle it."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), pickle.dumps(Boom(self.mark)))
+
+
+HOSTILE = {
+    "all of it": lambda state, mark: Boom(mark),
+    "beside the rest": lambda state, mark: state | {"more": Boom(mark)},
+    "within the rest": lambda state, mark: state["state"]["callbacks"].update(Pace=Boom(mark)),
+    "in an array": lambda state, mark: state | {"more": Loaded(mark)},
+    "none": lambda state, mark: {"state": 3},
+    "of another size": lambda state, mark: state["state"]["model"].update(
+        {name: torch.zeros(3) for name in state["state"]["model"]}
+    ),
+}
+
+
+def test_a_saved_state_runs_no_code(world, killed_at, tmp_path):
+    """Its record is right in every other respect; at last a text that Composer would evaluate."""
+    own, mark = world(), tmp_path / "code was run"
+    killed_at(own, "sp", 20)
+    record = own.folder("sp") / "resume.json"
+    newest, older = read_json(record)
+    path = own.folder("sp") / newest["file"]
+
+    def plant(change):
+        with torch.serialization.safe_globals(PLAIN):
+            state = torch.load(path)
+        changed = change(state)
+        path.unlink()
+        torch.save(changed if isinstance(changed, (dict, Boom)) else state, path)
+        write_json(record, [newest | {"sha256": file_digest(path)}, older])
+
+    whole = path.read_bytes()
+    for change in HOSTILE.values():
+        plant(lambda state, change=change: change(state, mark))
+        with pytest.raises(UserError, match=f"^{path}: it is no state of this training"):
+            own.fit("sp")
+        path.write_bytes(whole)
+    for content in (pickle.dumps(Boom(mark)), b"", whole[:5000]):
+        path.write_bytes(content)
+        write_json(record, [newest | {"sha256": file_digest(path)}, older])
+        with pytest.raises(UserError, match=f"^{path}: it is no state of this training"):
+            own.fit("sp")
+    path.write_bytes(whole)
+    code = f"Alibi.__init__.__globals__['__builtins__']['open']({str(mark)!r}, 'w')"
+    plant(lambda state: state["state"].update(algorithms=[("Alibi", {"repr": code})]))
+    again = own.fit("sp")
+    assert again.measured.resumed_at == newest["iteration"] and not mark.exists()
+    assert numbers(again) == numbers(world("whole").fit("sp"))
+
+
+def sharded(folder, change=lambda described: None, more=None):
+    """A sharded state of one rank; what is read of it by torch as Composer has it read."""
+    inner = folder / "ep0-ba8"
+    state = {"weight": torch.ones(3), "time": more}
+    checkpoint.save(state, storage_writer=checkpoint.FileSystemWriter(inner), no_dist=True)
+    path = inner / ".metadata"
+    described = pickle.loads(path.read_bytes())
+    changed = change(described)
+    path.write_bytes(changed if isinstance(changed, bytes) else pickle.dumps(described))
+    read = {"weight": torch.zeros(3), "time": None}
+    with _loading(folder, True) as load_path:
+        checkpoint.load(read, storage_reader=checkpoint.FileSystemReader(load_path), no_dist=True)
+    return read
+
+
+def led_elsewhere(described):
+    first = next(iter(described.storage_data.values()))
+    first.relative_path = "../elsewhere"
+
+
+#: Sets an attribute of a type: BUILD on what a name stands for, with state for slots.
+ALTERED = b"\x80\x04ctorch.distributed.checkpoint.metadata\nMetadata\n(N}X\x04\0\0\0evilK\x01stb."
+
+
+@pytest.mark.parametrize("where", ["described", "elsewhere", "altered", "in a part", "no folder", "two"])
+def test_a_sharded_state_runs_no_code(tmp_path, where):
+    folder, mark = tmp_path / "resume-8", tmp_path / "code was run"
+    more = np.random.RandomState(1).get_state()
+    read = sharded(folder, more=more)
+    assert torch.equal(read["weight"], torch.ones(3)) and np.array_equal(read["time"][1], more[1])
+    changes = {
+        "described": {"change": lambda described: setattr(described, "planner_data", Boom(mark))},
+        "elsewhere": {"change": led_elsewhere},
+        "altered": {"change": lambda described: ALTERED},
+        "in a part": {"more": Boom(mark)},
+    }
+    shutil.copy(next(folder.rglob("*.distcp")), folder / "elsewhere")
+    if where == "two":
+        shutil.copytree(folder / "ep0-ba8", folder / "another")
+    if where == "no folder":
+        shutil.rmtree(folder / "ep0-ba8")
+        folder = tmp_path / "resume-16"
+        folder.mkdir()
+    with pytest.raises(UserError, match=f"^{folder}: it is no state of this training"):
+        if where == "no folder":
+            with _loading(folder, True):
+                pass
+        else:
+            sharded(folder, **{"more": more} | changes.get(where, {}))
+    assert not mark.exists() and not hasattr(checkpoint.metadata.Metadata, "evil")
 
 
 def test_altered_weights_of_a_parent_are_refused(trained, world):
@@ -132,7 +253,8 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight_and_no_saved_state(worl
         own.fit("sp")
     saved = SavedStates(own.folder("sp"), {}).newest()
     assert saved.iteration == 12
-    state = torch.load(own.folder("sp") / saved.file, weights_only=False)["state"]["model"]
+    with torch.serialization.safe_globals(PLAIN):
+        state = torch.load(own.folder("sp") / saved.file)["state"]["model"]
     assert all(torch.isfinite(value).all() for value in state.values())
 
 

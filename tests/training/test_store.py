@@ -1,5 +1,6 @@
 """Checkpoints by identity: what is there, states against interruption, room on the disk."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -40,7 +41,7 @@ def test_finished_is_what_has_its_receipt_and_every_checkpoint(world, trained, t
 
 def add(saved, *iterations, sharded=False, **more):
     for iteration in iterations:
-        with saved.adding(iteration, sharded=sharded, **more) as aside:
+        with saved.adding(iteration, "a" * 16, sharded=sharded, **more) as aside:
             if sharded:
                 (aside / "ep0").mkdir(parents=True)
                 for rank in range(2):
@@ -70,9 +71,9 @@ def test_only_a_whole_saved_state_is_gone_on_from(tmp_path, damage):
 
 
 def test_a_sharded_state_counts_file_by_file(tmp_path):
-    saved = SavedStates(tmp_path, {})
-    (tmp_path / ".resume-80.aside").mkdir()
-    (tmp_path / ".resume-80.aside" / "of-a-killed-writer").write_bytes(b"old")
+    saved, left = SavedStates(tmp_path, {}), tmp_path / f".resume-80.{'b' * 16}.aside"
+    left.mkdir()
+    (left / "of-a-killed-writer").write_bytes(b"old")
     add(saved, 40, 80, 120, sharded=True, execution={"ranks": 2})
     assert saved.newest(sharded=True).file == "resume-120" and saved.newest(sharded=True).execution == {
         "ranks": 2
@@ -89,7 +90,7 @@ def test_a_sharded_state_counts_file_by_file(tmp_path):
 def test_a_state_that_could_not_be_written_leaves_the_ones_before(tmp_path):
     saved = SavedStates(tmp_path, {})
     add(saved, 40)
-    with pytest.raises(OSError, match="full"), saved.adding(80) as aside:
+    with pytest.raises(OSError, match="full"), saved.adding(80, "a" * 16) as aside:
         aside.write_bytes(b"half")
         raise OSError("disk full")
     assert saved.newest().iteration == 40
@@ -109,7 +110,6 @@ def test_a_state_of_other_data_or_saved_otherwise_is_refused(tmp_path, sharded):
     "file", ["../resume-8.pt", "/tmp/resume-8.pt", "evil.pt", "resume-8.pt/x", "resume-8.pt\n", ""]
 )
 def test_a_record_that_leads_to_another_file_is_refused(tmp_path, file):
-    """What is loaded may run code: the record of a shared store may not choose it."""
     saved = SavedStates(tmp_path / "run", {})
     add(saved, 8)
     shutil.copy(tmp_path / "run" / "resume-8.pt", tmp_path / "resume-8.pt")
@@ -117,6 +117,69 @@ def test_a_record_that_leads_to_another_file_is_refused(tmp_path, file):
     write_json(saved.record, [read_json(saved.record)[0] | {"file": file}])
     with pytest.raises(UserError, match=r"resume\.json: the key '0\.file' is wrong"):
         saved.newest()
+
+
+def linked(path):
+    shutil.move(path, path.with_name("moved"))
+    path.symlink_to(path.with_name("moved"))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("which", ["folder", "record", "state", "part"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (linked, "it is a link"),
+        (lambda path: os.chown(path, os.geteuid() + 1, -1), f"belongs to another user .{os.geteuid() + 1}."),
+        (lambda path: path.chmod(path.stat().st_mode | 0o020), "others may write to it.*chmod -R go-w"),
+        (lambda path: path.chmod(path.stat().st_mode | 0o002), "others may write to it.*chmod -R go-w"),
+    ],
+    ids=["linked", "foreign", "of the group", "of all"],
+)
+def test_only_what_this_user_alone_wrote_is_gone_on_from(tmp_path, change, told, which, sharded):
+    folder = tmp_path / "run"
+    saved = SavedStates(folder, {})
+    add(saved, 8, sharded=sharded)
+    state = folder / saved.newest(sharded).file
+    part = state / "ep0" / "1.distcp" if sharded else state
+    path = {"folder": folder, "record": saved.record, "state": state, "part": part}[which]
+    try:
+        change(path)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+    with pytest.raises(UserError, match=f"^{path}: .*{told}"):
+        saved.newest(sharded)
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_what_is_saved_is_closed_to_others_whatever_the_umask(tmp_path, sharded):
+    folder, before = tmp_path / "run", os.umask(0)
+    try:
+        folder.mkdir()
+        saved = SavedStates(folder, {})
+        add(saved, 8, sharded=sharded)
+    finally:
+        os.umask(before)
+    assert saved.newest(sharded).iteration == 8  # which refuses what others may write to
+    assert not any(path.lstat().st_mode & 0o022 for path in (folder, *folder.rglob("*")))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_planted_link_is_not_followed(tmp_path, sharded):
+    """Beside the state and where it is to stand: what it leads to stays as it was."""
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for path in (folder, elsewhere):
+        path.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    suffix = "" if sharded else ".pt"
+    planted = [folder / f".resume-8.{token}aside{suffix}" for token in ("", f"{'a' * 16}.")]
+    for path in (*planted, folder / f"resume-8{suffix}"):
+        path.symlink_to(elsewhere if sharded else elsewhere / "mine")
+    saved = SavedStates(folder, {})
+    add(saved, 8, sharded=sharded)
+    assert saved.newest(sharded).iteration == 8 and not any(path.is_symlink() for path in folder.iterdir())
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"]
+    assert (elsewhere / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ["[", "{}", "3", '[{"iteration": -1}]', "[[]]"])

@@ -75,7 +75,7 @@ def announce(pipe):
     wrap(composer.CausalLM, "loss", "step")
     wrap(composer.Measure, "_take", "evaluation")
     wrap(Trainer, "save_checkpoint", "saving")
-    wrap(store, "write_json", "naming")
+    wrap(store, "whole_file", "naming")
     wrap(composer, "save_model", "weights")
     wrap(store, "write_record", "receipt")
 
