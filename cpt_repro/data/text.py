@@ -25,8 +25,6 @@ from cpt_repro.project import CORPORA, Project
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-#: Bytes. A longer line is no document: a small file of one letter over and over may unpack to many gigabytes.
-LONGEST_LINE = 1 << 27
 
 _COMPRESSIONS = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 _HUB_ADVICE = (
@@ -38,10 +36,16 @@ _HUB_ADVICE = (
 # -- rows
 
 
-def read_lines(path: Path, compression: str | None, do: str) -> Iterator[bytes]:
+def _too_long(what: str, most: int, where: str) -> UserError:
+    do = "Declare more 'line_bytes' in the manifest if that is right."
+    return UserError(f"the {what} is longer than {most} bytes.", where=where, do=do)
+
+
+def read_lines(path: Path, compression: str | None, most: int, do: str) -> Iterator[bytes]:
     """Decompressed lines with their ends; a file may be several compressed streams behind each other.
 
-    A file that is damaged or cut short, and a line that does not end, is a `UserError` with the advice `do`.
+    A file that is damaged or cut short, and a line of more than `most` bytes, is a `UserError` with the
+    advice `do`: a small file of one letter over and over may unpack to many gigabytes.
     """
     import pyarrow
 
@@ -50,11 +54,10 @@ def read_lines(path: Path, compression: str | None, do: str) -> Iterator[bytes]:
             reader, number = io.BufferedReader(stream, CHUNK), 0
             if compression and not path.stat().st_size:
                 raise OSError("it is empty")
-            while line := reader.readline(LONGEST_LINE):
+            while line := reader.readline(most + 1):
                 number += 1
-                if len(line) == LONGEST_LINE:
-                    what = f"the line is longer than {LONGEST_LINE >> 20} MiB."
-                    raise UserError(what, where=f"{path}, row {number}", do=do)
+                if len(line) > most:
+                    raise _too_long("line", most, f"{path}, row {number}")
                 yield line
     except (OSError, pyarrow.ArrowException) as error:
         what = f"the file is damaged or cut short ({briefly(error)})."
@@ -82,6 +85,8 @@ class _Columns:
     domain: str | None
     #: What may stand in the column of the domain -> domain; without such a column the one domain there is.
     names: Mapping[str, str]
+    #: Bytes of a text.
+    most: int
     do: str
 
     def document(self, row: Any, where: str, identifier: str | None = None) -> dict[str, str]:
@@ -93,12 +98,14 @@ class _Columns:
         try:
             text = reduce(getitem, self.text.split("."), row)
             named = reduce(getitem, self.domain.split("."), row) if self.domain else next(iter(self.names))
-            text.encode("utf-8")  # a lone surrogate passes JSON ("\ud800") but is no text
+            length = len(text.encode("utf-8"))  # a lone surrogate passes JSON ("\ud800") but is no text
             identifier = identifier or row["id"]
         except (KeyError, TypeError, AttributeError, UnicodeError) as error:
             columns = ", ".join(filter(None, (self.text, self.domain)))
             what = f"the columns {columns} do not hold texts ({error!r})."
             raise UserError(what, where=where, do=self.do) from None
+        if length > self.most:
+            raise _too_long("text", self.most, where)
         if not isinstance(named, str) or named not in self.names:
             known = f"Declare it in the manifest, which knows: {', '.join(self.names)}."
             raise UserError(f"the domain {named!r} is not declared.", where=where, do=known)
@@ -130,11 +137,11 @@ def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dic
         raise UserError(what, where=str(path), do=do)
     compare("the file", source.sha256, file_digest(path))
     columns, hashed = (
-        _Columns("text", "domain", {name: name for name in manifest.domains}, do),
+        _Columns("text", "domain", {name: name for name in manifest.domains}, manifest.line_bytes, do),
         hashlib.sha256(),
     )
     left = source.text_bytes
-    for number, line in enumerate(read_lines(path, "zstd", do), 1):
+    for number, line in enumerate(read_lines(path, "zstd", manifest.line_bytes, do), 1):
         hashed.update(line)
         document = columns.document(line, where := f"{path}, row {number}")
         left -= len(document["text"].encode("utf-8"))
@@ -198,13 +205,13 @@ def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart)
     """
     domain = manifest.domain.column if manifest.domain else None
     names = manifest.domain.names if manifest.domain else {name: name for name in manifest.domains}
-    columns = _Columns(manifest.text, domain, names, _HUB_ADVICE)
+    columns = _Columns(manifest.text, domain, names, manifest.line_bytes, _HUB_ADVICE)
     paths = _repository(project, manifest).fetch(*part.files)
     for file, path in zip(part.files, paths, strict=True):
         if manifest.format == "parquet":
             rows = _read_parquet(path, [manifest.text, domain] if domain else [manifest.text])
         else:
-            rows = read_lines(path, _COMPRESSIONS[manifest.format], _HUB_ADVICE)
+            rows = read_lines(path, _COMPRESSIONS[manifest.format], manifest.line_bytes, _HUB_ADVICE)
         chosen = chooser(manifest, split, file)
         for row, value in enumerate(rows):
             if row % part.stripes == part.stripe and chosen(row):

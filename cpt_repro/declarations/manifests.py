@@ -18,7 +18,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 #: Keys of a manifest that do not determine the text.
-_PROSE = {"about", "licence", "sources", "extraction", "gating", "note", "tokens_billions"}
+_PROSE = {"about", "licence", "sources", "extraction", "gating", "note", "tokens_billions", "line_bytes"}
 
 
 class Manifest(Strict):
@@ -29,6 +29,8 @@ class Manifest(Strict):
     licence: str
     #: Domain -> share of the corpus' tokens. All null: the shares are those of the tokens built.
     domains: dict[Name, Share | None] = Field(min_length=1, max_length=1000)
+    #: Bytes that a line of its files, or the text of a document, has at most; a longer one is an error.
+    line_bytes: int = Field(default=1 << 27, ge=1 << 10, le=1 << 31)
 
     @field_validator("domains")
     @classmethod

@@ -71,18 +71,31 @@ def test_files_that_are_cut_short_or_damaged(hub, form):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_line_without_end_is_not_read(hub, form, monkeypatch):
-    """A small file that unpacks to a line of 64 MiB takes memory for the longest that is allowed."""
-    monkeypatch.setattr(reading, "LONGEST_LINE", 1 << 20)
+def test_a_line_without_end_is_not_read(hub, form):
+    """A small file that unpacks to a line of 64 MiB takes memory for the longest that is declared."""
     path = hub.copy / "bomb" / f"x.{form}"
     write_rows(path, [b"x" * (1 << 26)])
-    hub.save(format=form, splits={split: {"files": ["bomb/*"]} for split in ("train", "validation")})
+    files = {split: {"files": ["bomb/*"]} for split in ("train", "validation")}
+    hub.save(format=form, splits=files, line_bytes=1 << 20)
     tracemalloc.start()
     try:
-        assert f"{path}, row 1: the line is longer than 1 MiB" in refused(hub.documents)
+        assert f"{path}, row 1: the line is longer than 1048576 bytes" in refused(hub.documents)
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:
         tracemalloc.stop()
+
+
+def test_a_text_longer_than_a_line_may_be(hub):
+    """Parquet has no lines."""
+    given, path = list(rows("x", 3)), hub.copy / "long" / "x.parquet"
+    longest = {**given[0], "text": "x" * 1024}
+    files = {split: {"files": ["long/*"]} for split in ("train", "validation")}
+    hub.save(format="parquet", splits=files, line_bytes=1024)
+    write_rows(path, [*given, longest])
+    assert longest["text"] in [document["text"] for document in hub.documents()]
+    write_rows(path, [*given, longest | {"text": "x" * 1025}])
+    hub.project.hub_lock.unlink()
+    assert f"{path}, row 4: the text is longer than 1024 bytes" in refused(hub.documents)
 
 
 @pytest.mark.timeout(120)
@@ -90,7 +103,9 @@ def test_the_time_of_a_long_line_does_not_grow_with_its_square(tmp_path, monkeyp
     """By pieces of 1 KiB, each of which would copy what is read already: half a terabyte."""
     monkeypatch.setattr(reading, "CHUNK", 1 << 10)
     (tmp_path / "long.jsonl").write_bytes(b"x" * (1 << 25))
-    assert [len(line) for line in reading.read_lines(tmp_path / "long.jsonl", None, "-")] == [1 << 25]
+    assert [len(line) for line in reading.read_lines(tmp_path / "long.jsonl", None, 1 << 25, "-")] == [
+        1 << 25
+    ]
 
 
 def test_no_more_text_is_read_than_is_declared(local):
