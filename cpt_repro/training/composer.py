@@ -25,9 +25,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Whoever asks torch to load a file in a process that trains, Composer among them: tensors and plain values.
-os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
 
 import numpy as np
 import torch
@@ -198,6 +195,10 @@ def _without_algorithms(state: dict[str, Any]) -> None:
 @contextmanager
 def _loading(path: Path | None, sharded: bool) -> Iterator[str | None]:
     """Yields what Composer is to load, None of no state; anything but a state of ours is a `UserError`."""
+    # Whoever asks torch for a file from now on, Composer among them, gets tensors and plain values. Not at
+    # the import: a job of the warm process has the modules of that one and its own environment.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     try:
         with torch.serialization.safe_globals(PLAIN):
             yield str(_parts(path) if path and sharded else path) if path else None

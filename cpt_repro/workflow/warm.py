@@ -71,7 +71,7 @@ def _serve(listener: socket.socket, parent: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     last: list[tuple[socket.socket, int]] = []  # of a child: whom to tell its status
     atexit.register(lambda: [_tell(*end) for end in last])  # before anything is imported, so it comes last
-    server = os.getpid()
+    server, own = os.getpid(), set(os.environ)
     while True:
         caller = listener.accept()[0]
         with suppress(ChildProcessError):
@@ -95,8 +95,9 @@ def _serve(listener: socket.socket, parent: int) -> int:
             for standard, file in enumerate(files):
                 os.dup2(file, standard)
             os.chdir(folder)
+            imports = {name: value for name, value in os.environ.items() if name not in own}
             os.environ.clear()
-            os.environ.update(environment)
+            os.environ.update(imports | environment)
             threading.Thread(target=_obey, args=[caller], daemon=True).start()
             last.append((caller, status := _run(arguments)))
             return status

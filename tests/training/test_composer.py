@@ -100,8 +100,11 @@ HOSTILE = {
 }
 
 
-def test_a_saved_state_runs_no_code(world, killed_at, tmp_path):
+def test_a_saved_state_runs_no_code(world, killed_at, tmp_path, monkeypatch):
     """Its record is right in every other respect; at last a text that Composer would evaluate."""
+    # As in a job of the warm process, where the import lies before the environment.
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     own, mark = world(), tmp_path / "code was run"
     killed_at(own, "sp", 20)
     record = own.folder("sp") / "resume.json"

@@ -29,6 +29,8 @@ def main():
     what = sys.argv[1]
     given = sys.stdin.read() if what == "reads" else ""
     print(what, os.getcwd(), os.environ.get("OF_CALLER"), given, flush=True)
+    if what == "claims":
+        print(os.environ["SET_BY_IMPORT"], os.environ["OF_BOTH"])
     if what == "fails":
         sys.exit(2)
     if what == "breaks":
@@ -52,6 +54,13 @@ def main():
             sys.exit(130)
 """
 
+#: Stands for what `claims` takes long to import, and is imported by the process alone.
+IMPORTED = """
+import os
+os.environ.setdefault("SET_BY_IMPORT", "yes")
+os.environ.setdefault("OF_BOTH", "no")
+"""
+
 
 @pytest.fixture
 def engine(tmp_path):
@@ -62,6 +71,9 @@ def engine(tmp_path):
         (package / path.name).symlink_to(path)
     (package / "cli.py").unlink()
     (package / "cli.py").write_text(COMMANDS)
+    (package / "claims").unlink()
+    (package / "claims").mkdir()
+    (package / "claims" / "ledger.py").write_text(IMPORTED)
     process = subprocess.Popen(
         [sys.executable, "-c", ENGINE],
         cwd=tmp_path,
@@ -103,6 +115,13 @@ def test_a_command_is_as_if_run_by_itself(engine, command, status, out, errors, 
     code, said, faults = ended(engine[1], command, socket=socket, OF_CALLER="here")
     assert (code, said) == (status, f"{command} {engine[1]} here \n{out}")
     assert faults.endswith(errors) and bool(faults) == bool(errors)
+
+
+def test_variables_that_imports_set_hold_for_jobs(engine):
+    """Modules are there already when a job begins, and do not set them again."""
+    for _ in range(2):
+        out = ended(engine[1], "claims", OF_BOTH="of the caller")[1]
+        assert out.splitlines()[1] == "yes of the caller"
 
 
 def test_output_keeps_its_order_and_input_arrives(engine):
