@@ -226,28 +226,33 @@ def read_fingerprint(path: Path) -> Fingerprint:
 R = TypeVar("R", bound=BaseModel)
 
 
-def read_record(model: type[R], path: Path) -> R:
-    """Reads a receipt or evaluation; an unknown version or a broken file is a `UserError`."""
+def _content(path: Path) -> dict[str, Any]:
     raw = read_json(path)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != VERSION:
         what = f"its schema_version is {version!r}; this program reads {VERSION}."
         do = "Use the version of cpt_repro that wrote it, or remove the file and run again."
         raise UserError(what, where=str(path), do=do)
-    return parse(model, raw, str(path))
+    return raw
+
+
+def read_record(model: type[R], path: Path) -> R:
+    """Reads a receipt or evaluation; an unknown version or a broken file is a `UserError`."""
+    return parse(model, _content(path), str(path))
+
+
+class _Identified(BaseModel):
+    identity: str
+
+
+def identity_in(path: Path) -> str | None:
+    """The identity that a receipt or evaluation says it has, None where there is no file.
+
+    What is broken is not taken for missing: errors as of `read_record`.
+    """
+    return parse(_Identified, _content(path), str(path)).identity if path.exists() else None
 
 
 def write_record(path: Path, record: BaseModel) -> None:
     """Writes a record, whole or not at all."""
     write_json(path, record.model_dump(mode="json"))
-
-
-def identity_in(path: Path) -> str | None:
-    """The identity that a receipt or evaluation of this version says it has; None of anything else."""
-    try:
-        raw = read_json(path)
-    except UserError:
-        return None
-    if not isinstance(raw, dict) or raw.get("schema_version") != VERSION:
-        return None
-    return raw.get("identity") if isinstance(raw.get("identity"), str) else None

@@ -138,7 +138,11 @@ REFUSED = [
         ("measured.seconds", "nan"), ("measured.seconds", "inf"), ("measured.seconds", 1e308),
         ("measured.seconds", "fast"), ("surprise", 1), ("\x1b[31m\nx", 1),
     ]),
-    *((RECEIPT, change, RECORDS) for change in (without("parameters"), without("run"))),
+    *((RECEIPT, change, RECORDS) for change in [
+        without("parameters"), without("run"), without("identity"), put_at("schema_version", 1),
+        put_at("identity", 5), b"[1]", b"{}", b"", b"{", b"\xff", b'{"a": "\\ud800"}',
+    ]),
+    *((EVALUATION, change, SCORES) for change in (b"[1]", b"{", put_at("schema_version", 1))),
     *((EVALUATION, put_at(*change), SCORES) for change in [
         ("suites.german.tasks", {}), ("suites.[/b]", {}), ("suites.german.tasks.\x1b", {}),
         ("suites.german.tasks.*.stderr", 1e308), ("suites", [1]),
