@@ -55,9 +55,12 @@ def drawing() -> Iterator[None]:
     import seaborn
     from matplotlib import font_manager
 
-    # A system's DejaVu may be another version, with other outlines.
+    # A system's DejaVu may be another version, with other outlines; and the list of fonts that matplotlib
+    # keeps below the user's home is of whoever wrote it last.
     manager, everything = font_manager.fontManager, font_manager.fontManager.ttflist
-    manager.ttflist = [font for font in everything if font.fname.startswith(matplotlib.get_data_path())]
+    manager.ttflist = []
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf")):
+        manager.addfont(path)
     manager._findfont_cached.cache_clear()
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     try:

@@ -10,7 +10,7 @@ from cpt_repro.exhibits.base import FigureKind
 from cpt_repro.exhibits.curves import Curve, Panel, _Axes
 from cpt_repro.exhibits.draw import caption
 from cpt_repro.exhibits.plane import r_squared
-from cpt_repro.exhibits.style import shared
+from cpt_repro.exhibits.style import drawing, shared
 
 from .conftest import legend, published
 
@@ -289,3 +289,16 @@ def test_a_corpus_that_the_scale_lacks_is_told(pocket, figure_of):
         view.exhibit, y="german", reference=None, curves=(Curve(runs=("405m/sp",), label="SP"),)
     )
     assert "(a) SP: not measured on german" in legend(figure_of(view, exhibit))
+
+
+def test_fonts_are_matplotlibs_own_whatever_its_list_says(monkeypatch):
+    """The list lies below the user's home: it may be of another installation, or of a half-removed one."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    others = [font for font in font_manager.fontManager.ttflist if "DejaVu" not in font.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
+    with drawing():
+        path = font_manager.findfont("DejaVu Sans", fallback_to_default=False)
+        assert path.startswith(matplotlib.get_data_path())
+    assert font_manager.fontManager.ttflist == others
