@@ -181,10 +181,10 @@ rule figure:
     input:
         call.ask("exhibit", "paper", "figure"),
     output:
-        multiext(
-            "figures/{scale}/{paper}/{figure}",
-            *[f".{suffix}" for suffix in FIGURE_FILES],
-        ),
+        [
+            update(f"figures/{{scale}}/{{paper}}/{{figure}}.{suffix}")
+            for suffix in FIGURE_FILES
+        ],
     log:
         "logs/{scale}/{paper}-{figure}.log",
     retries: 0
@@ -196,10 +196,10 @@ rule table:
     input:
         call.ask("exhibit", "paper", "table"),
     output:
-        multiext(
-            "figures/{scale}/{paper}/{table}",
-            *[f".{suffix}" for suffix in TABLE_FILES],
-        ),
+        [
+            update(f"figures/{{scale}}/{{paper}}/{{table}}.{suffix}")
+            for suffix in TABLE_FILES
+        ],
     log:
         "logs/{scale}/{paper}-{table}.log",
     retries: 0
@@ -211,7 +211,8 @@ rule claims:
     input:
         call.ask("claims"),
     output:
-        multiext("figures/{scale}/claims", ".json", ".md"),
+        update("figures/{scale}/claims.json"),
+        update("figures/{scale}/claims.md"),
     log:
         "logs/{scale}/claims.log",
     retries: 0
@@ -223,7 +224,8 @@ rule report:
     input:
         call.ask("report"),
     output:
-        multiext("figures/{scale}/index", ".html", ".json"),
+        update("figures/{scale}/index.html"),
+        update("figures/{scale}/index.json"),
     log:
         "logs/{scale}/report.log",
     retries: 0

@@ -7,6 +7,7 @@ Declarations are validated with their `Study` as context, so that names of nothi
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache, cached_property, partial
 from statistics import fmean
@@ -224,9 +225,9 @@ class FigureKind(Kind):
 
     makes: ClassVar[str] = "figure"
 
+    @abstractmethod
     def draw(self, view: View) -> Figure:
         """The figure; what is missing is drawn as missing."""
-        raise NotImplementedError
 
 
 class TableKind(Kind):
@@ -234,6 +235,6 @@ class TableKind(Kind):
 
     makes: ClassVar[str] = "table"
 
+    @abstractmethod
     def table(self, view: View) -> Table:
         """The table; what is missing is told in its cell."""
-        raise NotImplementedError
