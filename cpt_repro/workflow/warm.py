@@ -157,10 +157,13 @@ def main(arguments: list[str]) -> int:
     if server is None:
         return _run(arguments)
     content = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # until the job is there, which is told of them
     socket.send_fds(server, [_LENGTH.pack(len(content))], [0, 1, 2])
     server.sendall(content)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ending:
         signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
     status = server.recv(1)
     if not status:
         print("cpt-repro: the process of this job was killed.", file=sys.stderr)

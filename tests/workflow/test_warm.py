@@ -45,8 +45,8 @@ def main():
         print(subprocess.run(["sh", "-c", "exit 7"]).returncode)
     if what == "long":
         child = subprocess.Popen(["sleep", "600"])
-        print(os.getpid(), child.pid, flush=True)
         try:
+            print(os.getpid(), child.pid, flush=True)
             time.sleep(600)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
