@@ -40,7 +40,7 @@ from torch.torch_version import TorchVersion
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from composer import Callback, ComposerModel, Trainer
-    from composer.core import DataSpec
+    from composer.core import DataSpec, Event
     from composer.devices import Device, DeviceCPU, DeviceGPU
     from composer.utils import FSDP2Config, dist
 
@@ -215,6 +215,35 @@ def _loading(path: Path | None, sharded: bool) -> Iterator[str | None]:
 
 
 # -- callbacks
+
+
+class InTurn(Callback):
+    """All callbacks as one, each called for the events that it has.
+
+    Composer calls each for every event, a hundred calls a step, which small models feel.
+    """
+
+    def __init__(self, *callbacks: Callback):
+        self._callbacks = {type(callback).__name__: callback for callback in callbacks}
+        self._calls = {
+            event.value: [
+                getattr(callback, event.value)
+                for callback in callbacks
+                if getattr(type(callback), event.value) is not getattr(Callback, event.value)
+            ]
+            for event in Event
+        }
+
+    def run_event(self, event, state, logger) -> None:
+        for call in self._calls[event.value]:
+            call(state, logger)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: callback.state_dict() for name, callback in self._callbacks.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._callbacks.keys() & state.keys():
+            self._callbacks[name].load_state_dict(state[name])
 
 
 class SetRate(Callback):
@@ -457,6 +486,7 @@ class _Fitting:
             self.start_digest = on_all_ranks(lambda: self._load_start(model))
         spread.prepare_model(model, self.arch, self.execution, self.job.device)
         self.model = _ComposedLM(model)
+        self.model.in_rows = not (self.sharded or self.execution.compile or self.job.device == "gpu")
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.optimizer = adamw(self.model)
 
@@ -489,11 +519,13 @@ class _Fitting:
         job, training = self.job, self.training
         recorded = {name: getattr(self.execution, name) for name in RECORDED}
         self.how = recorded | {"ranks": self.ranks, "fsdp": self.sharded}
+        self.how["loss_in_rows"] = self.model.in_rows
         self.pace, self.measure = Pace(), Measure(self.curves, training.precision, self.rate)
         self.keep = KeepWeights(training.identity, self.store, job.kept)
         resumable = Resumable(self.saved, job.save_every, self.how)
         clipping = Clip(spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
         callbacks = [self.pace, SetRate(self.rate), clipping, self.measure, self.keep, resumable]
+        callbacks += [Report(job.progress)] if job.progress else []
         state = self.saved.folder / self.state.file if self.state else None
         with _loading(state, self.sharded) as load_path:
             self.trainer = resumable.trainer = Trainer(
@@ -505,7 +537,7 @@ class _Fitting:
                 dist_timeout=PATIENCE,
                 precision=training.precision,
                 device_train_microbatch_size=self.share,
-                callbacks=[*callbacks, *([Report(job.progress)] if job.progress else [])],
+                callbacks=InTurn(*callbacks),
                 progress_bar=False,
                 spin_dataloaders=False,
                 auto_log_hparams=False,

@@ -87,7 +87,7 @@ def compile_parts(wrapped: CausalLM, architecture: Architecture) -> None:
     """
     for layer in architecture.layers(wrapped.model):
         layer.forward = torch.compile(layer.forward, dynamic=False)
-    wrapped.mean_loss = torch.compile(wrapped.mean_loss, dynamic=False)
+    wrapped.mean_loss, wrapped.in_rows = torch.compile(wrapped.mean_loss, dynamic=False), False
 
 
 def environment() -> dict[str, str]:

@@ -289,7 +289,7 @@ def test_receipts_say_how_training_was_spread(trained, world):
     whole = trained.records.receipt(trained.run("pile"))
     assert whole.measured.execution == {
         "ranks": 1, "microbatch_sequences": 16, "fsdp": False, "activation_checkpointing": False,
-        "compile": False, "deterministic": True,
+        "compile": False, "deterministic": True, "loss_in_rows": True,
     }  # fmt: skip
     assert 0 <= whole.measured.loader_wait_share < 1 and whole.measured.step_seconds > 0
     again = world().fit("pile", execution=Execution(deterministic=False, activation_checkpointing=True))
