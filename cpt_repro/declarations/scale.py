@@ -65,11 +65,20 @@ class Tokenizer(Strict):
 class Validation(Strict):
     """When and on how much the validation losses are taken; positions in billions of the papers' tokens."""
 
+    #: In what decides: at the start and in the closing evaluations.
     sequences: Count
+    #: The first so many of them in the evaluations along the way; None: all.
+    along: Count | None = None
     every: Billions
     early: tuple[Annotated[float, Field(ge=0, le=1e9)], ...] = Field(default=(), max_length=1000)
     closing: Billions = Field(description="span before the end over which the final loss is averaged")
     closing_evaluations: int = Field(ge=2, le=10_000)
+
+    @model_validator(mode="after")
+    def _along(self) -> Validation:
+        if self.along and self.along > self.sequences:
+            raise ValueError(f"'along' ({self.along}) must be at most 'sequences' ({self.sequences})")
+        return self
 
 
 class Task(Strict):

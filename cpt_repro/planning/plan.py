@@ -31,11 +31,18 @@ class ValidationPlan:
     """What is to be measured along a training."""
 
     corpora: tuple[str, ...]
-    #: Of each corpus, in every evaluation.
+    #: Of each corpus, at the start and in the closing evaluations.
     sequences: int
     #: Iterations (updates done) at which losses are taken, and those over which the final loss is averaged.
     evaluations: tuple[int, ...]
     closing: tuple[int, ...]
+    #: The first so many sequences in the other evaluations; None: all.
+    along: int | None = None
+
+    @property
+    def of_all(self) -> tuple[int, ...]:
+        """Evaluations of all sequences."""
+        return (0, *self.closing)
 
 
 @dataclass(frozen=True)
@@ -292,6 +299,7 @@ class Plan:
         return ValidationPlan(
             corpora=tuple(dict.fromkeys(corpus for plan in plans for corpus in plan.corpora)),
             sequences=max(plan.sequences for plan in plans),
+            along=max(plan.along or plan.sequences for plan in plans),
             evaluations=tuple(sorted({i for plan in plans for i in plan.evaluations})),
             closing=tuple(sorted({i for plan in plans for i in plan.closing})),
         )
@@ -504,6 +512,7 @@ class _Resolution:
         return ValidationPlan(
             corpora=tuple(corpus for corpus in self.run.validate_on if corpus in self.scale.corpora),
             sequences=told.sequences,
+            along=told.along,
             evaluations=tuple(
                 sorted({0, iterations} | {i for i in regular | early | closing if i <= iterations})
             ),

@@ -156,7 +156,8 @@ class Records:
         for corpus in wanted.corpora:
             whole = set(wanted.evaluations) <= {iteration for iteration, _ in self.curve(run, corpus)}
             receipt = self.receipt(run).losses.get(corpus)
-            if not whole or receipt is None or receipt.sequences < wanted.sequences:
+            few = receipt is None or receipt.sequences < wanted.sequences
+            if not whole or few or (receipt.along or receipt.sequences) < (wanted.along or 0):
                 out.append(corpus)
         return out
 

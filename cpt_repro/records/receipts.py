@@ -38,12 +38,16 @@ class Losses(Strict):
     data: str
     #: fingerprint of the shards it was measured on
     fingerprint: str
-    #: validation sequences in every evaluation
+    #: validation sequences at the start and in the closing evaluations
     sequences: Whole = Field(ge=1)
+    #: the first so many of them in every evaluation of the curve; None: all
+    along: Whole | None = Field(default=None, ge=1)
     #: entropy rate of a generated language in nats per token, where it is known
     entropy_floor: Nats | None = None
     #: [(iteration, validation loss in nats per token)]
     curve: tuple[tuple[Whole, Nats], ...] = Field(min_length=1)
+    #: loss of all sequences before the first update; None: that of the curve
+    start: Nats | None = None
     final: FinalLoss
     #: loss of each validation sequence at the last evaluation, to compare models sequence by sequence
     of_sequences: tuple[Nats, ...] = ()

@@ -24,22 +24,42 @@ from cpt_repro.training.store import Store
 OfSequences = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _losses(
-    corpora: Corpora,
-    corpus: str,
-    curve: list[tuple[int, float]],
-    closing: tuple[int, ...],
-    last: torch.Tensor,
-) -> Losses:
-    """The record of one corpus: `last` are its sequences' losses at the end of the curve."""
-    built = corpora.fingerprint(corpus)
-    values = np.array([loss for iteration, loss in curve if iteration in closing])
+#: [(iteration, mean validation loss)]
+Points = list[tuple[int, float]]
+
+
+class _Taken:
+    """What was measured of one corpus: the curve of its first `along` sequences, and the loss of all."""
+
+    def __init__(self, tokens: torch.Tensor, along: int | None):
+        self.tokens, self.along = tokens, along or len(tokens)
+        self.curve: Points = []
+        self.of_all: Points = []
+        #: loss of each sequence at the latest evaluation of all
+        self.last = torch.zeros(0)
+
+    def take(self, iteration: int, of_sequences: OfSequences, all_: bool) -> None:
+        """One evaluation, of all sequences or of those along the way."""
+        losses = of_sequences(self.tokens if all_ else self.tokens[: self.along])
+        self.curve.append((iteration, losses[: self.along].mean().item()))
+        if all_:
+            self.last = losses
+            self.of_all.append((iteration, losses.mean().item()))
+
+
+def _losses(corpora: Corpora, corpus: str, taken: _Taken, closing: tuple[int, ...]) -> Losses:
+    """The record of one corpus, after the last evaluation."""
+    built, last = corpora.fingerprint(corpus), taken.last
+    values = np.array([loss for iteration, loss in taken.of_all if iteration in closing])
+    some = len(last) > taken.along
     told = {
         "data": corpora.plan.data[corpus],
         "fingerprint": built.fingerprint,
         "sequences": len(last),
+        "along": taken.along if some else None,
         "entropy_floor": built.entropy_floor,
-        "curve": curve,
+        "curve": taken.curve,
+        "start": dict(taken.of_all).get(0) if some else None,
         "final": {
             "loss": float(values.mean()),
             "evaluations": len(values),
@@ -60,29 +80,25 @@ class Curves:
 
     def __init__(self, wanted: ValidationPlan, corpora: Corpora):
         self.wanted, self._corpora = wanted, corpora
-        self._validation = {c: corpora.validation(c, wanted.sequences) for c in wanted.corpora}
-        #: corpus -> [(iteration, loss)]
-        self._curves: dict[str, list[tuple[int, float]]] = {corpus: [] for corpus in wanted.corpora}
-        #: corpus -> loss of each validation sequence at the latest evaluation
-        self._last: dict[str, torch.Tensor] = {}
+        self._of = {c: _Taken(corpora.validation(c, wanted.sequences), wanted.along) for c in wanted.corpora}
         self.train: list[tuple[int, float]] = []
         self.rates: list[tuple[int, float]] = []
         self._sum, self._count = 0.0, 0
 
     def _measured_on(self, corpus: str) -> list[Any]:
-        return [self.wanted.sequences, self._corpora.fingerprint(corpus).fingerprint]
+        return [self.wanted.sequences, self.wanted.along, self._corpora.fingerprint(corpus).fingerprint]
 
     def state_dict(self) -> dict[str, Any]:
         """What resumption needs."""
-        curves = {corpus: [self._measured_on(corpus), curve] for corpus, curve in self._curves.items()}
+        curves = {c: [self._measured_on(c), taken.curve, taken.of_all] for c, taken in self._of.items()}
         since = {"sum": self._sum, "count": self._count}
         return {"curves": curves, "train": self.train, "rates": self.rates, **since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for corpus, (measured_on, curve) in state["curves"].items():
-            if corpus in self._curves and measured_on == self._measured_on(corpus):
-                self._curves[corpus] = curve
+        for corpus, (measured_on, curve, of_all) in state["curves"].items():
+            if corpus in self._of and measured_on == self._measured_on(corpus):
+                self._of[corpus].curve, self._of[corpus].of_all = curve, of_all
         self.train, self.rates = state["train"], state["rates"]
         self._sum, self._count = state["sum"], state["count"]
 
@@ -92,9 +108,8 @@ class Curves:
 
     def take(self, iteration: int, rate: float, of_sequences: OfSequences) -> None:
         """Measures all corpora after `iteration` updates; `rate` is that of the next one."""
-        for corpus, tokens in self._validation.items():
-            self._last[corpus] = of_sequences(tokens)
-            self._curves[corpus].append((iteration, self._last[corpus].mean().item()))
+        for taken in self._of.values():
+            taken.take(iteration, of_sequences, iteration in self.wanted.of_all)
         self.rates.append((iteration, rate))
         if self._count:
             self.train.append((iteration, self._sum / self._count))
@@ -102,10 +117,8 @@ class Curves:
 
     def losses(self) -> dict[str, Losses]:
         """Corpus -> what was measured, after the last evaluation."""
-        return {
-            corpus: _losses(self._corpora, corpus, curve, self.wanted.closing, self._last[corpus])
-            for corpus, curve in self._curves.items()
-        }
+        closing = self.wanted.closing
+        return {corpus: _losses(self._corpora, corpus, taken, closing) for corpus, taken in self._of.items()}
 
 
 class _KeptModel:
@@ -143,18 +156,15 @@ def measure_kept(
     if not (left := records.to_measure(run)):
         return
     receipt, end, path = records.receipt(run), run.training.iterations, records.later_path(run)
-    sequences = plan.wanted(run.identity).sequences
-    validation = {corpus: corpora.validation(corpus, sequences) for corpus in left}
+    wanted = plan.wanted(run.identity)
+    all_taken = {c: _Taken(corpora.validation(c, wanted.sequences), wanted.along) for c in left}
     kept = {iteration for iteration in store.iterations(run.identity) if iteration in receipt.checkpoints}
     model = _KeptModel(plan, run, receipt.measured.execution.get("microbatch_sequences", AT_ONCE))
-    curves: dict[str, list[tuple[int, float]]] = {corpus: [] for corpus in left}
-    last: dict[str, torch.Tensor] = {}
     for iteration in sorted(kept | {end}):
         model.load(store.weights(run.identity, iteration), receipt.checkpoints.get(iteration))
-        for corpus, tokens in validation.items():
-            last[corpus] = model.of_sequences(tokens)
-            curves[corpus].append((iteration, last[corpus].mean().item()))
-    new = {corpus: _losses(corpora, corpus, curves[corpus], (end,), last[corpus]) for corpus in left}
+        for taken in all_taken.values():
+            taken.take(iteration, model.of_sequences, iteration in wanted.of_all)
+    new = {corpus: _losses(corpora, corpus, taken, (end,)) for corpus, taken in all_taken.items()}
     before = read_record(LaterLosses, path).losses if identity_in(path) == run.identity else {}
     later = LaterLosses(identity=run.identity, losses=before | new, environment=spread.environment())
     write_record(path, later)

@@ -253,7 +253,8 @@ def _model(work: Workflow, run: PlannedRun, options: Options) -> ModelCost:
 
 def _run(plan: Plan, run: PlannedRun, model: ModelCost, done: bool) -> RunCost:
     training, wanted = run.training, plan.wanted(run.identity)
-    sequences = len(wanted.evaluations) * len(wanted.corpora) * wanted.sequences
+    whole, along = len(wanted.of_all), len(wanted.evaluations) - len(wanted.of_all)
+    sequences = len(wanted.corpora) * (whole * wanted.sequences + along * (wanted.along or wanted.sequences))
     parent = plan.trainings[training.start.parent][0].id if training.start else None
     about = {"id": run.id, "parent": parent, "model": run.model_name, "identity": run.identity, "done": done}
     return RunCost.of(model, training.tokens, sequences * training.sequence_length, **about)

@@ -141,3 +141,26 @@ def test_what_is_measured_may_change_between_an_interruption_and_going_on(world,
     second.load_state_dict(first.state_dict())
     second.take(1, 1e-3, lambda tokens: torch.ones(len(tokens), dtype=torch.float64))
     assert second.losses()["pile"].curve == ((1, 1.0),) and second.rates == [(0, 1e-3), (1, 1e-3)]
+
+
+def test_few_sequences_along_the_way_and_all_at_the_start_and_in_the_closing_evaluations(world):
+    """The curve is of the same few throughout; start and final loss are of all."""
+    own, asked = world(), []
+    curves = Curves(ValidationPlan(("pile",), 5, (0, 1, 2, 3, 4), (3, 4), along=2), own.corpora)
+
+    def of_sequences(tokens):
+        asked.append(len(tokens))
+        return torch.arange(len(tokens), dtype=torch.float64) + len(asked)
+
+    for iteration in range(5):
+        curves.take(iteration, 1e-3, of_sequences)
+    losses = curves.losses()["pile"]
+    assert asked == [5, 2, 2, 5, 5] and (losses.sequences, losses.along) == (5, 2)
+    assert losses.curve == ((0, 1.5), (1, 2.5), (2, 3.5), (3, 4.5), (4, 5.5))
+    assert (losses.start, losses.final.loss, losses.final.evaluations) == (3.0, 6.5, 2)
+    assert losses.of_sequences == (5.0, 6.0, 7.0, 8.0, 9.0)
+    state = curves.state_dict()
+    other = Curves(ValidationPlan(("pile",), 5, (0, 1, 2, 3, 4), (3, 4), along=3), own.corpora)
+    other.load_state_dict(state)  # measured otherwise, so left out
+    other.take(4, 1e-3, of_sequences)
+    assert len(other.losses()["pile"].curve) == 1
