@@ -19,6 +19,8 @@ class Size(Strict):
     layers: Count
     width: int = Field(ge=4, le=2**31)
     heads: Count
+    #: Share of each head's dimensions that is rotated (rotary position embedding).
+    rotary_fraction: float = Field(default=0.25, gt=0, le=1)
 
 
 class ModelSize(Size):

@@ -18,15 +18,17 @@ _RESIDUAL = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
 
 
 class GPTNeoX(Architecture):
-    """Rotary on a quarter of each head, parallel residual, biases, untied embeddings (Ibrahim Table 13)."""
+    """Rotary on a share of each head, parallel residual, biases, untied embeddings (Ibrahim Table 13)."""
 
     name, called = "gpt_neox", "GPT-NeoX"
 
     def check(self, size: Size) -> None:
         if size.width % size.heads:
             raise ValueError(f"heads ({size.heads}) must divide width ({size.width})")
-        if size.width // size.heads % 8:  # a quarter of each head is rotated, in pairs
-            raise ValueError(f"width / heads ({size.width // size.heads}) must be a multiple of 8")
+        rotated = size.width // size.heads * size.rotary_fraction
+        if rotated % 2:
+            shares = f"width / heads ({size.width // size.heads}) times {size.rotary_fraction:g}"
+            raise ValueError(f"{shares} must be an even number: dimensions are rotated in pairs")
 
     def parameters(self, size: Size, vocabulary: int) -> int:
         """L (12 h^2 + 13 h) + 2 h + 2 V h."""
@@ -46,7 +48,7 @@ class GPTNeoX(Architecture):
             num_attention_heads=size.heads,
             intermediate_size=4 * size.width,
             max_position_embeddings=sequence_length,
-            rotary_pct=0.25,
+            rotary_pct=size.rotary_fraction,
             use_parallel_residual=True,
             tie_word_embeddings=False,
             hidden_act="gelu",
@@ -117,6 +119,7 @@ class GPTNeoX(Architecture):
         """By hand: a plan has no time to import transformers."""
         sizes = {"num_hidden_layers": size.layers, "hidden_size": size.width}
         sizes |= {"num_attention_heads": size.heads, "intermediate_size": 4 * size.width}
+        sizes |= {"rotary_pct": size.rotary_fraction}
         return self.described({"model_type": self.name, **sizes})
 
 

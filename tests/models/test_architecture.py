@@ -48,11 +48,25 @@ def test_flops_per_token():
     assert set(NEOX.formulas) == {"full", "causal"}
 
 
-@pytest.mark.parametrize(("width", "heads", "words"), [(32, 3, "must divide"), (36, 3, "multiple of 8")])
+@pytest.mark.parametrize(("width", "heads", "words"), [(32, 3, "must divide"), (36, 3, "even number")])
 def test_sizes_that_cannot_be(width, heads, words):
     with pytest.raises(ValueError, match=words):
         NEOX.check(Size(layers=2, width=width, heads=heads))
     NEOX.check(Size(layers=2, width=32, heads=4))
+
+
+@pytest.mark.parametrize(("fraction", "rotated"), [(0.25, 6), (0.5, 12), (1, 24)])
+def test_the_rotated_share_of_a_head_is_the_sizes(fraction, rotated):
+    size = Size(layers=1, width=48, heads=2, rotary_fraction=fraction)
+    NEOX.check(size)
+    model = NEOX.empty(size, 300, 64)
+    assert model.gpt_neox.layers[0].attention.rotary_ndims == rotated
+    assert NEOX.described(model.config.to_dict()) == NEOX.expected(size)
+    assert Size(layers=1, width=48, heads=2).model_dump(exclude_defaults=True).keys() == {
+        "layers",
+        "width",
+        "heads",
+    }
 
 
 def test_an_unknown_architecture_is_told_with_the_known():

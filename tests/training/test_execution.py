@@ -149,7 +149,6 @@ def test_what_the_papers_say_of_every_run_is_what_training_uses(repository):
         "Positional embedding": "Rotary" if model.gpt_neox.rotary_emb is not None else "none",
         "GPT-J residual": str(config.use_parallel_residual),
         "Weight tying": str(tied),
-        "Rotary share": str(config.rotary_pct),
     }
     rows = yaml.safe_load(text)["exhibits"]["table_13"]["rows"]
     assert {row["label"]: row["everywhere"] for row in rows if row.get("everywhere")} == used
