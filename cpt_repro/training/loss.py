@@ -31,13 +31,16 @@ class _MeanLossInRows(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            part, target = hidden[rows], targets[rows, None]
-            logs = torch.log_softmax(part @ head.T, 1)
-            picked = logs.gather(1, target)
-            total -= picked.sum(dtype=torch.float64)
-            gradient = logs.exp_().scatter_(1, target, picked.exp_().sub_(1))
-            torch.mm(gradient, head, out=of_hidden[rows])
-            of_head.addmm_(gradient.T, part)
+            part, logits = hidden[rows], hidden[rows] @ head.T
+            most, picked = logits.amax(1, keepdim=True), logits.gather(1, targets[rows, None])
+            powers = logits.sub_(most).exp_()
+            sums = powers.sum(1, keepdim=True)
+            total += (sums.log() + most - picked).sum(dtype=torch.float64)
+            # Of softmax, powers / sums; the ones at the targets come last.
+            torch.mm(powers, head, out=of_hidden[rows]).div_(sums)
+            of_head.addmm_(powers.T, part / sums)
+        of_hidden.sub_(head[targets])
+        of_head.index_add_(0, targets, hidden, alpha=-1)
         ctx.save_for_backward(of_hidden, of_head)
         return (total / len(hidden)).float()
 
