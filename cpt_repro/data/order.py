@@ -94,11 +94,17 @@ class Order:
 
     def batch(self, iteration: int) -> list[tuple[Stream, np.ndarray]]:
         """The samples of one global batch: per stream its sequence indices (int64), `batch_size` in all."""
-        first = (iteration + self.offset) * self.batch_size
-        before = cumulative_counts(self.mixture, first)
-        after = cumulative_counts(self.mixture, first + self.batch_size)
-        return [
-            (stream, self._elements(stream, size, np.arange(stream.start + low, stream.start + high)))
-            for stream, size, low, high in zip(self.streams, self.sizes, before, after, strict=True)
-            if high > low
-        ]
+        return self.batches(iteration, iteration + 1)[0]
+
+    def batches(self, first: int, end: int) -> list[list[tuple[Stream, np.ndarray]]]:
+        """`batch` of each iteration from `first` to before `end`, permuted together, which costs less."""
+        bounds = range(first + self.offset, end + self.offset + 1)
+        counts = [cumulative_counts(self.mixture, bound * self.batch_size) for bound in bounds]
+        out: list[list[tuple[Stream, np.ndarray]]] = [[] for _ in range(first, end)]
+        for number, (stream, size) in enumerate(zip(self.streams, self.sizes, strict=True)):
+            ends = [count[number] for count in counts]
+            elements = self._elements(stream, size, np.arange(ends[0], ends[-1]) + stream.start)
+            for batch, low, high in zip(out, ends[:-1], ends[1:], strict=True):
+                if high > low:
+                    batch.append((stream, elements[low - ends[0] : high - ends[0]]))
+        return out

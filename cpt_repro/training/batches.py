@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from cpt_repro.data.order import Order
 from cpt_repro.planning.mixture import streams
 from cpt_repro.planning.training import Training
 from cpt_repro.training.corpora import Corpora
+
+#: Batches read together, and tokens in them at most: looking up costs more than reading small ones.
+AHEAD, AHEAD_TOKENS = 64, 1 << 20
 
 
 class Batches(Dataset):
@@ -28,18 +32,42 @@ class Batches(Dataset):
         self.order = Order(training.mixture, sizes, batch, training.seed, offset)
         self.length, self._rows = training.iterations, batch // ranks
         self._first = rank * self._rows
+        self._ahead = min(AHEAD, AHEAD_TOKENS // (self._rows * (training.sequence_length + 1))) or 1
+        self._ready: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, iteration: int) -> torch.Tensor:
-        low, parts = self._first, []
-        for stream, indices in self.order.batch(iteration):
-            own = indices[max(low, 0) : max(low + self._rows, 0)]
-            low -= len(indices)
-            if len(own):
-                parts.append(self._sequences[stream.corpus, stream.domain].take(own))
-        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+        if iteration not in self._ready:
+            # A process that only reads is not given those that follow.
+            ahead = self._ahead if get_worker_info() is None else 1
+            read = self._read(iteration, min(iteration + ahead, self.length))
+            self._ready = dict(enumerate(read, iteration))
+        return self._ready.pop(iteration)
+
+    def _read(self, first: int, end: int) -> torch.Tensor:
+        """The batches from `first` to before `end`: (batches, rows, L + 1) int64."""
+        places = defaultdict(list)
+        for number, parts in enumerate(self.order.batches(first, end)):
+            low = -self._first  # of the part, among this rank's rows
+            for stream, indices in parts:
+                own = indices[max(-low, 0) : max(self._rows - low, 0)]
+                if len(own):
+                    places[stream.corpus, stream.domain].append((number, max(low, 0), own))
+                low += len(indices)
+        taken = {
+            key: self._sequences[key].take(np.concatenate([own for *_, own in parts]))
+            for key, parts in places.items()
+        }
+        width = next(iter(taken.values())).shape[1]
+        out = np.empty((end - first, self._rows, width), dtype=np.int64)
+        for key, parts in places.items():
+            at = 0
+            for number, row, own in parts:
+                out[number, row : row + len(own)] = taken[key][at : at + len(own)]
+                at += len(own)
+        return torch.from_numpy(out)
 
     def described(self, iteration: int) -> str:
         """The sequences of a global batch, for a message."""

@@ -249,6 +249,17 @@ def test_any_number_of_ranks_sees_the_same_global_batch(plan, ranks):
         assert np.concatenate([own.numpy() for own in rows])[:, 0].tolist() == expected
 
 
+@given(mixtures(), st.integers(1, 20), st.integers(0, 50), st.integers(0, 30))
+def test_batches_together_are_the_batches_one_by_one(mixture, batch, first, number):
+    sizes = {(stream.corpus, stream.domain): 7 for stream in streams(mixture)}  # several epochs
+    order = Order(mixture, sizes, batch, seed=0, offset=3)
+    together = order.batches(first, first + number)
+    for one, parts in zip(range(first, first + number), together, strict=True):
+        alone = order.batch(one)
+        assert [(stream, i.tolist()) for stream, i in parts] == [(s, i.tolist()) for s, i in alone]
+        assert sum(len(indices) for _, indices in parts) == batch
+
+
 def test_order_is_the_same_as_ever(plan):
     """Regression: if this fails while smoke's shares and batch are as they were, every receipt is stale."""
     training, order = order_of(plan, "405m/pile--sp-domains/stage-2")
