@@ -19,6 +19,7 @@ from cpt_repro.errors import UserError, plain, redacted
 from cpt_repro.files import DECLARATION_BYTES, read_bytes, write_text, writing
 
 if TYPE_CHECKING:
+    from cpt_repro.exhibits.catalogue import Catalogue
     from cpt_repro.workflow.jobs import Workflow
 
 app = typer.Typer(
@@ -306,12 +307,17 @@ def claims(
     out: Figures = None,
     write: _option(bool, "Write claims.json and claims.md of all claims.", "--write") = False,
     readme: _option(Path | None, "Renew the table between the marks in this file.") = None,
+    published: _option(
+        bool, "Test the papers' own published values instead; status 1 where undeclared."
+    ) = False,
     as_json: AsJson = False,
 ) -> None:
     """Says of every claim of the papers whether it held, what was measured, published, and what decided."""
     from cpt_repro.claims import ledger as claims
 
     work = _workflow(scale, papers, results, out)
+    if published:
+        return _claims_as_published(work.catalogue, as_json)
     ledger = claims.build_ledger(work.catalogue, work.records)
     if write:
         for path in claims.write_ledger(ledger, work.figures):
@@ -330,6 +336,18 @@ def claims(
         _print_json(ledger.model_dump(mode="json"))
     else:
         claims.print_ledger(ledger, details=claim is not None)
+
+
+def _claims_as_published(catalogue: Catalogue, as_json: bool) -> None:
+    from cpt_repro.claims.published import check_published, told
+
+    checks = check_published(catalogue)
+    if as_json:
+        _print_json([check.model_dump(mode="json") for check in checks])
+    else:
+        _say("\n".join(told(checks)))
+    if not all(check.right for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command()

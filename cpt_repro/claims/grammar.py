@@ -6,12 +6,17 @@ another paper is called `<paper>/<run>`.
     big/old--new/replay-0 new - big/old new    what: a corpus (its validation loss), average (of the old and
     big/old+new suite:common                   the new corpus that the run is validated on), suite:<suite>,
     big/old--new/eta_max-3e-4 new @50          task:<suite>/<printed name>|<stand-in>, compute (in the paper's
-    big/old--new/replay-0 old peak[0,20]       unit), r_squared (PPL on the new corpus against PPL on the old)
-    big/old--new/replay-0 r_squared [0,50]     when: nothing (the end), @<billions>, start, peak, mean;
-                                               the last two, r_squared: a window in billions
+    big/old--new/replay-0 old peak[0,20]       unit), slope (of PPL on the old corpus against PPL on the new)
+    big/old--new/replay-0 slope [0,50]         when: nothing (the end), @<billions>, start, peak, mean;
+                                               the last two, slope: a window in billions
+
+Points of a curve are read only where all runs that a test compares were evaluated. `points` of the file names
+those that are asked for with @: every run of the paper is evaluated there.
 
 `{a,b}` in a list of quantities stands for one quantity each. `names` gives runs short names; a name for
 several runs is the first that has a counterpart at the scale. A test with `each` is one per combination.
+What the papers' own numbers say of a test, where that is not "held", stands in its `published`; what a scale
+must have so that it can be decided there, in `needs`.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cpt_repro.declarations.runs import combinations, fill
-from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
-from cpt_repro.declarations.study import Study
+from cpt_repro.declarations.strict import Count, Strict, nearest, parse, read_yaml
+from cpt_repro.declarations.study import Items, Study, WantedPoints
 from cpt_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +39,14 @@ if TYPE_CHECKING:
     from cpt_repro.claims.verdicts import Bench
     from cpt_repro.exhibits.catalogue import Catalogue
 
-Verdict = Literal["held", "failed", "inconclusive", "not run"]
-HELD, FAILED, INCONCLUSIVE, NOT_RUN = VERDICTS = ("held", "failed", "inconclusive", "not run")
+Verdict = Literal["held", "failed", "inconclusive", "undecidable here", "not run"]
+HELD, FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN = VERDICTS = (
+    "held",
+    "failed",
+    "inconclusive",
+    "undecidable here",
+    "not run",
+)
 #: Billions of the paper's tokens since a run began.
 Window = tuple[float, float]
 AVERAGE = ("average",)
@@ -46,7 +57,7 @@ _WRITTEN = {
     "suite": (r"suite:([^/]+)", ""),
     "task": (r"task:([^/]+)/(.+)", ""),
     "compute": ("compute", ""),
-    "r_squared": ("r_squared", rf"({_WINDOW})?"),
+    "slope": ("slope", rf"({_WINDOW})?"),
     "loss": (r"([\w.-]+)", rf"(@{_NUMBER}|start|(peak|mean)({_WINDOW})?)?"),
 }
 
@@ -56,12 +67,17 @@ class Reading(Strict):
 
     #: The first that has a counterpart.
     runs: tuple[str, ...]
-    what: Literal["loss", "suite", "task", "compute", "r_squared"]
+    what: Literal["loss", "suite", "task", "compute", "slope"]
     #: Corpus of a loss, or `average`; suite; suite and names of the task, the printed one first.
     of: tuple[str, ...] = ()
     when: Literal["final", "at", "start", "peak", "mean"] = "final"
     #: Of one point twice the same.
     window: Window | None = None
+
+    @property
+    def along(self) -> bool:
+        """Whether it is made of several points of a curve."""
+        return self.what == "slope" or self.when in ("peak", "mean")
 
     @classmethod
     def of_text(cls, text: str) -> Reading:
@@ -70,7 +86,7 @@ class Reading(Strict):
         matches = {kind: re.fullmatch(what, written) for kind, (what, _) in _WRITTEN.items()}
         kind = next((kind for kind, match in matches.items() if match), None)
         if not kind or any(more) or not re.fullmatch(_WRITTEN[kind][1], when, re.ASCII):
-            times = "of a loss <when> is @50, start, peak, mean, peak[0,20], of r_squared [0,50]"
+            times = "of a loss <when> is @50, start, peak, mean, peak[0,20], of slope [0,50]"
             raise ValueError(f"'{text}' is not '<run> <what> [<when>]'; {times}")
         points = [float(number) for number in re.findall(_NUMBER, when)]
         if len(points) == 2 and points[0] >= points[1]:
@@ -85,7 +101,7 @@ class Reading(Strict):
 
 
 def corpora(study: Study, run: str, reading: Reading) -> tuple[str, ...]:
-    """The corpora whose losses are read of a run, named as in `study`: of `average`, `r_squared` the old one
+    """The corpora whose losses are read of a run, named as in `study`: of `average`, `slope` the old one
     and the first new one that it is validated on."""
     if reading.what == "loss" and reading.of != AVERAGE:
         return reading.of
@@ -140,6 +156,25 @@ class Tolerance(Strict):
     of: Quantity
 
 
+class Mark(Strict):
+    """What the paper's own numbers say of a test that they do not show to hold, and why that is."""
+
+    #: They contradict it, or are too coarse or too noisy for it.
+    verdict: Literal["failed", "inconclusive"]
+    why: str = Field(min_length=1)
+
+
+class Needs(Strict):
+    """What a scale must have so that a test can be decided there, of every run that it reads.
+
+    So many iterations up to its end, from the start of its first ancestor; so many of warm-up, if it has any.
+    """
+
+    iterations: Count | None = None
+    warmup_iterations: Count | None = None
+    why: str = Field(min_length=1)
+
+
 class _Test(Strict):
     """Effects that should be above zero; `at` gives their values.
 
@@ -150,6 +185,8 @@ class _Test(Strict):
     says: str
     #: The scale that alone has what it needs; elsewhere it is named as missing and does not count.
     only_at: str | None = None
+    published: Mark | None = None
+    needs: Needs | None = None
 
     def verdict(self, effects: list[Effect]) -> tuple[Verdict, str]:
         """(verdict, why, where the effects alone do not say it)."""
@@ -335,6 +372,8 @@ class Claim(Statement):
 class _File(Strict):
     paper: str
     names: dict[str, str | list[str]] = {}
+    points: WantedPoints = ()
+    documents: Items = {}
     #: Anchors only.
     lists: Any = None
     claims: list[Any]
@@ -347,7 +386,7 @@ def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
     if isinstance(value, list):
         items = [_without_braces(item) if isinstance(item, str) else [item] for item in value]
         return [_spelled(item, names) for item in itertools.chain(*items)]
-    if not isinstance(value, str) or key in ("kind", "says", "only_at"):
+    if not isinstance(value, str) or key in ("kind", "says", "only_at", "why"):
         return value
     run = r"(?:^|(?<=\s[+-]\s))\S+"
     return re.sub(run, lambda match: names.get(match[0], match[0]), " ".join(value.split()))
@@ -374,8 +413,8 @@ def _check(reading: Reading, study: Study, suites: list[str], where: str) -> Non
         if name in declared.merges:
             raise wrong(f"'{run}' is a merge: no curve, no length.", do="Ask it for a suite or a task.")
         validated, read = declared.runs[name].validate_on, corpora(study, run, reading)
-        one_of_each = len(read) == 2 and (reading.what == "r_squared" or len(validated) == 2)
-        if not one_of_each and (reading.what == "r_squared" or reading.of == AVERAGE):
+        one_of_each = len(read) == 2 and (reading.what == "slope" or len(validated) == 2)
+        if not one_of_each and (reading.what == "slope" or reading.of == AVERAGE):
             do = "Use a run that is validated on the old corpus and on one new corpus."
             raise wrong(f"'{' '.join(reading.of) or reading.what}' of '{run}' is not clear.", do=do)
         for corpus in read if reading.what == "loss" else ():
@@ -385,6 +424,10 @@ def _check(reading: Reading, study: Study, suites: list[str], where: str) -> Non
         if begin > 1.01 * length:
             what = f"'{run}' is {length:.0f}B tokens long; {begin:g}B is asked for."
             raise wrong(what, do="Ask for an earlier point.")
+        points = study.studies[paper].points
+        if reading.when == "at" and begin not in points:
+            what = f"'{run}' is not evaluated at {begin:g}B, which is not among the points of {paper}."
+            raise wrong(what, do="Add it to 'points' of the claims of that paper.")
 
 
 def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
@@ -407,7 +450,10 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
         where = f"{path}, claim {entry.get('id', position) if isinstance(entry, dict) else position}"
         if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
             tests = [one for test in entry["tests"] for one in combinations(test, where)]
-            entry = entry | {"tests": [_spelled(fill(test, values), names) for test, values in tests]}
+            needs = {"needs": entry["needs"]} if "needs" in entry else {}
+            tests = [_spelled(fill(test, values), names) for test, values in tests]
+            tests = [needs | test if isinstance(test, dict) else test for test in tests]
+            entry = {key: value for key, value in entry.items() if key != "needs"} | {"tests": tests}
         claim = parse(Claim, entry, where)
         if claim.id in claims:
             raise UserError("its id stands twice.", where=where, do="Give every claim its own.")

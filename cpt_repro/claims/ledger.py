@@ -13,6 +13,7 @@ from cpt_repro.claims.grammar import (
     FAILED,
     HELD,
     NOT_RUN,
+    UNDECIDABLE,
     VERDICTS,
     Claim,
     Statement,
@@ -20,7 +21,8 @@ from cpt_repro.claims.grammar import (
     Verdict,
     load_claims,
 )
-from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Number, number, signed
+from cpt_repro.claims.published import as_published
+from cpt_repro.claims.quantities import Effect, Measured, Number, number, rounded, signed, spread
 from cpt_repro.claims.verdicts import Outcome, evaluate, quotient, settle, values
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
@@ -35,14 +37,16 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "Each test asks whether effects are above zero by more than their noise: all are, it held; one is as "
-    "clearly below, it failed; else it is inconclusive. A claim needs all its tests; parts that only "
-    "another scale can run do not count and are named. Noise is the half-width of the 95 % t-interval over "
-    "seeds, paired by seed, where three or more are common to all runs of a test (of suites no less than "
-    "that of their documents); otherwise 1.96 standard errors of evaluation (validation sequences, paired "
-    "where their losses are known; jitter of the closing evaluations; documents of a suite), which leaves "
-    "out how training itself varies with the seed. Tests are not corrected for their number. Below scale "
-    "paper losses do not compare with published ones: tolerances there are shares of an effect measured at "
-    "the same scale."
+    "clearly below, it failed; else it is inconclusive. A claim needs all its tests; parts that this "
+    "scale cannot run, or cannot decide for a stated reason, do not count and are named. Noise joins "
+    "seeds and documents in quadrature: the half-width of the 95 % t-interval over seeds, paired by seed, "
+    "where three or more are common to all runs of a test; and 1.96 standard errors over the documents "
+    "(validation sequences, paired where their losses are known; items of a suite). With fewer seeds, "
+    "told as n, nothing is known of how trainings vary, and the jitter of the closing evaluations stands "
+    "in for it. Curves are read only where all runs of a test were evaluated. Tests are not corrected for "
+    "their number. Below scale paper losses do not compare with published ones: tolerances there are "
+    "shares of an effect measured at the same scale. Published values are judged with half a printed "
+    "digit, or what a plot can be read to, for noise."
 )
 
 
@@ -69,6 +73,8 @@ class TestRecord(Outcome):
     noise: Number | None
     #: What the published values say of the same test; None where they are not all published.
     published_verdict: Verdict | None
+    #: Why these do not show it to hold, as declared.
+    published_why: str
     missing: tuple[str, ...]
 
 
@@ -80,6 +86,8 @@ class ClaimRecord(Statement):
     decided_by: str
     reason: str
     runs: tuple[str, ...]
+    #: The fewest and the most seeds that a run of it has; None where it rests on none.
+    seeds: tuple[int, int] | None
     tests: tuple[TestRecord, ...]
     analysis: str | None
 
@@ -90,19 +98,21 @@ class Ledger(Strict):
     scale: str
     about: str
     counts: dict[Verdict, int]
+    #: The same of single tests.
+    test_counts: dict[Verdict, int]
     claims: tuple[ClaimRecord, ...]
     sha256: dict[str, str]
 
 
-def _item(name: str, unit: str, effect: Effect | None, published: Value | None) -> Item:
+def _item(name: str, unit: str, effect: Effect | None, there: Value | None) -> Item:
     return Item(
         name=name,
         unit=unit,
         value=effect and effect.value,
         noise=effect and effect.noise,
-        published=published and float(published.value),
-        mark=published and published.mark,
-        place=published and published.place,
+        published=there and float(there.value),
+        mark=there and there.mark,
+        place=there and there.place,
     )
 
 
@@ -113,26 +123,28 @@ def _decisive(effects: Iterable[Effect]) -> Effect | None:
 
 def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
     study = measured.study
-    published = AsPublished(catalogue, study.name, {run for one in test.readings() for run in one.runs})
-    outcome, printed = evaluate(test, measured), evaluate(test, published).verdict
+    printed = as_published(test, catalogue, study.name)
+    outcome, there = evaluate(test, measured), evaluate(test, printed).verdict
     decisive = _decisive(outcome.effects)
-    items = [_item(q.text, q.unit(study), effect, published.about(q)) for q, effect in values(test, measured)]
+    items = [_item(q.text, q.unit(study), effect, printed.about(q)) for q, effect in values(test, measured)]
     if test.kind == "ratio" and test.over:
         name = f"({test.of.text}) over ({test.over.text})"
-        items.insert(0, _item(name, "", quotient(test, measured), published.about(test.of, test.over)))
+        items.insert(0, _item(name, "", quotient(test, measured), printed.about(test.of, test.over)))
     return TestRecord(
         **test.model_dump(include={"kind", "says", "only_at"}),
         **vars(outcome),
         measured=items,
         noise=decisive and decisive.noise,
-        published_verdict=None if printed == NOT_RUN else printed,
+        published_verdict=None if there == NOT_RUN else there,
+        published_why=test.published.why if test.published else "",
         missing=(outcome.reason,) if outcome.verdict == NOT_RUN else (),
     )
 
 
 def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str | None) -> ClaimRecord:
     tests = [_test(test, measured, catalogue) for test in claim.tests]
-    counting = [test for test in tests if test.only_at in (None, measured.scale)] or tests
+    here = [test for test in tests if test.only_at in (None, measured.scale)] or tests
+    counting = [test for test in here if test.verdict != UNDECIDABLE] or here
     verdict = settle(test.verdict for test in counting)
     decisive = [test for test in counting if test.verdict == verdict]
     if verdict == HELD:
@@ -144,8 +156,9 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
     if left := [test.says for test in tests if test not in counting]:
         more = f" and {len(left) - 2} more" if len(left) > 2 else ""
         reason += f"; not at this scale: {'; '.join(left[:2])}{more}"
-    readings = [reading for test in claim.tests for reading in test.readings()]
+    readings = dict.fromkeys(reading for test in claim.tests for reading in test.readings())
     runs = dict.fromkeys(measured.run(reading) or reading.runs[0] for reading in readings)
+    seeds = [count for reading in readings if (count := measured.number_of_seeds(reading)) is not None]
     return ClaimRecord(
         **claim.model_dump(exclude={"tests"}),
         paper=measured.study.name,
@@ -153,6 +166,7 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
         decided_by="; ".join(sorted({e.by for test in decisive for e in test.effects})) or "no measurement",
         reason=reason,
         runs=list(runs),
+        seeds=(min(seeds), max(seeds)) if seeds else None,
         tests=tests,
         analysis=analysis,
     )
@@ -180,9 +194,14 @@ def _analyses(plan: Plan, known: set[str]) -> dict[str, str]:
     return texts
 
 
-def _counts(claims: Iterable[ClaimRecord]) -> dict[Verdict, int]:
-    given = [claim.verdict for claim in claims]
-    return {verdict: given.count(verdict) for verdict in VERDICTS}
+def _counted(claims: Iterable[ClaimRecord]) -> dict[str, dict[Verdict, int]]:
+    """The fields of a ledger that count its claims and their tests."""
+    claims = list(claims)
+    given = {
+        "counts": [c.verdict for c in claims],
+        "test_counts": [t.verdict for c in claims for t in c.tests],
+    }
+    return {field: {verdict: of.count(verdict) for verdict in VERDICTS} for field, of in given.items()}
 
 
 def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
@@ -201,7 +220,7 @@ def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
             claims.append(_claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}")))
         digests |= measured.evidence.digests
     scale, digests = plan.scale.name, dict(sorted(digests.items()))
-    return Ledger(scale=scale, about=ABOUT, counts=_counts(claims), claims=claims, sha256=digests)
+    return Ledger(scale=scale, about=ABOUT, **_counted(claims), claims=claims, sha256=digests)
 
 
 def selected(ledger: Ledger, claim: str) -> Ledger:
@@ -210,7 +229,7 @@ def selected(ledger: Ledger, claim: str) -> Ledger:
     claims = tuple(one for name, one in known.items() if claim in (one.id, name))
     if not claims:
         raise UserError(f"the claim '{claim}' is unknown.", do=nearest(claim, known))
-    return ledger.model_copy(update={"claims": claims, "counts": _counts(claims)})
+    return ledger.model_copy(update={"claims": claims, **_counted(claims)})
 
 
 def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
@@ -224,13 +243,21 @@ def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
 # -- text
 
 
+def _value(item: Item, published: bool) -> str:
+    """An item as it is printed: a difference within its noise without its own size."""
+    value, noise = item.published if published else item.value, rounded(item.noise or 0)
+    if published or value is None or not re.search(r" [-+] ", item.name) or abs(rounded(value)) > noise:
+        return number(value, item.unit, published)
+    return f"within {spread(noise)}" if noise else number(value, item.unit)
+
+
 def _shown(test: TestRecord, published: bool) -> tuple[tuple[Item, ...], str]:
     """The items to print (of a quotient that alone, where it is known), and their values or ""."""
     read = lambda item: item.published if published else item.value  # noqa: E731
     items = test.measured
     if " over " in items[0].name:
         items = items[1:] if read(items[0]) is None else items[:1]
-    texts = [number(read(item), item.unit, published) for item in items]
+    texts = [_value(item, published) for item in items]
     unit = items[0].unit if items[0].unit != "nats" else ""
     return items, "" if set(texts) == {"-"} else f"{', '.join(texts)} {unit}".rstrip()
 
@@ -249,7 +276,8 @@ def measured_text(test: TestRecord) -> str:
 def published_text(test: TestRecord) -> str:
     """What was published of the items of a test, with the marks."""
     items, text = _shown(test, published=True)
-    return f"{text} ({', '.join(sorted({item.mark for item in items if item.mark}))})" if text else "-"
+    why = f"; {test.published_verdict}: {test.published_why}" if test.published_why else ""
+    return f"{text} ({', '.join(sorted({item.mark for item in items if item.mark}))}{why})" if text else "-"
 
 
 def key_test(claim: ClaimRecord) -> TestRecord:
@@ -258,9 +286,20 @@ def key_test(claim: ClaimRecord) -> TestRecord:
 
 
 def counts_line(ledger: Ledger) -> str:
-    """How many claims held at the scale, and so on."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in ledger.counts.items())
-    return f"{len(ledger.claims)} claims at scale {ledger.scale}: {counts}."
+    """How many claims, and how many tests, held at the scale, and so on."""
+    claims, tests = (
+        f"{sum(of.values())} {word}{{}}: {', '.join(f'{count} {verdict}' for verdict, count in of.items())}"
+        for word, of in (("claims", ledger.counts), ("tests", ledger.test_counts))
+    )
+    return f"{claims.format(f' at scale {ledger.scale}')}. {tests.format('')}."
+
+
+def seeds_text(claim: ClaimRecord) -> str:
+    """On how many seeds a claim rests."""
+    if claim.seeds is None:
+        return "no seed"
+    least, most = claim.seeds
+    return f"{least if least == most else f'{least} to {most}'} seed{'s' * (most != 1)} a run"
 
 
 def _table(ledger: Ledger, heads: str, rows: Iterable[list[str]]) -> list[str]:
@@ -274,7 +313,7 @@ def _by_test(claims: Iterable[ClaimRecord]) -> Iterator[list[str]]:
     for claim in claims:
         first = [
             f"**{md(claim.id)}** {md(claim.statement)} *{md(claim.source)}*",
-            f"**{claim.verdict}**, {md(claim.decided_by)}",
+            f"**{claim.verdict}**, {md(claim.decided_by)}; {seeds_text(claim)}",
         ]
         for test in claim.tests:
             measured = measured_text(test) + (f" {test.reason}" if test.reason and not test.missing else "")

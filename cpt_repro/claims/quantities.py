@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import numpy as np
 from pydantic import PlainSerializer
 from scipy import stats
 
-from cpt_repro.claims.grammar import Quantity, Reading, corpora
+from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.records.lookup import Evidence, Trained
@@ -61,9 +62,15 @@ class Effect(Strict):
         return (value > noise) - (value < -noise)
 
 
+def spread(noise: float) -> str:
+    """A noise as it is printed: never as nothing where there is some."""
+    return f"± {noise:.3f}" if noise >= 0.0005 else f"± {noise:.1g}" if noise else "(exact)"
+
+
 def signed(effect: Effect) -> str:
-    """An effect as it is printed."""
-    return f"{rounded(effect.value):+.3f} ± {rounded(effect.noise):.3f}"
+    """An effect as it is printed: one within its noise without its own size."""
+    noise = spread(rounded(effect.noise))
+    return f"{rounded(effect.value):+.3f} {noise}" if effect.sign or not effect.noise else f"within {noise}"
 
 
 def number(value: float | None, unit: str, published: bool = False) -> str:
@@ -91,7 +98,7 @@ def _picked(points: Iterable[tuple[float, float]], reading: Reading) -> float:
         return float(np.interp(first, *zip(*points, strict=True)))
     inside = [y for x, y in points if first <= x <= last * (1 + 1e-9) and x > 0]
     if not inside:
-        raise Missing(f"no evaluation between {first:g}B and {last:g}B")
+        raise Missing(f"no evaluation that the compared runs share between {first:g}B and {last:g}B")
     return float(max(inside) if reading.when == "peak" else np.mean(inside))
 
 
@@ -100,28 +107,34 @@ class Sample:
     """A reading of one seed, and what its evaluation says of its noise."""
 
     value: float
-    #: Standard error that it shares with no other reading.
+    #: Standard error that it shares with no other reading: of the jitter of evaluations, or of a fit.
     error: float = 0.0
+    #: Standard error over the documents of a suite, which are the same for every seed.
+    documents: float = 0.0
     #: Corpus -> whose losses per validation sequence it resembles; the value is a mean over corpora.
     losses: Mapping[str, Trained] = field(default_factory=dict)
+    #: Of those sequences alone that curves are of.
+    along: bool = False
 
 
 class Measured:
     """Quantities of one paper at one scale, seed by seed.
 
     Differences are paired by seed: initialisation and order of samples are the seed's in every arm. The
-    noise of an effect is, with three or more common seeds, the half-width of the two-sided 95 % t-interval of
-    its values per seed (of suites at least that of evaluation too). With fewer it is that of evaluation: 1.96
-    standard errors over the validation sequences of the weighted difference (sequence by sequence on the same
-    corpus; without losses per sequence, of each loss by itself) and over the jitter of the closing
-    evaluations; of suites, their standard errors over documents. Sequence losses are those of the last
-    evaluation and stand for other points of a curve too.
+    noise of an effect joins two parts in quadrature. That of the seeds is, with three or more common ones,
+    the half-width of the two-sided 95 % t-interval of its values per seed; with fewer it is not known, and
+    1.96 standard errors over the jitter of the closing evaluations stand for it. That of the documents is
+    1.96 standard errors over the validation sequences of the weighted difference, averaged over the seeds
+    (sequence by sequence on the same corpus; without losses per sequence, of each loss by itself), of suites
+    their standard errors over documents. Sequence losses are those of the last evaluation and stand for other
+    points of a curve too. Curves are read only at points that were measured, and of several runs only at
+    those that all have.
     """
 
     def __init__(self, evidence: Evidence):
         self.evidence, self.study, self.scale = evidence, evidence.study, evidence.scale.name
         self._trained: dict[str, dict[int, Trained]] = {}
-        self._samples: dict[Reading, dict[int, Sample]] = {}
+        self._samples: dict[tuple[bool | Reading, ...], dict[int, Sample]] = {}
 
     def run(self, reading: Reading) -> str | None:
         """The run or merge that the reading is of at this scale."""
@@ -133,18 +146,30 @@ class Measured:
             self._trained[run] = {trained.seed: trained for trained in self.evidence.runs(run)}
         return self._trained[run]
 
-    def samples(self, reading: Reading) -> dict[int, Sample]:
-        """The reading by seed; `Missing` if there is none."""
+    def samples(
+        self, reading: Reading, pool: Iterable[Reading] = (), along: bool = False
+    ) -> dict[int, Sample]:
+        """The reading by seed, beside the others of a test; `Missing` if there is none.
+
+        `along`: as beside a point of a curve, which may be of fewer validation sequences than the ends.
+        """
         run = self.run(reading)
         if run is None:
             why = self.evidence.plan.why_absent(self.study.name, reading.runs[-1])
             raise Missing(f"no counterpart: {why}")
-        if reading not in self._samples:
-            read = {"suite": self._scores, "task": self._scores, "compute": self._compute}
-            self._samples[reading] = read.get(reading.what, self._losses)(run, reading)
-        if not self._samples[reading]:
+        points = (reading.what, reading.when, reading.window)
+        alike = (one for one in pool if reading.along and (one.what, one.when, one.window) == points)
+        beside = tuple(dict.fromkeys(alike))
+        if (asked := (along, reading, *beside)) not in self._samples:
+            if reading.what in ("suite", "task"):
+                self._samples[asked] = self._scores(run, reading)
+            elif reading.what == "compute":
+                self._samples[asked] = self._compute(run, reading)
+            else:
+                self._samples[asked] = self._losses(run, reading, beside, along)
+        if not self._samples[asked]:
             raise Missing(f"{run} was not {'evaluated' if reading.what in ('suite', 'task') else 'run'}")
-        return self._samples[reading]
+        return self._samples[asked]
 
     def _scores(self, run: str, reading: Reading) -> dict[int, Sample]:
         """Scores of a suite or a task, in percent."""
@@ -161,7 +186,7 @@ class Measured:
             if scores and (score := scores.tasks.get(tasks[0]) if tasks else scores):
                 value = score.value if tasks else score.average
                 seed = int(evaluation.id.rpartition("seed-")[2])
-                samples[seed] = Sample(100 * value, 100 * score.stderr)
+                samples[seed] = Sample(100 * value, documents=100 * score.stderr)
         return samples
 
     def _compute(self, run: str, reading: Reading) -> dict[int, Sample]:
@@ -169,8 +194,10 @@ class Measured:
         planned, unit = self.evidence.plan.find(self.study.name, run), self.study.paper.unit.billions
         return {one.seed: Sample(one.billions / unit) for one in planned}
 
-    def _losses(self, run: str, reading: Reading) -> dict[int, Sample]:
-        """Losses (of several corpora their mean), or R² of two of them."""
+    def _losses(
+        self, run: str, reading: Reading, beside: tuple[Reading, ...], along: bool
+    ) -> dict[int, Sample]:
+        """Losses (of several corpora their mean), or the slope of one against the other."""
         read = corpora(self.study, run, reading)
         if lacking := [corpus for corpus in read if corpus not in self.evidence.scale.corpora]:
             raise Missing(f"no counterpart: the scale {self.scale} has no corpus {lacking[0]}")
@@ -178,15 +205,23 @@ class Measured:
         there = {s: one for s, one in all_seeds.items() if all(one.curve(corpus) for corpus in read)}
         if all_seeds and not there:
             raise Missing(f"{run} was not measured on {' and '.join(read)}")
-        if reading.what == "r_squared":
-            return {seed: _fit(trained, read, reading) for seed, trained in there.items()}
+        others = [curve for one in beside if (other := self.run(one)) for curve in self._curves(other, one)]
         samples = {}
         for seed, trained in there.items():
+            shared = partial(_shared, others=others, within=trained.run.position(0.5))
+            if reading.what == "slope":
+                samples[seed] = _slope(*(shared(trained.curve(corpus)) for corpus in read), reading)
+                continue
             sources = {corpus: self._resembled(trained, corpus, reading) for corpus in read}
             jitter = math.hypot(*(_jitter(source, corpus, reading) for corpus, source in sources.items()))
-            value = sum(_loss(trained, corpus, reading) for corpus in read) / len(read)
-            samples[seed] = Sample(value, jitter / len(read), sources)
+            value = sum(_loss(trained, corpus, reading, shared, along) for corpus in read) / len(read)
+            samples[seed] = Sample(value, error=jitter / len(read), losses=sources, along=along)
         return samples
+
+    def _curves(self, run: str, reading: Reading) -> list[list[float]]:
+        """Where the curves that a reading is made of have points, in billions."""
+        every = product(self._seeds_of(run).values(), corpora(self.study, run, reading))
+        return [[x for x, _ in curve] for trained, corpus in every if (curve := trained.curve(corpus))]
 
     def _resembled(self, trained: Trained, corpus: str, reading: Reading) -> Trained:
         """Whose last evaluation a reading resembles: at the start, the parent's, if there is one."""
@@ -197,61 +232,120 @@ class Measured:
             return one if one and corpus in one.final else trained
         return trained
 
+    def number_of_seeds(self, reading: Reading) -> int | None:
+        """On how many seeds a reading rests; None of what is known without any run."""
+        if reading.what == "compute" or (run := self.run(reading)) is None:
+            return None
+        if reading.what in ("suite", "task"):
+            return len(self.evidence.evaluations(run))
+        return len(self._seeds_of(run))
+
+    def lacks(self, test: Test) -> str | None:
+        """Why the scale cannot decide a test, by what that says it needs."""
+        runs = {run for reading in test.readings() if (run := self.run(reading))} if test.needs else ()
+        behind = [planned for run in sorted(runs) if (planned := self.evidence.planned(run))]
+        for planned in behind:
+            training = planned.training
+            warmup = round(getattr(training.schedule, "warmup_frac", 0) * training.schedule_iterations)
+            before = sum(run.parent_iteration or 0 for run in self.evidence.plan.lineage(planned.id))
+            counts = {
+                "iterations with what it starts from": before + training.iterations,
+                "iterations of warm-up": warmup,
+            }
+            wanted = (test.needs.iterations, test.needs.warmup_iterations if warmup else None)
+            for (what, count), least in zip(counts.items(), wanted, strict=True):
+                if least and count < least:
+                    return f"{planned.name} has {count} {what}, {least} are needed: {test.needs.why}"
+        return None
+
     def seeds(self, readings: Iterable[Reading]) -> list[int]:
         """Seeds that all readings have; `Missing` if there are none."""
-        common = set.intersection(*(set(self.samples(reading)) for reading in readings))
+        readings, each, why = list(readings), [], {}
+        for reading in readings:
+            try:
+                each.append(set(self.samples(reading, readings)))
+            except Missing as missing:
+                why[str(missing)] = None
+        if why:
+            more = f"; and {len(why) - 3} more" if len(why) > 3 else ""
+            raise Missing("; ".join([*why][:3]) + more)
+        common = set.intersection(*each)
         if not common:
             raise Missing("its runs have no seed in common")
         return sorted(common)
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
         """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
-        weights, constant = linear(parts)
+        (weights, constant), pool = linear(parts), tuple(pool)
         seeds = self.seeds(pool)
-        each = [constant + sum(w * self.samples(r)[seed].value for r, w in weights.items()) for seed in seeds]
+        along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in weights)
+        samples = {(r, seed): self.samples(r, pool, along)[seed] for r in weights for seed in seeds}
+        each = [constant + sum(w * samples[r, seed].value for r, w in weights.items()) for seed in seeds]
         count, kinds = len(seeds), {reading.what for reading in weights}
         if kinds <= {"compute"}:
-            noise, by = 0.0, "exact"
-        elif count < ENOUGH_SEEDS:
-            noise = NORMAL * self._evaluation_error(weights, seeds)
-            by = f"evaluation noise, {count} seed{'s' if count > 1 else ''}"
+            return Effect(value=np.mean(each), noise=0.0, by="exact")
+        shares = {key: weights[key[0]] / count for key in samples}
+        documents = NORMAL * _document_error(samples, shares)
+        if count >= ENOUGH_SEEDS:
+            of_seeds, by = stats.t.ppf(0.975, count - 1) * stats.sem(each), f"{count} seeds and the documents"
         else:
-            noise, by = stats.t.ppf(0.975, count - 1) * stats.sem(each), f"{count} seeds"
-            if kinds & {"suite", "task"}:  # whose few documents are the same for every seed
-                noise = max(noise, NORMAL * self._evaluation_error(weights, seeds[:1]))
-                by = f"{count} seeds and the suite's documents"
-        return Effect(value=np.mean(each), noise=noise, by=by)
-
-    def _evaluation_error(self, weights: dict[Reading, float], seeds: list[int]) -> float:
-        """Standard error of a weighted sum of readings, averaged over `seeds`, from single evaluations."""
-        errors, losses = [], defaultdict(list)
-        for (reading, weight), seed in product(weights.items(), seeds):
-            sample, share = self.samples(reading)[seed], weight / len(seeds)
-            errors.append(share * sample.error)
-            for corpus, source in sample.losses.items():
-                losses[corpus].append((share / len(sample.losses), source, reading))
-        for corpus, summed in losses.items():
-            each = [trained.sequence_losses(corpus) for _, trained, _ in summed]
-            lengths = set(map(len, each))
-            if len(lengths) == 1 and min(lengths) > 1:
-                errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
-                continue
-            # The sequences are the same for every seed: their noise does not average out.
-            together: dict[Reading, float] = defaultdict(float)
-            for weight, trained, reading in summed:
-                together[reading] += weight * trained.final[corpus].noise
-            errors += together.values()
-        return math.hypot(*errors)
+            of_seeds = NORMAL * math.hypot(*(shares[key] * sample.error for key, sample in samples.items()))
+            by = f"the documents alone, n = {count}"
+        return Effect(value=np.mean(each), noise=math.hypot(of_seeds, documents), by=by)
 
 
-def _loss(trained: Trained, corpus: str, reading: Reading) -> float:
+def _document_error(samples: dict[tuple[Reading, int], Sample], shares: dict[tuple[Reading, int], float]):
+    """Standard error over documents of a weighted sum of readings of several seeds.
+
+    The documents are the same for every seed: their noise does not average out over them.
+    """
+    together: dict[tuple[str, Reading], float] = defaultdict(float)
+    losses: dict[str, list[tuple[float, Trained, Reading]]] = defaultdict(list)
+    along = any(sample.along for sample in samples.values())
+    for key, sample in samples.items():
+        together["", key[0]] += shares[key] * sample.documents
+        for corpus, source in sample.losses.items():
+            losses[corpus].append((shares[key] / len(sample.losses), source, key[0]))
+    errors = []
+    for corpus, summed in losses.items():
+        each = [trained.sequence_losses(corpus, along) for _, trained, _ in summed]
+        lengths = set(map(len, each))
+        if len(lengths) == 1 and min(lengths) > 1:
+            errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
+            continue
+        for weight, trained, reading in summed:
+            together[corpus, reading] += weight * trained.final[corpus].noise
+    return math.hypot(*errors, *together.values())
+
+
+Curve = list[tuple[float, float]]
+
+
+def _shared(curve: Curve, others: list[list[float]], within: float) -> Curve:
+    """The points of a curve that all others have too, up to half an iteration of its own."""
+    near = [np.array(points) for points in others]
+    return [p for p in curve if all(np.min(np.abs(points - p[0])) <= 1.01 * within for points in near)]
+
+
+def _loss(
+    trained: Trained, corpus: str, reading: Reading, shared: Callable[[Curve], Curve], along: bool
+) -> float:
+    """What a reading says of one corpus; no point is made up where none was measured."""
+    curve, all_at_start = trained.curve(corpus), trained.start(corpus)
     if reading.when == "final":
-        return trained.final[corpus].loss
-    curve = trained.curve(corpus)
-    begin = reading.window[0] if reading.when == "at" else 0.0
-    if reading.when in ("start", "at") and not curve[0][0] <= begin <= 1.01 * curve[-1][0]:
-        raise Missing(f"{trained.run.name} was not measured at {begin:g}B")
-    return curve[0][1] if reading.when == "start" else _picked(curve, reading)
+        step, closing = trained.run.position(1), trained.run.validation.closing
+        of_curve = [loss for x, loss in curve if round(x / step) in closing]
+        # Of all sequences where the curve is of fewer.
+        return float(np.mean(of_curve)) if along and all_at_start and of_curve else trained.final[corpus].loss
+    if reading.when == "start" and all_at_start and not along:
+        return all_at_start
+    if reading.along:
+        return _picked(shared(curve), reading)
+    at = reading.window[0] if reading.when == "at" else 0.0
+    x, loss = min(curve, key=lambda point: abs(point[0] - at))
+    if abs(x - at) > 1.01 * trained.run.position(0.5):
+        raise Missing(f"{trained.run.name} has no point at {at:g}B")
+    return loss
 
 
 def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
@@ -264,23 +358,26 @@ def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
     return final.stderr * math.sqrt(final.evaluations / (averaged or 1 if reading.when == "mean" else 1))
 
 
-def _fit(trained: Trained, read: tuple[str, ...], reading: Reading) -> Sample:
-    """R² of the straight line through a run's perplexities on two corpora; its error by the delta method."""
+def _slope(old: Curve, new: Curve, reading: Reading) -> Sample:
+    """Slope of the straight line through a run's perplexities, old over new; its error that of the fit."""
     first, last = reading.window or (0.0, math.inf)
-    one, other = (dict(trained.curve(corpus)) for corpus in read)
+    one, other = dict(old), dict(new)
     inside = [x for x in one if x in other and first <= x <= last * (1 + 1e-9)]
     if len(inside) < 3:
         raise Missing("fewer than three evaluations in the window")
-    both = [np.exp([curve[x] for x in inside]) for curve in (one, other)]
-    if 0 in map(np.ptp, both):
+    ys, xs = (np.exp([curve[x] for x in inside]) for curve in (one, other))
+    if np.ptp(xs) == 0:
         raise Missing("a loss does not vary in the window")
-    r = float(np.corrcoef(*both)[0, 1])
-    return Sample(r * r, 2 * abs(r) * (1 - r * r) / math.sqrt(len(inside) - 1))
+    fit = stats.linregress(xs, ys)
+    return Sample(float(fit.slope), error=float(fit.stderr))
 
 
 class AsPublished:
-    """The same quantities as published, without noise; a gain of half a printed digit is allowed.
+    """The same quantities as published, with what their digits leave open.
 
+    The noise of an effect is that of its readings in quadrature: half a printed digit, of what was digitised
+    what its plots may be trusted to, of scores also 1.96 standard errors over the items of their tasks, where
+    those are declared (which items a model got right was not published, so nothing is paired).
     Curves come from the figure that shows most of the runs `beside` them: figures do not always agree.
     """
 
@@ -290,12 +387,32 @@ class AsPublished:
         self.catalogue, self.study = catalogue, catalogue.plan.studies[paper]
         self.beside = [self.study.resolve(name) for name in beside]
 
+    def lacks(self, test: Test) -> str | None:
+        """Nothing: the papers' own scale is what tests are made for."""
+
     def value(self, reading: Reading) -> Value:
         """The value with mark and place; `Missing` where nothing was published."""
+        return self._read(reading)[0]
+
+    def _read(self, reading: Reading) -> tuple[Value, float]:
         for run in reading.runs:
             if value := self._find(run, reading):
-                return value
-        raise Missing("not published")
+                paper, name = self.study.resolve(run)
+                error = self.catalogue.plan.studies[paper].digitised.tolerance
+                error = error if value.mark == "digitised" else PRINTED
+                return value, math.hypot(error, NORMAL * self._of_items(paper, name, reading))
+        raise Missing(f"{reading.runs[0]}: not published")
+
+    def _of_items(self, paper: str, name: str, reading: Reading) -> float:
+        """Standard error of a score over the items of its tasks, in percent; 0 where these are not known."""
+        if reading.what not in ("suite", "task"):
+            return 0.0
+        items = self.study.documents.get(reading.of[0], {})
+        published = self.catalogue.counterparts(paper)
+        tasks = [task for task in items if reading.what == "suite" or task == reading.of[1]]
+        scores = [(published.score(name, reading.of[0], task), items[task]) for task in tasks]
+        errors = [math.sqrt(s.value * (100 - s.value) / count) for s, count in scores if s]
+        return math.hypot(*errors) / len(errors) if errors else 0.0
 
     def _find(self, run: str, reading: Reading) -> Value | None:
         paper, name = self.study.resolve(run)
@@ -304,7 +421,7 @@ class AsPublished:
             return published.score(name, *reading.of[:2])
         if reading.what == "compute":
             return published.compute(name)
-        if reading.what == "r_squared":
+        if reading.what == "slope":
             return None
         read = corpora(self.study, run, reading)
         if reading.when == "final":
@@ -348,11 +465,14 @@ class AsPublished:
         return [0 for reading in readings if self.value(reading)][:1]
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
-        """The value with half a digit added in favour of the claim, and no noise."""
+        """The value, and what the digits that it is made from leave open."""
         weights, value = linear(parts)
-        value += sum(weight * float(self.value(reading).value) for reading, weight in weights.items())
-        value += PRINTED * max(map(abs, weights.values()), default=0.0)
-        return Effect(value=value, noise=0, by="as published")
+        errors = []
+        for reading, weight in weights.items():
+            read, error = self._read(reading)
+            value += weight * float(read.value)
+            errors.append(weight * error)
+        return Effect(value=value, noise=math.hypot(*errors), by="as published")
 
     def about(self, of: Quantity, over: Quantity | None = None) -> Value | None:
         """A published quantity, or its quotient over another; None if a part of it was not published."""

@@ -10,6 +10,7 @@ from cpt_repro.claims.grammar import (
     HELD,
     INCONCLUSIVE,
     NOT_RUN,
+    UNDECIDABLE,
     Quantity,
     Ratio,
     Reading,
@@ -79,6 +80,8 @@ def evaluate(test: Test, source: Source) -> Outcome:
     """The outcome of one test at a source; what is missing gives "not run" with the reason."""
     if test.only_at and source.scale != test.only_at:
         return Outcome(verdict=NOT_RUN, reason=f"only at scale {test.only_at}")
+    if why := source.lacks(test):
+        return Outcome(verdict=UNDECIDABLE, reason=why)
     at = Bench(test, source)
     try:
         source.seeds(at.pool)
@@ -95,7 +98,7 @@ def evaluate(test: Test, source: Source) -> Outcome:
 def settle(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict of a claim from those of its tests, which must all hold."""
     verdicts = set(verdicts)
-    return next((verdict for verdict in (FAILED, INCONCLUSIVE, NOT_RUN) if verdict in verdicts), HELD)
+    return next((v for v in (FAILED, INCONCLUSIVE, NOT_RUN, UNDECIDABLE) if v in verdicts), HELD)
 
 
 def values(test: Test, source: Source) -> list[tuple[Quantity, Effect | None]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from cpt_repro.declarations.published import (
     Digitised,
@@ -15,10 +17,22 @@ from cpt_repro.declarations.published import (
     ReleasedWeights,
 )
 from cpt_repro.declarations.runs import Paper, load_paper, paper_names, variants_of
-from cpt_repro.declarations.strict import load, nearest, parse
+from cpt_repro.declarations.strict import load, nearest, parse, read_yaml
 from cpt_repro.errors import UserError
 from cpt_repro.files import read_json
 from cpt_repro.project import Project
+
+#: Billions of tokens since a run began at which every run of a paper is evaluated, beside those of the scale.
+WantedPoints = Annotated[tuple[Annotated[float, Field(ge=0, le=1e9)], ...], Field(max_length=1000)]
+#: suite -> task as printed -> how many items it has, for the noise of published scores
+Items = dict[str, dict[str, Annotated[int, Field(ge=1, le=2**31)]]]
+
+
+class _Asked(BaseModel):
+    """What files of claims and exhibits say to others; the rest of them is read where it belongs."""
+
+    points: WantedPoints = ()
+    documents: Items = {}
 
 
 class Study:
@@ -43,6 +57,21 @@ class Study:
         """Its runs and merges, with the studies' variants in force."""
         own = variants_of(self.name, self.discrepancies)
         return load_paper(self.project, self.name, {v: own[v] for v in own if v in self.studies.variants})
+
+    @cached_property
+    def _asked(self) -> tuple[_Asked, ...]:
+        paths = [path for name in ("claims", "exhibits") if (path := self.path(f"{name}.yaml")).exists()]
+        return tuple(parse(_Asked, read_yaml(path), str(path)) for path in paths)
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """Billions of tokens at which claims and exhibits ask that every run be evaluated, in order."""
+        return tuple(sorted({point for asked in self._asked for point in asked.points}))
+
+    @property
+    def documents(self) -> Items:
+        """How many items the tasks of the published suites have, as far as that is declared."""
+        return {suite: items for asked in self._asked for suite, items in asked.documents.items()}
 
     @cached_property
     def published(self) -> Published:

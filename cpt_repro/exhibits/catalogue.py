@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cpt_repro.declarations.published import Misprint
 from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
-from cpt_repro.declarations.study import Study
+from cpt_repro.declarations.study import Study, WantedPoints
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.bars import Bars
 from cpt_repro.exhibits.base import RunRef, Style, check_known, unique
@@ -39,6 +39,7 @@ class Exhibits(Strict):
     #: how the tables call a run
     names: dict[RunRef, str] = {}
     exhibits: dict[Annotated[str, Field(pattern=r"^(figure|table)_\d\d$")], Exhibit] = {}
+    points: WantedPoints = ()
 
     #: anchors of the file, nothing else
     lists: Any = None

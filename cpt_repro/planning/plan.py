@@ -38,6 +38,8 @@ class ValidationPlan:
     closing: tuple[int, ...]
     #: The first so many sequences in the other evaluations; None: all.
     along: int | None = None
+    #: Those evaluations that are there so that runs compare: claims name them where they lack.
+    shared: tuple[int, ...] = ()
 
     @property
     def of_all(self) -> tuple[int, ...]:
@@ -300,8 +302,9 @@ class Plan:
             corpora=tuple(dict.fromkeys(corpus for plan in plans for corpus in plan.corpora)),
             sequences=max(plan.sequences for plan in plans),
             along=max(plan.along or plan.sequences for plan in plans),
-            evaluations=tuple(sorted({i for plan in plans for i in plan.evaluations})),
+            evaluations=tuple(sorted(every := {i for plan in plans for i in plan.evaluations})),
             closing=tuple(sorted({i for plan in plans for i in plan.closing})),
+            shared=tuple(sorted(every - {i for plan in plans for i in {*plan.evaluations} - {*plan.shared}})),
         )
 
     @cached_property
@@ -499,22 +502,35 @@ class _Resolution:
             raise self._wrong(f"it replays {len(stages)} stages; {MOST_REPLAYED} are the most.", do)
         return with_replay(new, outside + stages, self.run.replay_fraction)
 
+    def _closing(self, iterations: int) -> set[int]:
+        """The evaluations that close a run of this length."""
+        told = self.scale.validation
+        first, last = max(1, iterations - self._iterations(told.closing)), told.closing_evaluations - 1
+        return {round(first + (iterations - first) * k / last) for k in range(last + 1)}
+
+    @cached_property
+    def _shared(self) -> set[int]:
+        """Evaluations that all runs of the paper have, so that they compare: where claims and exhibits ask
+        for them, and where runs that stop early close."""
+        stops = {run.until for run in self.study.paper.runs.values() if run.until}
+        closing = (self._closing(max(self._iterations(stop), 1)) for stop in stops)
+        return {self._iterations(x) for x in self.study.points}.union(*closing)
+
     def _validation(self, iterations: int) -> ValidationPlan:
         told, billions = self.scale.validation, self.billions
         if billions / told.every > MOST_EVALUATIONS:
             what = f"{billions:g}B tokens with an evaluation every {told.every:g}B are too many evaluations."
             raise self._wrong(what, "Raise 'validation.every' of the scale.")
-        first = max(1, iterations - self._iterations(told.closing))
-        last = told.closing_evaluations - 1
-        closing = {round(first + (iterations - first) * k / last) for k in range(last + 1)}
+        closing = self._closing(iterations)
         regular = {self._iterations(k * told.every) for k in range(int(billions / told.every) + 1)}
         early = {self._iterations(b) for b in told.early}
+        own = {0, iterations} | {i for i in regular | early | closing if i <= iterations}
+        shared = {i for i in self._shared if i < iterations} - own
         return ValidationPlan(
             corpora=tuple(corpus for corpus in self.run.validate_on if corpus in self.scale.corpora),
             sequences=told.sequences,
             along=told.along,
-            evaluations=tuple(
-                sorted({0, iterations} | {i for i in regular | early | closing if i <= iterations})
-            ),
+            evaluations=tuple(sorted(own | shared)),
             closing=tuple(sorted(closing)),
+            shared=tuple(sorted(shared)),
         )

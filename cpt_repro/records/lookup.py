@@ -148,13 +148,18 @@ class Records:
         return [c for c, losses in there.items() if losses is None or losses.sequences < wanted.sequences]
 
     def incomplete_curves(self, run: PlannedRun) -> list[str]:
-        """Corpora whose curve lacks points that are wanted: only training once more would give them."""
+        """Corpora whose curve lacks points that are wanted: only training once more would give them.
+
+        Points that are there for comparisons alone are left to the claims, which name those that lack.
+        """
         if not self.has_receipt(run):
             return []
         wanted = self.plan.wanted(run.identity)
         out = []
         for corpus in wanted.corpora:
-            whole = set(wanted.evaluations) <= {iteration for iteration, _ in self.curve(run, corpus)}
+            whole = {*wanted.evaluations} - {*wanted.shared} <= {
+                iteration for iteration, _ in self.curve(run, corpus)
+            }
             receipt = self.receipt(run).losses.get(corpus)
             few = receipt is None or receipt.sequences < wanted.sequences
             if not whole or few or (receipt.along or receipt.sequences) < (wanted.along or 0):
@@ -196,9 +201,17 @@ class Trained:
         """[(billions of the paper's tokens since the run began, learning rate)]."""
         return [(self.run.position(i), rate) for i, rate in self.receipt.learning_rate]
 
-    def sequence_losses(self, corpus: str) -> tuple[float, ...]:
-        """Loss of each validation sequence at the last evaluation; () where it is not known."""
-        return self._losses[corpus].of_sequences if corpus in self._losses else ()
+    def start(self, corpus: str) -> float | None:
+        """Loss of all validation sequences before the first update; None where the curve is of all."""
+        return self._losses[corpus].start if corpus in self._losses else None
+
+    def sequence_losses(self, corpus: str, along: bool = False) -> tuple[float, ...]:
+        """Loss of each validation sequence at the last evaluation; () where it is not known.
+
+        `along`: only of those that the curve is of.
+        """
+        losses = self._losses.get(corpus)
+        return losses.of_sequences[: losses.along if along else None] if losses else ()
 
     def entropy_floor(self, corpus: str) -> float | None:
         """Entropy rate of a generated language, nats per token."""

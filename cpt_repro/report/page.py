@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpt_repro.claims.ledger import VERDICTS, Ledger
+from cpt_repro.claims.ledger import VERDICTS, Ledger, seeds_text
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
@@ -208,6 +208,7 @@ class Page:
             drawn=drawn,
             ledger=self.ledger(),
             verdicts=VERDICTS,
+            seeds=seeds_text,
             trees={name: self.tree(name) for name in papers},
             states=Counter(self.state(run) for run in plan.runs.values()),
             models=self.catalogue.models,

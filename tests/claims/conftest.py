@@ -50,7 +50,7 @@ class MadeUp(Measured):
     def __init__(self, values, scale="pocket"):
         self.scale, self.made_up = scale, {Reading.of_text(text): seeds for text, seeds in values.items()}
 
-    def samples(self, reading):
+    def samples(self, reading, pool=(), along=False):
         if reading not in self.made_up:
             raise Missing(f"{reading.runs[0]} was not run")
         return {seed: Sample(value) for seed, value in enumerate(self.made_up[reading])}
@@ -72,11 +72,11 @@ def pocket(third_project, repository):
             shutil.copytree(repository.results / folder / name, third_project.results / folder / name)
 
     def change(name, seed=0, corpus="pile", **losses):
-        """Changes a run's losses on one corpus: `of_sequences`, `curve`, or keys of `final`."""
+        """Changes a run's losses on one corpus: what they hold themselves, or keys of `final`."""
         path = third_project.results / folder / name / f"seed-{seed}" / "receipt.json"
         receipt = read_record(Receipt, path)
         old = receipt.losses[corpus]
-        own = {key: losses.pop(key) for key in ("of_sequences", "curve") if key in losses}
+        own = {key: losses.pop(key) for key in ("of_sequences", "curve", "along", "start") if key in losses}
         new = old.model_copy(update={"final": old.final.model_copy(update=losses), **own})
         write_record(path, receipt.model_copy(update={"losses": receipt.losses | {corpus: new}}))
 

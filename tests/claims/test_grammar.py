@@ -23,8 +23,8 @@ WITHIN = {"kind": "within", "items": [f"{LOW} pile", f"{WEAK} pile"]}
         ("r pile peak[0,1.5]", "loss", ("pile",), "peak", (0, 1.5)),
         ("r pile mean[205,240]", "loss", ("pile",), "mean", (205, 240)),
         ("r compute", "compute", (), "final", None),
-        ("r r_squared", "r_squared", (), "final", None),
-        ("r r_squared [0,50]", "r_squared", (), "final", (0, 50)),
+        ("r slope", "slope", (), "final", None),
+        ("r slope [0,50]", "slope", (), "final", (0, 50)),
         ("r suite:english", "suite", ("english",), "final", None),
         ("r task:german/HellaSwag-DE|next_de", "task", ("german", "HellaSwag-DE", "next_de"), "final", None),
     ],
@@ -41,14 +41,14 @@ def test_a_sum_from_its_text():
 
 
 def test_short_forms_are_spelled_out(declared):
-    each = {"d": ["pile", "sp"], "t": [10, 2.5]}
+    each = {"d": ["pile", "sp"], "t": [10, 2]}
     rising = ["405m/pile--sp/replay-{0.5, 0} {d} @{t}", ["w {d}", "w {d} - w sp"], "last {d}"]
     test = {"kind": "ordering", "each": each, "says": "{d} at {t}", "rising": rising}
     tests = declared.tests(test, names={"w": HIGH, "last": ["405m/sp", "405m/pile"]})
-    assert [test.says for test in tests] == ["pile at 10", "pile at 2.5", "sp at 10", "sp at 2.5"]
+    assert [test.says for test in tests] == ["pile at 10", "pile at 2", "sp at 10", "sp at 2"]
     assert [quantity.text for quantity in tests[3].compared()] == [
-        "405m/pile--sp/replay-0.5 sp @2.5",
-        "405m/pile--sp/replay-0 sp @2.5",
+        "405m/pile--sp/replay-0.5 sp @2",
+        "405m/pile--sp/replay-0 sp @2",
         f"{HIGH} sp",
         f"{HIGH} sp - {HIGH} sp",
         "405m/sp..pile sp",
@@ -64,7 +64,7 @@ def test_short_forms_are_spelled_out(declared):
         ("ibrahim2024", f"{WEAK} average", ("pile", "sp")),
         ("ibrahim2024", "405m/pile--german/replay-0 average", ("pile", "german")),
         ("ibrahim2024", f"{WEAK} sp", ("sp",)),
-        ("gupta2023", "410m/pile--pile/eta_max-3e-4 r_squared", ("pile", "sp")),
+        ("gupta2023", "410m/pile--pile/eta_max-3e-4 slope", ("pile", "sp")),
         ("third2026", "continued/replay-0.25 average", ("pile", "german")),
         ("third2026", f"ibrahim2024/{WEAK} average", ("pile", "sp")),
     ],
@@ -106,6 +106,11 @@ FORM, NOT_CLEAR = "is not '<run> <what> [<when>]'; of a loss <when> is @50", "of
         (f"{LOW} german", "not validated on 'german'"),
         (f"{LOW} pile @500", "299B tokens long"),
         (f"{LOW} pile mean[400,500]", "299B tokens long"),
+        (f"{LOW} pile @51", "not evaluated at 51B, which is not among the points of ibrahim2024"),
+        ("gupta2023/410m/sp pile @40", "not evaluated at 40B, which is not among the points of gupta2023"),
+        ({**GOOD, "published": {"verdict": "held", "why": "x"}}, "published.verdict"),
+        ({**GOOD, "published": {"verdict": "failed"}}, "published.why"),
+        ({**GOOD, "needs": {"warmup_iteration": 3, "why": "x"}}, "Did you mean 'warmup_iterations'"),
         (f"{LOW} pile peak[9,3]", "is empty"),
         (f"{LOW} pile pek", FORM),
         (f"{LOW} pile start[0,5]", FORM),
@@ -115,10 +120,10 @@ FORM, NOT_CLEAR = "is not '<run> <what> [<when>]'; of a loss <when> is @50", "of
         (f"{LOW}", FORM),
         ("", FORM),
         (f"{LOW} compute @50", FORM),
-        (f"{LOW} r_squared @50", FORM),
+        (f"{LOW} slope @50", FORM),
         (3, "rising.0"),
         (f"{OLD} average", NOT_CLEAR.format(OLD)),
-        ("405m/pile--pile/constant-3e-5 r_squared", NOT_CLEAR.format("405m/pile--pile/constant-3e-5")),
+        ("405m/pile--pile/constant-3e-5 slope", NOT_CLEAR.format("405m/pile--pile/constant-3e-5")),
         (f"{MERGE} pile", "is a merge"),
         (f"{MERGE} compute", "is a merge"),
         (f"{LOW} suite:englich", "Did you mean 'english'"),

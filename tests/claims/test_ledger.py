@@ -3,16 +3,17 @@
 import json
 
 import pytest
+import yaml
 
 from cpt_repro.claims import ledger as ledgers
-from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN
+from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN, UNDECIDABLE
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.records.lookup import Records
 
 WEAK, OLD = "405m/pile--sp/replay-0", "405m/pile"
 LOW, HIGH = "405m/pile--sp/eta_max-1.5e-4", "405m/pile--sp/eta_max-6e-4"
-IDS = [("gupta2023", f"C{k}") for k in range(1, 17)] + [("ibrahim2024", str(k)) for k in range(1, 33)]
+IDS = [("gupta2023", f"C{k}") for k in range(1, 17)] + [("ibrahim2024", str(k)) for k in range(1, 40)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_failed_claims_of_pocket_are_analysed(committed):
 def test_a_part_for_another_scale_is_named_and_does_not_count(committed):
     claim = claim_in(committed, "ibrahim2024", "19")
     assert {test.verdict for test in claim.tests if test.only_at} == {NOT_RUN} and claim.verdict != NOT_RUN
-    assert "not at this scale: MMLU-DE" in claim.reason and "and 2 more" in claim.reason
+    assert "not at this scale: MMLU-DE" in claim.reason and "and 10 more" in claim.reason
 
 
 def test_the_readme_is_current(committed, repository):
@@ -62,7 +63,7 @@ def test_the_readme_is_current(committed, repository):
     assert ledgers.in_readme(committed, text, "README.md") == text
     table = ledgers.readme_table(committed)
     rows = [line for line in table.splitlines() if line.startswith(("| Gupta C", "| Ibrahim "))]
-    assert len(rows) == 48 and "\n- Ibrahim 8: Regime" in table
+    assert len(rows) == 55 and "\n- Ibrahim 8: Regime" in table
     with pytest.raises(UserError, match=r"README.md: the marks .* <!-- claims pocket -->"):
         ledgers.in_readme(committed, "no marks", "README.md")
 
@@ -78,10 +79,10 @@ def test_one_claim_is_selected(committed):
 @pytest.mark.parametrize("details", [False, True])
 def test_it_is_printed(committed, monkeypatch, capsys, details):
     monkeypatch.setenv("COLUMNS", "200")
-    ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/12"), details)
+    ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/8"), details)
     text = capsys.readouterr().out
-    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "share of the rise" in text
-    assert ("Size. Under the strong shift" in text) == details
+    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "maximum rate 1.5e-4" in text
+    assert ("Regime, as C4" in text) == details
 
 
 # -- other records
@@ -100,7 +101,7 @@ def test_two_swapped_receipts_turn_held_into_failed(pocket):
     pocket.change(HIGH, loss=2.3)
     claim = claim_in(ledger_of(pocket), "ibrahim2024", "8")
     assert claim.tests[0].verdict == FAILED == claim.verdict and "at pocket" in claim.reason
-    assert claim.decided_by == "evaluation noise, 1 seed"
+    assert claim.decided_by == "the documents alone, n = 1"
 
 
 def test_what_was_not_run_says_so(pocket):
@@ -121,12 +122,59 @@ def test_a_claim_on_a_run_of_another_paper(pocket):
     pocket.bring(f"{other}/seed-0", "405m/pile--german/replay-0.25/seed-0")
     ledger = ledger_of(pocket, "third2026", "ibrahim2024")
     claim = claim_in(ledger, "third2026", "1")
-    assert (claim.verdict, claim.decided_by) == (HELD, "evaluation noise, 1 seed")
+    assert (claim.verdict, claim.decided_by) == (HELD, "the documents alone, n = 1")
     assert claim.runs == (kept, f"ibrahim2024/{other}")
     low, high = claim.tests[0].measured
     assert (low.published, high.published, high.mark) == (None, 3.56, "printed") and low.value < high.value
     assert {f"receipt third2026/{kept}/seed-0", f"receipt ibrahim2024/{other}/seed-0"} <= set(ledger.sha256)
     assert ledgers.markdown(ledger).count("\n## ") == 2 and "| Third 1 |" in ledgers.readme_table(ledger)
+
+
+def test_what_a_scale_cannot_decide_does_not_count(pocket):
+    """A claim of one test is then undecidable; of two, the other decides, and the first is named."""
+    other, kept = "405m/pile--german/replay-0", "continued/replay-0.25"
+    path = pocket.project.papers / "third2026" / "claims.yaml"
+    text = path.read_text().replace("continued/replay-0.02", kept)
+    pocket.bring(f"{other}/seed-0", "405m/pile--german/replay-0.25/seed-0")
+    declared = yaml.safe_load(text)
+    (test,) = declared["claims"][0]["tests"]
+    needs = {"iterations": 10**6, "why": "it is young"}
+    for tests, verdict, reason in (
+        ([test | {"needs": needs}], UNDECIDABLE, "are needed: it is young)"),
+        ([test, test | {"needs": needs, "says": "later"}], HELD, "; not at this scale: later"),
+    ):
+        declared["claims"][0]["tests"] = tests
+        path.write_text(yaml.safe_dump(declared))
+        ledger = ledger_of(pocket, "third2026")
+        assert (ledger.claims[0].verdict, ledger.counts[verdict]) == (verdict, 1)
+        assert ledger.claims[0].reason.endswith(reason) and ledger.test_counts[UNDECIDABLE] == 1
+        assert f"1 {UNDECIDABLE}" in ledgers.counts_line(ledger) and "it is young" in ledgers.markdown(ledger)
+
+
+def test_a_claim_says_on_how_many_seeds_it_rests(committed, pocket):
+    told = {name: ledgers.seeds_text(claim_in(committed, "ibrahim2024", name)) for name in ("3", "11", "28")}
+    assert told == {"3": "no seed", "11": "3 seeds a run", "28": "1 seed a run"}
+    pocket.bring(LOW, f"{WEAK}/seed-0")
+    claim = claim_in(ledger_of(pocket), "ibrahim2024", "8")
+    assert claim.seeds == (0, 3) and ledgers.seeds_text(claim) == "0 to 3 seeds a run"
+
+
+def test_verdicts_are_counted_by_claim_and_by_test(committed):
+    tests = [test for claim in committed.claims for test in claim.tests]
+    assert sum(committed.counts.values()) == len(committed.claims) < len(tests)
+    assert committed.test_counts[HELD] == sum(test.verdict == HELD for test in tests)
+    line = ledgers.counts_line(committed)
+    assert f"{committed.counts[HELD]} held" in line and f"{len(tests)} tests: " in line
+
+
+def test_no_effect_is_printed_within_its_noise(committed):
+    """Neither with a noise of nothing."""
+    text = ledgers.markdown(committed)
+    assert "± 0.000" not in text and "within ± " in text
+    for test in (test for claim in committed.claims for test in claim.tests):
+        for item in test.measured:
+            if " - " in item.name and item.value is not None and abs(item.value) <= (item.noise or 0):
+                assert ledgers.measured_text(test).count(f"{item.value:.3f}") == 0, test.says
 
 
 def test_a_bar_and_a_line_end_stay_in_their_cell(pocket):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN
+from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, UNDECIDABLE
 from cpt_repro.claims.verdicts import evaluate, quotient, settle
 
 LOW, WEAK, HIGH = "405m/pile--sp/eta_max-1.5e-4", "405m/pile--sp/replay-0", "405m/pile--sp/eta_max-6e-4"
@@ -137,8 +137,35 @@ def test_what_another_scale_alone_has_is_not_run(declared, made_up):
     assert evaluate(test, made_up(values, "paper")).verdict == HELD
 
 
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        ({"warmup_iterations": 39}, None),  # 1 % of 3,897 iterations
+        ({"warmup_iterations": 40}, f"{LOW} has 39 iterations of warm-up, 40 are needed: too few"),
+        ({"iterations": 3897 + 3897}, None),  # it starts from a run of as many
+        ({"iterations": 3897 + 3898}, f"{LOW} has 7794 iterations with what it starts from, 7795 are needed"),
+    ],
+)
+def test_what_a_scale_cannot_decide_says_why(declared, pocket, needs, why):
+    test = {
+        "kind": "ordering",
+        "rising": [f"{LOW} pile", f"{HIGH} pile"],
+        "needs": needs | {"why": "too few"},
+    }
+    outcome = evaluate(declared.tests(test)[0], pocket.measured())
+    assert outcome.verdict == (UNDECIDABLE if why else NOT_RUN) and (why or "was not run") in outcome.reason
+
+
+def test_a_run_without_warmup_is_not_asked_for_one(declared, pocket):
+    constant = "405m/pile--sp/constant-3e-5 pile"
+    needs = {"warmup_iterations": 4000, "why": "too few"}
+    test = {"kind": "ordering", "rising": [constant, f"{constant} start"], "needs": needs}
+    assert evaluate(declared.tests(test)[0], pocket.measured()).verdict == NOT_RUN
+
+
 def test_a_claim_needs_all_its_tests():
     assert settle([HELD, HELD]) == HELD
     assert settle([HELD, NOT_RUN]) == NOT_RUN
+    assert settle([UNDECIDABLE, UNDECIDABLE]) == UNDECIDABLE
     assert settle([NOT_RUN, INCONCLUSIVE]) == INCONCLUSIVE
     assert settle([INCONCLUSIVE, FAILED, HELD]) == FAILED

@@ -446,3 +446,34 @@ def test_any_mutation_gives_a_valid_plan_or_one_sentence(made_up, changes):
 
 def test_mutations_were_both_refused_and_accepted():
     assert OUTCOMES["refused"] > 20 and OUTCOMES["accepted"] > 5, OUTCOMES
+
+
+def test_runs_of_a_paper_are_evaluated_where_claims_ask_and_where_others_stop(third_project):
+    """Points of claims and exhibits, closing evaluations of runs that stop early: in all that go so far.
+
+    They make no curve incomplete, and no training another.
+    """
+    claims = third_project.papers / "gupta2023" / "claims.yaml"
+    exhibits = third_project.papers / "gupta2023" / "exhibits.yaml"
+    before = Plan(third_project, load_scale(third_project, "pocket"), ("gupta2023",))
+    for path, asked in ((claims, "[33.3, 121]"), (exhibits, "[44.4]")):
+        text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("points:"))
+        path.write_text(f"{text}\npoints: {asked}\n")
+    plan = Plan(third_project, load_scale(third_project, "pocket"), ("gupta2023",))
+    assert plan.studies["gupta2023"].points == (33.3, 44.4, 121)
+    short, long = (
+        plan.find("gupta2023", f"410m/pile--sp/{name}")[0] for name in ("warmup-0", "eta_max-3e-4")
+    )
+    asked = [plan.scale.iterations(x) for x in (33.3, 44.4, 121)]
+    assert {*asked} <= {*long.validation.shared} and {*asked[:2]} <= {*short.validation.shared}
+    assert max(short.validation.evaluations) == short.training.iterations == plan.scale.iterations(50)
+    assert {*short.validation.closing} <= {*long.validation.evaluations}
+    assert not {*long.validation.shared} & {*before.runs[long.id].validation.closing}
+    at_50 = {i for i in long.validation.evaluations if i <= short.training.iterations}
+    assert at_50 == {*short.validation.evaluations}
+    assert {run.identity for run in plan.runs.values()} == {run.identity for run in before.runs.values()}
+    wanted = plan.wanted(long.identity)
+    assert wanted.shared == long.validation.shared and {*wanted.shared} < {*wanted.evaluations}
+    exhibits.write_text(f"{exhibits.read_text()}".replace("[44.4]", "[-1]"))
+    with pytest.raises(UserError, match=r"exhibits.yaml: the key 'points.0'"):
+        Plan(third_project, load_scale(third_project, "pocket"), ("gupta2023",))

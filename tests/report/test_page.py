@@ -18,17 +18,19 @@ LEDGER = Ledger(
     scale="pocket",
     about="Verdicts over receipts.",
     counts={"held": 1, "failed": 0, "inconclusive": 0, "not run": 1},
+    test_counts={"held": 1},
     claims=[
         {
             "paper": "ibrahim2024", "id": "7", "source": "Table 2",
             "statement": "Replay & less <forgetting>.",
             "note": "", "verdict": "held", "decided_by": "seeds", "reason": "the test held",
             "analysis": "As it should.", "runs": ["405m/pile--sp/replay-0"],
+            "seeds": (1, 3),
             "tests": [
                 {
                     "kind": "ordering", "says": "Falls with replay.", "verdict": "held", "only_at": None,
                     "noise": 0.01, "tolerance": None, "missing": [], "reason": "",
-                    "published_verdict": "held",
+                    "published_verdict": "held", "published_why": "",
                     "effects": [{"says": "first above second", "value": 0.5, "noise": 0.01, "by": "seeds"}],
                     "measured": [
                         {"name": "no replay", "unit": "nats", "value": 3.64651, "noise": 0.0123,
@@ -40,7 +42,7 @@ LEDGER = Ledger(
         {
             "paper": "gupta2023", "id": "C1", "statement": "Warm-up does not matter.", "source": "Figure 1",
             "note": "n.", "verdict": "not run", "decided_by": "no measurement", "reason": "", "runs": [],
-            "analysis": None, "tests": [],
+            "seeds": None, "analysis": None, "tests": [],
         },
     ],
     sha256={},
@@ -109,9 +111,14 @@ def test_page_shows_the_exhibits_as_drawn(made, page):
 def test_page_shows_claims_and_counts(spoilt):
     write_ledger(LEDGER, spoilt.figures)
     text = Parsed(rendered(spoilt())).text
-    parts = ["Replay & less <forgetting>.", "Warm-up does not matter.", "Decided by seeds.", "As it should."]
+    parts = [
+        "Replay & less <forgetting>.",
+        "Warm-up does not matter.",
+        "Decided by seeds; 1 to 3 seeds a run.",
+        "As it should.",
+    ]
     parts += ["3.647 0.012 2.44 nats", "printed; Table 2, row 1", "first above second: 0.5 ± 0.01 (seeds)"]
-    parts += ["Noise 0.01; by the published values held.", "1 held 0 failed 0 inconclusive 1 not run"]
+    parts += ["Noise 0.01; by the published values held.", "1 held (1 test) 0 failed (0 tests)"]
     assert [part for part in parts if part not in text] == []
 
 
