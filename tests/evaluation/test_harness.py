@@ -91,6 +91,26 @@ def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world, trained)
 
 
 @pytest.mark.slow
+def test_likelihoods_are_those_of_lm_evals_own_path(world, guessing):
+    """Ours tokenises a task at once and gives the model a mask; the rest is lm-eval's."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    _, harness = world
+    words = TEXT.split()
+    pairs = [(" ".join(words[k : k + 3 + k % 40]), " " + words[k + 43]) for k in range(0, 300, 3)]
+    pairs += [("spaces at the end  ", "word"), (END + " begins", " so"), (f"{words[0]}", ""), ("", " alone")]
+    pairs = [pair for pair in pairs if pair[1]]
+    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    options = {"tokenizer": harness.tokenizer, "backend": "causal", "batch_size": 16}
+    options |= {"max_length": CONTEXT, "softmax_dtype": "float32"}
+    theirs = HFLM(pretrained=guessing, **options).loglikelihood(requests, disable_tqdm=True)
+    ours = harness._model(guessing).loglikelihood(requests)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-4)
+    assert len({value for value, _ in ours}) > 90
+
+
 def test_known_scores_are_kept_where_the_task_is_the_same(world, guessing):
     scores = world[1].evaluate(guessing)["english"]
     for declaration, kept in ((scores.tasks["last_word"].declaration, True), ("another", False)):
