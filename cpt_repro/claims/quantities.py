@@ -378,7 +378,8 @@ class AsPublished:
     The noise of an effect is that of its readings in quadrature: half a printed digit, of what was digitised
     what its plots may be trusted to, of scores also 1.96 standard errors over the items of their tasks, where
     those are declared (which items a model got right was not published, so nothing is paired).
-    Curves come from the figure that shows most of the runs `beside` them: figures do not always agree.
+    Curves come from the figure that shows most of the runs `beside` them: figures do not always agree. They
+    are read anywhere along the drawn line, which is all that a plot has.
     """
 
     scale = "paper"

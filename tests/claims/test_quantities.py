@@ -1,11 +1,14 @@
 """Values and their noise: by seed, by sequence, by document; and what was published."""
 
+import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
 
+from cpt_repro import cli
 from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, Quantity, Reading, load_claims
 from cpt_repro.claims.published import check_published, told
 from cpt_repro.claims.quantities import AsPublished, Measured, Missing
@@ -266,6 +269,31 @@ def test_a_mark_must_say_what_the_published_values_say(declared, test, verdict, 
     (check,) = (one for one in check_published(declared.catalogue) if one.paper == "ibrahim2024")
     assert (check.outcome.verdict, check.right) == (verdict, right)
     assert ("declared" in check.line) == (not right)
+
+
+def test_the_command_tests_the_published_values(third_project, monkeypatch, capsys):
+    """Status 1 and the line of the test where a declaration does not say what the values say."""
+    monkeypatch.chdir(third_project.root)
+
+    def call(*more):
+        monkeypatch.setattr(sys, "argv", ["cpt-repro", "claims", "--published", "--scale", "pocket", *more])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0, capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    status, out = call()
+    assert status == 0 and "0 not as declared" in out and "gupta2023: 51 tests" in out
+    assert json.loads(call("--json", "--papers", "gupta2023")[1])[0]["outcome"]["verdict"] == NOT_RUN
+    path = third_project.papers / "ibrahim2024" / "claims.yaml"
+    says = 'says: "rise of the old loss without replay: weak shift, strong shift"'
+    assert path.read_text().count(says) == 1
+    path.write_text(path.read_text().replace(says, f"published: *plot, {says}"))
+    status, out = call("--papers", "ibrahim2024")
+    assert status == 1 and "; 1 not as declared" in out
+    (line,) = (line for line in out.splitlines() if "declared inconclusive" in line)
+    assert line.startswith("ibrahim2024 11, rise of the old loss") and ": held (" in line
 
 
 @pytest.mark.parametrize(
