@@ -43,7 +43,28 @@ Number = Annotated[float, PlainSerializer(rounded)]
 
 
 class Missing(Exception):
-    """A reading cannot be had; the message says why."""
+    """A reading cannot be had; the message says why, of `run` if it is one's own."""
+
+    def __init__(self, why: str, run: str = ""):
+        self.why, self.run = why, run
+        super().__init__(f"{run} {why}".strip())
+
+    @staticmethod
+    def together(each: Iterable[Missing]) -> Missing:
+        """Several as one, runs that lack the same in one sentence."""
+        runs: dict[str, dict[str, None]] = defaultdict(dict)
+        for one in each:
+            runs[one.why][one.run] = None
+        told = []
+        for why, names in runs.items():
+            first, more = [*names][:3], len(names) - 3
+            verb = (
+                why.replace("has ", "have ", 1).replace("was ", "were ", 1)
+                if names.keys() - first[:1]
+                else why
+            )
+            told.append(f"{', '.join(first)}{f' and {more} more' if more > 0 else ''} {verb}".strip())
+        return Missing("; ".join(told))
 
 
 class Effect(Strict):
@@ -168,7 +189,7 @@ class Measured:
             else:
                 self._samples[asked] = self._losses(run, reading, beside, along)
         if not self._samples[asked]:
-            raise Missing(f"{run} was not {'evaluated' if reading.what in ('suite', 'task') else 'run'}")
+            raise Missing(f"was not {'evaluated' if reading.what in ('suite', 'task') else 'run'}", run)
         return self._samples[asked]
 
     def _scores(self, run: str, reading: Reading) -> dict[int, Sample]:
@@ -204,7 +225,7 @@ class Measured:
         all_seeds = self._seeds_of(run)
         there = {s: one for s, one in all_seeds.items() if all(one.curve(corpus) for corpus in read)}
         if all_seeds and not there:
-            raise Missing(f"{run} was not measured on {' and '.join(read)}")
+            raise Missing(f"was not measured on {' and '.join(read)}", run)
         others = [curve for one in beside if (other := self.run(one)) for curve in self._curves(other, one)]
         samples = {}
         for seed, trained in there.items():
@@ -260,15 +281,14 @@ class Measured:
 
     def seeds(self, readings: Iterable[Reading]) -> list[int]:
         """Seeds that all readings have; `Missing` if there are none."""
-        readings, each, why = list(readings), [], {}
+        readings, each, missing = list(readings), [], []
         for reading in readings:
             try:
                 each.append(set(self.samples(reading, readings)))
-            except Missing as missing:
-                why[str(missing)] = None
-        if why:
-            more = f"; and {len(why) - 3} more" if len(why) > 3 else ""
-            raise Missing("; ".join([*why][:3]) + more)
+            except Missing as one:
+                missing.append(one)
+        if missing:
+            raise Missing.together(missing)
         common = set.intersection(*each)
         if not common:
             raise Missing("its runs have no seed in common")
@@ -344,7 +364,7 @@ def _loss(
     at = reading.window[0] if reading.when == "at" else 0.0
     x, loss = min(curve, key=lambda point: abs(point[0] - at))
     if abs(x - at) > 1.01 * trained.run.position(0.5):
-        raise Missing(f"{trained.run.name} has no point at {at:g}B")
+        raise Missing(f"has no point at {at:g}B", trained.run.name)
     return loss
 
 

@@ -52,7 +52,7 @@ class MadeUp(Measured):
 
     def samples(self, reading, pool=(), along=False):
         if reading not in self.made_up:
-            raise Missing(f"{reading.runs[0]} was not run")
+            raise Missing("was not run", reading.runs[0])
         return {seed: Sample(value) for seed, value in enumerate(self.made_up[reading])}
 
 

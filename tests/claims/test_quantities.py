@@ -164,6 +164,11 @@ def test_what_is_missing_says_why(pocket):
         (f"{LOW} sp @299", f"{LOW} has no point at 299B"),
         (f"{LOW} sp @51", f"{LOW} has no point at 51B"),
         (f"{LOW} sp @51 - {UNION} sp @51", f"{LOW} has no point at 51B; {UNION} was not run"),
+        (f"{LOW} sp @51 - {WEAK} sp @51 + {UNION} sp", f"{LOW}, {WEAK} have no point at 51B; {UNION} was"),
+        (
+            " + ".join(f"405m/{r} pile" for r in ("sp", "german", "pile+sp", "pile+german")),
+            "and 1 more were not run",
+        ),
     ):
         with pytest.raises(Missing, match=re.escape(why)):
             effect_of(measured, text)
