@@ -74,9 +74,12 @@ def build_tokenizer(project: Project, scale: Scale, rebuild: bool = False) -> Pa
             if settings.kind == "train":
                 manifest = _manifest(project, scale, scale.upstream)
                 # Two passes, so that the sample is even without holding all text.
-                total = sum(len(document["text"]) for document in documents(project, manifest, "train"))
-                texts = (document["text"] for document in documents(project, manifest, "train"))
-                sample = tokenizer.sample_evenly(texts, total, settings.train_characters)
+                totals: Counter[str] = Counter()
+                for document in documents(project, manifest, "train"):
+                    totals[document["domain"]] += len(document["text"])
+                texts = ((text["domain"], text["text"]) for text in documents(project, manifest, "train"))
+                wanted, shares = settings.train_characters, manifest.domains
+                sample = tokenizer.sample_by_shares(texts, totals, shares, wanted)
                 tokenizer.save_tokenizer(tokenizer.train_tokenizer(sample, settings.vocab_size), aside)
             else:
                 source = Repository(project, "model", settings.name, settings.revision)

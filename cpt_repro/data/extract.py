@@ -1,6 +1,6 @@
 """Rebuilds the real corpora from their sources on GitHub, by the rules in `data_manifests/sources.yaml`.
 
-Every choice (split, side of the upstream/downstream cut, selection, order) is a SHA-256 of the document's id
+Every choice (split, side of the cut between two corpora, selection, order) is a SHA-256 of the document's id
 with a word before it, so that the result depends on nothing but the sources' files and the rules.
 """
 
@@ -11,55 +11,24 @@ import json
 import os
 import re
 import subprocess
-import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import zstandard
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.progress import track
 
+from cpt_repro.data.sources import PerMille, Source, joined, read, tei_parts
 from cpt_repro.declarations.manifests import SPLITS, Sha256
 from cpt_repro.declarations.strict import Count, Name, Strict, load
 from cpt_repro.errors import UserError
 from cpt_repro.files import file_digest, whole_file, whole_folder, write_json
 from cpt_repro.project import Project
-
-PerMille = Annotated[int, Field(ge=0, le=1000)]
-_REPOSITORY = "[A-Za-z0-9_][A-Za-z0-9._-]*"
-
-
-class Source(Strict):
-    """One git repository and how documents are made from its files."""
-
-    url: str = Field(pattern=rf"^(https|file)://.*/{_REPOSITORY}/{_REPOSITORY}$")
-    commit: str = Field(pattern=r"^[0-9a-f]{40}$")
-    licence: str
-    #: Relative to the checkout.
-    glob: str = Field(pattern="^[^/]")
-    without: tuple[str, ...] = ()
-    kind: Literal["tei", "markdown"]
-    domain: Name
-    #: Shorter documents (for novels: parts) are left out.
-    minimum_characters: Count
-    corpora: tuple[Name, ...] = Field(min_length=1, max_length=2)
-    #: Share of the first of two corpora.
-    first_per_mille: PerMille = 1000
-
-    @property
-    def name(self) -> str:
-        """Name of the repository and of its checkout."""
-        return self.url.rpartition("/")[2]
-
-    @property
-    def prefix(self) -> str:
-        """First part of the ids: owner and repository."""
-        return "+".join(self.url.split("/")[-2:])
 
 
 class Sources(Strict):
@@ -81,6 +50,10 @@ class Sources(Strict):
             for corpus in source.corpora:
                 if source.domain not in self.corpora.get(corpus, {}):
                     raise ValueError(f"corpora has no {corpus}.{source.domain}, which {source.name} is for")
+            if source.kind == "tei" and source.maximum_characters:
+                raise ValueError("the kind tei cuts by part_characters; take xml for maximum_characters")
+        if len({source.name for source in self.sources}) < len({(s.url, s.commit) for s in self.sources}):
+            raise ValueError("a repository (or two of one name) is declared with two addresses or commits")
         return self
 
 
@@ -89,7 +62,7 @@ def load_sources(project: Project) -> Sources:
     return load(Sources, project.manifests / "sources.yaml")
 
 
-# -- from a file to documents
+# -- from sources to candidates
 
 
 def _hash(word: str, identifier: str) -> bytes:
@@ -101,67 +74,16 @@ def per_mille(word: str, identifier: str) -> int:
     return int.from_bytes(_hash(word, identifier)[:4], "big") % 1000
 
 
-def clean_markdown(text: str) -> str:
-    """Markdown without front matter and link targets; of a `{{macro("a", ...)}}` its first quoted text stays.
+def _files(root: Path, source: Source) -> Iterator[tuple[str, Path]]:
+    """The source's files by name: (what their ids begin with, path).
 
-    The order and the narrowness of the patterns are those of the given corpora: front matter with Windows
-    line ends stays, for example.
-    """
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    text = re.sub(r'\{\{[^{}]*?"([^"{}]+)"[^{}]*\}\}', r"\1", text)
-    text = re.sub(r"\{\{[^{}]*\}\}", "", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
-
-
-def _page(path: Path) -> str:
-    text = path.read_bytes().decode("utf-8", "replace")
-    # A character that cannot be shown is lost text; such a page is left out as if it were empty.
-    return "" if "\N{REPLACEMENT CHARACTER}" in text else clean_markdown(text)
-
-
-class _WithoutDoctype(ET.TreeBuilder):
-    """Stops at a document type: it is the only way to entities, and TEI level 1 has none."""
-
-    def doctype(self, *declared: str | None) -> None:
-        raise ValueError("a document type declaration is not accepted")
-
-
-def tei_parts(path: Path, characters: int) -> list[str]:
-    """The body of a TEI file: headings, paragraphs and verse lines joined into parts.
-
-    A part ends with the paragraph that brings it above `characters` (separators not counted); the last is the
-    rest. A file that is not well-formed, has no body or declares a document type is a `UserError`.
-    """
-    try:
-        parser = ET.XMLParser(target=_WithoutDoctype())  # noqa: S314  entities need a doctype, refused above
-        body = ET.fromstring(path.read_bytes(), parser).find(".//{*}body")  # noqa: S314  with that parser
-        if body is None:
-            raise ValueError("there is no <body>")
-    except (ET.ParseError, ValueError, LookupError) as error:  # the last two: odd encodings
-        do = "Fetch the source again."
-        raise UserError(f"not a usable TEI file ({error}).", where=str(path), do=do) from None
-    parts: list[list[str]] = [[]]
-    for element in body.iter():
-        if element.tag.rpartition("}")[2] in {"p", "l", "head"}:
-            if sum(map(len, parts[-1])) > characters:
-                parts.append([])
-            if paragraph := " ".join("".join(element.itertext()).split()):
-                parts[-1].append(paragraph)
-    return ["\n\n".join(part) for part in parts if part]
-
-
-def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[str, str, Callable[[], str]]]:
-    """What may become documents: (what two corpora may not share, id, function that makes the text).
-
-    Texts are made only when it is their turn: of the laws, 3 % are used. No file, or one that really lies
-    outside the checkout, is a `UserError`.
+    No file, or one that really lies outside the checkout, is a `UserError`.
     """
     matched = False
     for path in sorted(root.glob(source.glob)):
         name = path.relative_to(root).as_posix()
-        if name.startswith(".git/") or name in source.without:
+        skipped = source.without_names and re.search(source.without_names, name)
+        if name.startswith(".git/") or name in source.without or skipped:
             continue
         if not path.resolve().is_relative_to(root):
             do = "Remove the checkout."
@@ -169,16 +91,36 @@ def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[s
         if not path.is_file():
             continue
         matched = True
-        if source.kind == "tei":
-            novel = f"{source.prefix}/{path.stem}"
-            for number, text in enumerate(tei_parts(path, characters)):
-                yield novel, f"{novel}/{number}", partial(str, text)
-        else:
-            page = f"{source.prefix}/{name}"
-            yield page, page, partial(_page, path)
+        yield f"{source.prefix}/{name}", path
     if not matched:
         do = "Run the fetch of the sources, or unpack the commit's archive there."
         raise UserError(f"no file matches {source.glob}.", where=str(root), do=do)
+
+
+def _side(source: Source, whole: str) -> str:
+    """The corpus that a file, or a novel, belongs to."""
+    return source.corpora[per_mille("side", whole) >= source.first_per_mille]
+
+
+def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """What may become documents: (corpus, id, function that makes the text).
+
+    Whole pages are read only when it is their turn: of the laws, 3 % are used.
+    """
+    files = list(_files(root, source))
+    if source.maximum_characters:
+        for corpus in dict.fromkeys(source.corpora):
+            texts = ((name, read(path, source)) for name, path in files if _side(source, name) == corpus)
+            for identifier, text in joined(texts, source.minimum_characters, source.maximum_characters):
+                yield corpus, identifier, partial(str, text)
+    elif source.kind == "tei":
+        for _, path in files:
+            novel = f"{source.prefix}/{path.stem}"
+            for number, text in enumerate(tei_parts(path, characters)):
+                yield _side(source, novel), f"{novel}/{number}", partial(str, text)
+    else:
+        for name, path in files:
+            yield _side(source, name), name, partial(read, path, source)
 
 
 # -- corpora
@@ -189,25 +131,38 @@ def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
 
     `checkouts/<repository>/` are clones or unpacked archives of the sources. Before anything is written, a
     missing source, a clone at another commit, a malformed file and an undeclared hash are `UserError`s.
+    Of the documents that are cut and joined, no text is taken twice, not for two corpora either.
     """
-    pools: dict[tuple[str, str], list[tuple[str, int, Callable[[], str]]]] = defaultdict(list)
+    pools: dict[tuple[str, str], list[tuple[str, Source, Callable[[], str]]]] = defaultdict(list)
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]
     for root, source in zip(roots, rules.sources, strict=True):
-        for whole, identifier, read in _candidates(root, source, rules.part_characters):
-            corpus = source.corpora[per_mille("side", whole) >= source.first_per_mille]
-            pools[corpus, source.domain].append((identifier, source.minimum_characters, read))
+        for corpus, identifier, text_of in _candidates(root, source, rules.part_characters):
+            pools[corpus, source.domain].append((identifier, source, text_of))
     taken: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    seen: set[str] = set()
     for (corpus, domain), pool in track(pools.items(), "take documents", console=Console(stderr=True)):
         budget = rules.corpora[corpus][domain]
-        for identifier, minimum, read in sorted(pool, key=lambda candidate: _hash("take", candidate[0])):
-            if len(text := read()) < minimum:
+        for identifier, source, text_of in sorted(pool, key=lambda candidate: _hash("take", candidate[0])):
+            if len(text := text_of()) < source.minimum_characters:
                 continue
+            if source.maximum_characters:
+                if text in seen:
+                    continue
+                seen.add(text)
             split = SPLITS[per_mille("split", identifier) < rules.validation_per_mille]
             taken[corpus, split].append({"id": identifier, "domain": domain, "text": text})
             budget -= len(text.encode())
             if budget <= 0:
                 break
     return _write(rules, taken, out)
+
+
+def _bytes(documents: list[dict[str, str]]) -> dict[str, int]:
+    """Bytes of text of each domain."""
+    counts: Counter[str] = Counter()
+    for document in documents:
+        counts[document["domain"]] += len(document["text"].encode())
+    return dict(sorted(counts.items()))
 
 
 def _write(rules: Sources, taken: dict[tuple[str, str], list[dict[str, str]]], out: Path) -> dict[str, Any]:
@@ -224,9 +179,10 @@ def _write(rules: Sources, taken: dict[tuple[str, str], list[dict[str, str]]], o
         entries[corpus][split] = {
             "file": f"{corpus}.{split}.jsonl.zst",
             "documents": len(documents),
-            "text_bytes": sum(len(document["text"].encode()) for document in documents),
+            "text_bytes": sum(_bytes(documents).values()),
             "sha256_jsonl": actual,
             "domains": dict(sorted(Counter(document["domain"] for document in documents).items())),
+            "domain_bytes": _bytes(documents),
         }
     for (corpus, split), content in track(contents.items(), "compress", console=Console(stderr=True)):
         entry = entries[corpus][split]
@@ -272,18 +228,22 @@ def _checked_checkout(checkouts: Path, source: Source) -> Path:
 
 
 def fetch_sources(rules: Sources, checkouts: Path) -> None:
-    """Clones each source at its commit to `checkouts/<repository>`: no history, only the files of its glob.
+    """Clones each source at its commit to `checkouts/<repository>`: no history, only the files of its globs.
 
     A clone that is already there at the right commit is kept; at another one it is a `UserError`, as are a
     missing network and a commit that is gone. A clone is never half there.
     """
-    for source in track(rules.sources, "fetch the sources", console=Console(stderr=True)):
+    globs: dict[str, list[str]] = defaultdict(list)
+    for source in rules.sources:
+        globs[source.name].append(f"/{source.glob}")
+    wanted = {source.name: source for source in rules.sources}.values()
+    for source in track(wanted, "fetch the sources", console=Console(stderr=True)):
         if (checkouts / source.name).exists():
             _checked_checkout(checkouts, source)
             continue
         with whole_folder(checkouts / source.name) as clone:
             _git(clone, "init", "--quiet")
             _git(clone, "remote", "add", "origin", source.url)
-            _git(clone, "sparse-checkout", "set", "--no-cone", f"/{source.glob}")
+            _git(clone, "sparse-checkout", "set", "--no-cone", *dict.fromkeys(globs[source.name]))
             _git(clone, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", source.commit)
             _git(clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")

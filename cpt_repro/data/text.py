@@ -140,16 +140,22 @@ def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dic
         _Columns("text", "domain", {name: name for name in manifest.domains}, manifest.line_bytes, do),
         hashlib.sha256(),
     )
-    left = source.text_bytes
+    counts: Counter[str] = Counter()
     for number, line in enumerate(read_lines(path, "zstd", manifest.line_bytes, do), 1):
         hashed.update(line)
         document = columns.document(line, where := f"{path}, row {number}")
-        left -= len(document["text"].encode("utf-8"))
-        if left < 0:
+        counts[document["domain"]] += len(document["text"].encode("utf-8"))
+        if counts.total() > source.text_bytes:
             what = f"the text is longer than the {source.text_bytes} bytes that the manifest declares."
             raise UserError(what, where=where, do=do)
         yield document
     compare("the decompressed text", source.sha256_jsonl, hashed.hexdigest())
+    for domain, declared in source.domain_bytes.items():
+        if counts[domain] != declared:
+            what = (
+                f"the domain '{domain}' has {counts[domain]} bytes of text, the manifest declares {declared}."
+            )
+            raise UserError(what, where=str(path), do="Correct 'domain_bytes' in the manifest.")
 
 
 # -- files of the hub

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,28 @@ def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str
             yield text[: wanted - taken]
             taken += len(text[: wanted - taken])
         seen += len(text)
+
+
+def sample_by_shares(
+    texts: Iterable[tuple[str, str]], totals: dict[str, int], shares: dict[str, float | None], wanted: int
+) -> Iterator[str]:
+    """Texts, of which every domain gives its share of `wanted` characters, evenly spread over its own.
+
+    `texts` are (domain, text); `totals` the characters of each domain. Shares that are null, or within 0.01
+    of those of the texts, ask for nothing special: all are one pool. A domain gives at most what it has.
+    """
+    total = sum(totals.values())
+    if all(share is None or abs(totals[name] / total - share) < 0.01 for name, share in shares.items()):
+        yield from sample_evenly((text for _, text in texts), total, wanted)
+        return
+    seen, taken = Counter(), Counter()
+    for domain, text in texts:
+        quota = round(shares[domain] * wanted)
+        if taken[domain] * totals[domain] <= seen[domain] * quota and taken[domain] < quota:
+            given = text[: quota - taken[domain]]
+            taken[domain] += len(given)
+            yield given
+        seen[domain] += len(text)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -17,8 +17,12 @@ Length = Annotated[int, Field(ge=1, le=1_000_000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-#: Keys of a manifest that do not determine the text.
-_PROSE = {"about", "licence", "sources", "extraction", "gating", "note", "tokens_billions", "line_bytes"}
+#: Keys of a manifest that do not determine the text; nor do a split's bytes by domain, beside its hash.
+_PROSE = {
+    **dict.fromkeys(("about", "licence", "sources", "extraction", "gating", "note"), True),
+    **dict.fromkeys(("tokens_billions", "line_bytes"), True),
+    "splits": {"__all__": {"domain_bytes"}},
+}
 
 
 class Manifest(Strict):
@@ -27,7 +31,8 @@ class Manifest(Strict):
     name: str
     about: str
     licence: str
-    #: Domain -> share of the corpus' tokens. All null: the shares are those of the tokens built.
+    #: Domain -> share of the tokens that are read of the corpus: in training, in validation, and (about) of
+    #: the text a tokenizer learns from, whatever there is of each. All null: the shares of the tokens built.
     domains: dict[Name, Share | None] = Field(min_length=1, max_length=1000)
     #: Bytes that a line of its files, or the text of a document, has at most; a longer one is an error.
     line_bytes: int = Field(default=1 << 27, ge=1 << 10, le=1 << 31)
@@ -118,6 +123,17 @@ class SourceFile(Strict):
     text_bytes: int = Field(ge=0)
     #: Documents of each domain.
     domains: dict[str, int]
+    #: UTF-8 bytes of each domain's texts, compared while the file is read; empty: not declared.
+    domain_bytes: dict[str, int] = {}
+
+    @model_validator(mode="after")
+    def _bytes_of_all(self) -> SourceFile:
+        if self.domain_bytes:
+            if set(self.domain_bytes) != set(self.domains):
+                raise ValueError("'domains' and 'domain_bytes' must name the same domains")
+            if (total := sum(self.domain_bytes.values())) != self.text_bytes:
+                raise ValueError(f"domain_bytes sum to {total}, not to the {self.text_bytes} of text_bytes")
+        return self
 
 
 class Source(Strict):

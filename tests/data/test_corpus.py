@@ -29,6 +29,22 @@ def test_quotas_sum_and_stay_within_what_is_there(domains, data):
     assert all(quotas[name] <= (available[name] if shares[name] else 0) for name in shares)
 
 
+def test_a_validation_sample_follows_the_declared_shares(local):
+    held_out = [
+        {"id": str(n), "domain": domain, "text": " ".join(f"{domain}{(n * k) % 37}" for k in range(40))}
+        for n in range(40)
+        for domain in ("prose", "law")
+    ]
+    local.write(validation=held_out)
+    local.save(domains={"prose": 0.75, "law": 0.25})  # of the text, each is about one half
+    local.build()
+    sample = validation_sample(local.project, "tiny", "pile", 12)
+    for domain, count in (("prose", 9), ("law", 3)):
+        sequences = local.open(domain, "validation")
+        rows = {row.tobytes() for row in sequences.take(range(len(sequences)))}
+        assert sum(row.tobytes() in rows for row in sample) == count
+
+
 def test_a_validation_sample_is_fixed_and_fair(local):
     local.build()
 

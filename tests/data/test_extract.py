@@ -8,14 +8,15 @@ from functools import partial
 import pytest
 import zstandard
 
-from cpt_repro.data.extract import (
-    Sources,
+from cpt_repro.data.extract import Sources, extract, fetch_sources, load_sources, per_mille
+from cpt_repro.data.sources import (
+    clean_code,
+    clean_latex,
     clean_markdown,
-    extract,
-    fetch_sources,
-    load_sources,
-    per_mille,
+    joined,
+    jsonl_text,
     tei_parts,
+    xml_text,
 )
 from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
@@ -158,6 +159,91 @@ def test_a_budget_ends_with_the_document_that_reaches_it(tmp_path):
     assert sum(entry["text_bytes"] for entry in manifest["corpora"]["both_down"].values()) == 1000
 
 
+def test_documents_are_cut_at_paragraphs_and_neighbours_joined():
+    def given(*texts):
+        return list(joined([(f"f{n}", text) for n, text in enumerate(texts)], 10, 20))
+
+    assert given("short", "shorter", "long enough a text", "end") == [
+        ("f0#0", "short\n\nshorter"),
+        ("f2#0", "long enough a text"),
+        ("f3#0", "end"),  # for the caller to leave out
+    ]
+    assert given("one para\n\ntwo paras\n\nand three") == [
+        ("f0#0", "one para\n\ntwo paras"),
+        ("f0#1", "and three"),
+    ]
+    assert given("a line of it\nmore of it\nand more") == [
+        ("f0#0", "a line of it"),
+        ("f0#1", "more of it\nand more"),
+    ]
+    assert given("x" * 45) == [("f0#0", "x" * 20), ("f0#1", "x" * 20), ("f0#2", "x" * 5)]
+    assert given("    def f():\n        1") == [("f0#0", "    def f():"), ("f0#1", "        1")]
+    assert given("1234567\n\n1234567\n\n89ab", "12345678") == [
+        ("f0#0", "1234567\n\n1234567"),
+        ("f0#1", "89ab\n\n12345678"),
+    ]
+
+
+def test_latex_and_code():
+    assert (
+        clean_latex("\\a\n\\begin{document}\n% no\nA 5\\% b % c\n%\nd\n\\end{document}\nz") == "A 5\\% b \nd"
+    )
+    assert clean_latex("% Part\n\n\\section{A}\n") == "\\section{A}"
+    for head in ("/*\n * Copyright\n */\n", "#!/bin/x\n# A licence.\n# b\n", "// SPDX-License\n"):
+        assert clean_code(head + "\n  code()\n") == "  code()"
+    for whole in ("/* What it does */\nint a;", "#include <license.h>\nint a;", "# plain\na = 1"):
+        assert clean_code(whole) == whole
+
+
+LAW = """<section xmlns="urn:x"><num>1-2</num><heading>Of  fees.</heading>
+<para><num>(a)</num><text>Pay <cite>§ 3</cite>
+now.</text></para><annotations><text>Stat. 1</text></annotations></section>"""
+
+
+def test_xml_and_jsonl(tmp_path):
+    write(tmp_path / "law.xml", LAW)
+    parts = {"num": "\n\n", "heading": " ", "text": " "}
+    law = xml_text(tmp_path / "law.xml", "*", parts, ["annotations"])
+    assert law == "1-2 Of fees.\n\n(a) Pay § 3 now."
+    assert xml_text(tmp_path / "law.xml", "para", {"text": "Text: "}, ["cite"]) == "Text: Pay now."
+    write(tmp_path / "n.xml", TEI.format("<p>One<note><p>a note</p></note> p<p>q</p>.</p><l>v</l>"))
+    text = xml_text(tmp_path / "n.xml", "body", {"p": "\n\n", "l": "\n"}, ["note"])
+    assert text == "One pq.\nv"
+    write(tmp_path / "qa.jsonl", '{"q": "Why? ", "a": "So.", "x": 1}\n{"a": "Yes.", "q": "Is it?"}\n')
+    asked = jsonl_text(tmp_path / "qa.jsonl", {"q": "\n\nQ: ", "a": "\n"})
+    assert asked == "Q: Why?\nSo.\n\nQ: Is it?\nYes."
+
+
+@pytest.mark.parametrize("line", ["{", '{"q": "b"}', '{"q": 1, "a": "b"}', "[" * 100_000, "3", "\udcff"])
+def test_malformed_lines(tmp_path, line):
+    content = '{"q": "a", "a": "b"}\n' + line
+    write(tmp_path / "in/qa/a.jsonl", content.encode("utf-8", "surrogateescape"))
+    given = source("qa", "jsonl", "*.jsonl", parts={"q": "", "a": ""})
+    refused(lambda: run(tmp_path, given), "a.jsonl, line 2", "the texts q, a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_of_two_corpora(tmp_path):
+    """Cut, joined, without what is removed or left out; no text twice, not even in two corpora."""
+    for number in range(60):
+        write(tmp_path / f"in/logs/d/{number:02d}.txt", f"[10:{number}] <a> <<x>>hello, this is {number}")
+        write(tmp_path / f"in/logs/d/same{number}.txt", "these are the very same words")
+        write(tmp_path / f"in/logs/tests/{number}.txt", "must not be in it, whatever it says")
+    write(tmp_path / "in/logs/lost.txt", b"a line with a lost \xff character, long enough")
+    more = {"minimum_characters": 25, "maximum_characters": 60, "without_names": "tests/", "removed": "<<.>>"}
+    manifest = run(tmp_path, source("logs", "text", "**/*.txt", BOTH, first_per_mille=500, **more))
+    found = read(tmp_path / "out")
+    texts = [record["text"] for _, record in found.values()]
+    assert len(texts) == len(set(texts)) and sum("very same" in text for text in texts) == 1
+    assert all(25 <= len(text) <= 60 and "<<" not in text and "must not" not in text for text in texts)
+    up, down = ({i.split("#")[0] for i in read(tmp_path / "out", corpus)} for corpus in BOTH)
+    assert len(up) > 10 and len(down) > 10 and not up & down
+    for identifier, (name, _) in found.items():
+        assert name.startswith("both_up") == (per_mille("side", identifier.split("#")[0]) < 500)
+    for splits in manifest["corpora"].values():
+        assert all(entry["domain_bytes"].get("text", 0) == entry["text_bytes"] for entry in splits.values())
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -168,9 +254,12 @@ def test_a_budget_ends_with_the_document_that_reaches_it(tmp_path):
         (ENTITY.format("UTF-16").encode("UTF-16"), "document type"),
     ],
 )
-def test_malformed_tei(tmp_path, content, why):
+def test_malformed_xml(tmp_path, content, why):
     write(tmp_path / "in/novels/broken.xml", content)
-    refused(lambda: run(tmp_path, source("novels", "tei", "*.xml")), "broken.xml", why)
+    cut = {"kind": "xml", "within": "body", "parts": {"p": "\n\n"}, "maximum_characters": 99}
+    for more in ({}, cut):
+        given = source("novels", "tei", "*.xml") | more
+        refused(lambda given=given: run(tmp_path, given), "broken.xml", why)
     assert not (tmp_path / "out").exists()
 
 
@@ -196,9 +285,19 @@ def test_missing_sources_and_a_wrong_hash(three, tmp_path):
 
 def test_declarations(repository):
     declared = load_sources(repository)
-    assert declared.matches == "exact" and len(declared.sources) == 7 and len(declared.sha256_jsonl) == 6
+    hashed = {f"{corpus}.{split}" for corpus in declared.corpora for split in ("train", "validation")}
+    assert declared.sha256_jsonl.keys() == hashed
     pages, other = source("pages", "markdown", "*.md"), {"both_down": {"tei": 1}}
     refused(lambda: rules(pages, corpora=other), "corpora has no both_down.markdown")
+    refused(lambda: rules(pages, pages | {"commit": "1" * 40}), "with two addresses or commits")
+    for fault, why in (
+        ({"kind": "xml"}, "need 'parts'"),
+        ({"parts": {"a": ""}}, "need 'parts'"),
+        ({"maximum_characters": 9}, "below minimum_characters"),
+        ({"removed": "("}, "not a regular expression"),
+        ({"kind": "tei", "domain": "markdown", "maximum_characters": 99}, "tei cuts by part_characters"),
+    ):
+        refused(lambda fault=fault: rules(pages | fault), why)
 
 
 @pytest.fixture
@@ -221,6 +320,12 @@ def remote(tmp_path):
         git("config", f"uploadpack.{key}", "true")
     first = source("pages", "markdown", "docs/*.md") | {"url": root.as_uri(), "commit": commits[0]}
     return first, commits[1]
+
+
+def test_two_globs_of_one_repository_are_both_fetched(remote, tmp_path):
+    first, _ = remote
+    fetch_sources(rules(first, first | {"glob": "*.bin"}), tmp_path / "checkouts")
+    assert {path.name for path in (tmp_path / "checkouts/pages").rglob("*.*")} >= {"a.md", "other.bin"}
 
 
 def test_fetch(remote, tmp_path):

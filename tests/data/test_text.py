@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tracemalloc
+from collections import Counter
 
 import pytest
 import zstandard
@@ -115,6 +116,18 @@ def test_no_more_text_is_read_than_is_declared(local):
     for declared, said in ((length, None), (length - 1, "row 40: the text is longer than"), (0, "row 1: ")):
         given["text_bytes"] = declared
         assert said is None and local.documents() or said in refused(local.documents)
+
+
+def test_bytes_of_domains_are_compared(local):
+    given = local.value["splits"]["train"]
+    counts = Counter()
+    for document in local.documents():
+        counts[document["domain"]] += len(document["text"].encode())
+    given |= {"domains": {"prose": 20, "law": 20}, "text_bytes": counts.total()}
+    given["domain_bytes"] = dict(counts)
+    assert len(local.documents()) == 40
+    given["domain_bytes"] = {"prose": counts["prose"] + 1, "law": counts["law"] - 1}
+    assert f"'law' has {counts['law']} bytes of text, the manifest" in refused(local.documents)
 
 
 # -- local files

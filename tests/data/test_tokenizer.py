@@ -8,9 +8,17 @@ import pytest
 from tiny_corpora import all_bytes, flip, neox_like, refused
 from tokenizers import Tokenizer
 
+from cpt_repro.data import tokenizer as tokenizer_module
 from cpt_repro.data.build import build_tokenizer, current_tokenizer
 from cpt_repro.data.encoding import Encoder
-from cpt_repro.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, sample_evenly, verify_tokenizer
+from cpt_repro.data.tokenizer import (
+    END_OF_TEXT_ID,
+    load_tokenizer,
+    sample_by_shares,
+    sample_evenly,
+    train_tokenizer,
+    verify_tokenizer,
+)
 from cpt_repro.files import file_digest, read_json, write_json
 
 
@@ -18,6 +26,41 @@ def test_a_sample_is_spread_evenly():
     pieces = list(sample_evenly((f"{i:02d}" for i in range(100)), 200, 50))
     assert sum(map(len, pieces)) == 50 and int(pieces[-1]) >= 90 and len(set(pieces)) == 25
     assert "".join(sample_evenly(["abc", "de"], 5, 99)) == "abcde"
+
+
+def test_a_sample_by_shares_follows_them_and_not_the_text():
+    texts = [("few" if i % 4 == 0 else "many", f"{i:03d}+") for i in range(400)]
+    totals = {"few": 400, "many": 1200}
+
+    def sample(shares, wanted=200):
+        return list(sample_by_shares(iter(texts), totals, shares, wanted))
+
+    even = list(sample_evenly((text for _, text in texts), 1600, 200))
+    assert sample({"few": None, "many": None}) == sample({"few": 0.2505, "many": 0.7495}) == even
+    few = {text for domain, text in texts if domain == "few"}
+    for share in (0.8, 0.5, 0.0):
+        pieces = sample({"few": share, "many": 1 - share})
+        assert sum(map(len, pieces)) == 200 and sum(piece in few for piece in pieces) == share * 50
+        assert int(pieces[-1][:3]) >= 350  # spread over the whole text
+    pieces = sample({"few": 0.9, "many": 0.1}, 1000)
+    assert sum(piece in few for piece in pieces) == 100  # all there is of it
+    assert sum(map(len, pieces)) == 400 + 100
+
+
+def test_the_text_it_is_trained_on_has_the_declared_shares(local, monkeypatch):
+    given = {}
+
+    def trained(texts, vocab_size):
+        given[share] = "".join(texts)
+        return train_tokenizer(given[share], vocab_size)
+
+    monkeypatch.setattr(tokenizer_module, "train_tokenizer", trained)
+    prose = {document["text"] for document in local.documents() if document["domain"] == "prose"}
+    for share in (0.1, 0.9):
+        local.save(domains={"prose": share, "law": 1 - share})
+        build_tokenizer(local.project, local.scale)
+        found = sum(len(text) for text in prose if text in given[share])
+        assert found / len(given[share]) == pytest.approx(share, abs=0.1)
 
 
 def test_one_that_is_trained_is_repeatable_and_loads_in_transformers(local, tmp_path):

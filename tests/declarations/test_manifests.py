@@ -27,6 +27,10 @@ def test_all_that_are_committed(repository):
         assert not shares or math.isclose(sum(shares), 1, abs_tol=1e-3)
         if isinstance(manifest, Files):
             assert all(sum(split.domains.values()) == split.documents for split in manifest.splits.values())
+            plain = read_yaml(repository.manifests / f"{manifest.name}.yaml")
+            for split in plain["splits"].values():
+                split.pop("domain_bytes", None)
+            assert parse(Files, plain, "a test").digest == manifest.digest  # it decides no text
     slim, german, pile = (manifests[name] for name in ("slimpajama", "german_cc", "pile"))
     assert list(manifests["smoke_weak"].domains.items()) == list(slim.domains.items())
     assert slim.fraction == pytest.approx(299.28 / 606, abs=1e-4)
@@ -69,6 +73,26 @@ def test_contradictions_are_refused(third_project, name, change, message):
     path.write_text(yaml.safe_dump(read_yaml(path) | change), encoding="utf-8")
     text = refused(lambda: load_manifest(third_project, name))
     assert f"{path}: " in text and message in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda of: {**of, "law": 1}, "must name the same domains"),
+        (lambda of: {**of, "docs": of["docs"] + 1}, "domain_bytes sum to"),
+    ],
+)
+def test_bytes_of_domains_must_fit(third_project, change, message):
+    path = third_project.manifests / "english_upstream.yaml"
+    value = read_yaml(path)
+    train = value["splits"]["train"]
+    train["domain_bytes"] = {name: train["text_bytes"] // 3 for name in train["domains"]}
+    train["domain_bytes"]["docs"] += train["text_bytes"] - 3 * (train["text_bytes"] // 3)
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    load_manifest(third_project, "english_upstream")
+    train["domain_bytes"] = change(train["domain_bytes"])
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    assert message in refused(lambda: load_manifest(third_project, "english_upstream"))
 
 
 def test_an_unknown_one_is_told_with_the_known(repository):
