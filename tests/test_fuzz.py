@@ -19,7 +19,7 @@ from third_study import CLAIMS, EXHIBITS, REPOSITORY, put_third_study
 
 from cpt_repro.claims.grammar import load_claims
 from cpt_repro.claims.ledger import Ledger, _analyses
-from cpt_repro.data import extract, shards
+from cpt_repro.data import extract, shards, sources
 from cpt_repro.data import tokenizer as tokenizers
 from cpt_repro.declarations.benchmarks import load_benchmark
 from cpt_repro.declarations.manifests import load_manifest
@@ -318,7 +318,7 @@ def _(raw, project, catalogue):
         path.write_bytes(before)
 
 
-for _name in ("smoke_strong", "english_upstream", "slimpajama"):
+for _name in ("smoke_strong", "english_upstream", "english_broad", "slimpajama"):
 
     @reader(f"manifest {_name}", declared(f"data_manifests/{_name}.yaml"))
     def _(raw, project, name=_name, **_):
@@ -330,6 +330,12 @@ for _name in ("smoke_strong", "english_upstream", "slimpajama"):
 def _(raw, project, **_):
     write(project.manifests / "sources.yaml", raw)
     extract.load_sources(project)
+
+
+@reader("a line of a source", lambda: {"question": "Why?", "answer": "So."})
+def _(raw, project, **_):
+    write(project.root / "a.jsonl", raw)
+    sources.jsonl_text(project.root / "a.jsonl", {"question": "", "answer": "\n"})
 
 
 for _name in ("hellaswag", "mmlu", "nq_open"):

@@ -162,7 +162,8 @@ def xml_text(path: Path, within: str, parts: dict[str, str], without: Iterable[s
     """The text of the outermost elements named in `parts`, with what `parts` puts before each.
 
     Only inside the first element `within`, and without the elements `without`. White space is one space.
-    Files that are not well-formed, lack the element or declare a document type are `UserError`s.
+    Files that are not well-formed, lack the element, declare a document type or are nested a thousand deep
+    are `UserError`s.
     """
     root = _element(path, within)
     for parent in [*root.iter()]:
@@ -178,7 +179,10 @@ def xml_text(path: Path, within: str, parts: dict[str, str], without: Iterable[s
         elif text := " ".join("".join(element.itertext()).split()):
             yield before + text
 
-    return "".join(read(root)).strip()
+    try:
+        return "".join(read(root)).strip()
+    except RecursionError:
+        raise UserError("its elements are nested too deeply.", where=str(path), do=_AGAIN) from None
 
 
 def _tag(element: ET.Element) -> str:

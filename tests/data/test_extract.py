@@ -209,6 +209,8 @@ def test_xml_and_jsonl(tmp_path):
     write(tmp_path / "n.xml", TEI.format("<p>One<note><p>a note</p></note> p<p>q</p>.</p><l>v</l>"))
     text = xml_text(tmp_path / "n.xml", "body", {"p": "\n\n", "l": "\n"}, ["note"])
     assert text == "One pq.\nv"
+    write(tmp_path / "deep.xml", "<a>" * 5000 + "</a>" * 5000)
+    refused(lambda: xml_text(tmp_path / "deep.xml", "*", parts), "deep.xml", "too deeply")
     write(tmp_path / "qa.jsonl", '{"q": "Why? ", "a": "So.", "x": 1}\n{"a": "Yes.", "q": "Is it?"}\n')
     asked = jsonl_text(tmp_path / "qa.jsonl", {"q": "\n\nQ: ", "a": "\n"})
     assert asked == "Q: Why?\nSo.\n\nQ: Is it?\nYes."
