@@ -361,6 +361,8 @@ class Statement(Strict):
     source: str
     #: How it is read below the paper's scale, and where bounds and shares come from.
     note: str = ""
+    #: No claim: what a scale must share with the paper so that the claims can be asked of it.
+    precondition: bool = False
 
 
 class Claim(Statement):
@@ -376,6 +378,7 @@ class _File(Strict):
     documents: Items = {}
     #: Anchors only.
     lists: Any = None
+    preconditions: list[Any] = []
     claims: list[Any]
 
 
@@ -433,7 +436,8 @@ def _check(reading: Reading, study: Study, suites: list[str], where: str) -> Non
 def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
     """Reads one paper's `claims.yaml` and checks it against what is declared; () where it has none.
 
-    Every fault is a `UserError` naming file and claim. A suite is known if exhibits of the paper show it.
+    Its preconditions come first. Every fault is a `UserError` naming file and claim. A suite is known if
+    exhibits of the paper show it.
     """
     study = catalogue.plan.studies[paper]
     path = study.path("claims.yaml")
@@ -446,7 +450,8 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
     suites = sorted(catalogue.counterparts(paper).suites)
     scales = sorted({scale.stem for scale in study.project.scales.glob("*.yaml")} | {"paper"})
     claims: dict[str, Claim] = {}
-    for position, entry in enumerate(file.claims, 1):
+    entries = [{**one, "precondition": True} if isinstance(one, dict) else one for one in file.preconditions]
+    for position, entry in enumerate(entries + file.claims, 1 - len(entries)):
         where = f"{path}, claim {entry.get('id', position) if isinstance(entry, dict) else position}"
         if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
             tests = [one for test in entry["tests"] for one in combinations(test, where)]

@@ -49,6 +49,11 @@ ABOUT = (
     "digit, or what a plot can be read to, for noise."
 )
 
+PRESUPPOSED = (
+    "How alike this scale is to the papers in what decides forgetting, whatever the claims then say: a "
+    "regime is chosen by these windows alone. They count as no claims."
+)
+
 
 class Item(Strict):
     """A quantity that a test compares, measured and as published."""
@@ -100,6 +105,8 @@ class Ledger(Strict):
     counts: dict[Verdict, int]
     #: The same of single tests.
     test_counts: dict[Verdict, int]
+    #: Whether the scale is like the papers in what the claims presuppose; they count as no claims.
+    preconditions: tuple[ClaimRecord, ...] = ()
     claims: tuple[ClaimRecord, ...]
     sha256: dict[str, str]
 
@@ -219,17 +226,24 @@ def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
         for claim in declared[paper]:
             claims.append(_claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}")))
         digests |= measured.evidence.digests
-    scale, digests = plan.scale.name, dict(sorted(digests.items()))
-    return Ledger(scale=scale, about=ABOUT, **_counted(claims), claims=claims, sha256=digests)
+    before, claims = ([c for c in claims if c.precondition == which] for which in (True, False))
+    return Ledger(
+        scale=plan.scale.name,
+        about=ABOUT,
+        **_counted(claims),
+        preconditions=before,
+        claims=claims,
+        sha256=dict(sorted(digests.items())),
+    )
 
 
 def selected(ledger: Ledger, claim: str) -> Ledger:
     """The ledger with the claims of one id alone (`12`, or `<paper>/12`); an unknown id is a `UserError`."""
-    known = {f"{one.paper}/{one.id}": one for one in ledger.claims}
+    known = {f"{one.paper}/{one.id}": one for one in (*ledger.preconditions, *ledger.claims)}
     claims = tuple(one for name, one in known.items() if claim in (one.id, name))
     if not claims:
         raise UserError(f"the claim '{claim}' is unknown.", do=nearest(claim, known))
-    return ledger.model_copy(update={"claims": claims, **_counted(claims)})
+    return ledger.model_copy(update={"preconditions": (), "claims": claims, **_counted(claims)})
 
 
 def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
@@ -337,6 +351,9 @@ def _called(claim: ClaimRecord) -> str:
 def markdown(ledger: Ledger) -> str:
     """The whole ledger: per paper a table with every test of every claim."""
     lines = [f"# Claims at scale {ledger.scale}", "", counts_line(ledger), "", ledger.about, ""]
+    if ledger.preconditions:
+        heads = ("precondition | verdict | test", _by_test(ledger.preconditions))
+        lines += ["## What the claims presuppose", "", PRESUPPOSED, "", *_table(ledger, *heads), ""]
     for paper in dict.fromkeys(claim.paper for claim in ledger.claims):
         claims = [claim for claim in ledger.claims if claim.paper == paper]
         lines += [f"## {paper}", "", *_table(ledger, "claim | verdict | test", _by_test(claims)), ""]

@@ -47,6 +47,17 @@ def test_pockets_ledger_is_the_committed_one(committed, repository, tmp_path):
     assert written[1].read_bytes() == (folder / "claims.md").read_bytes()
 
 
+def test_preconditions_come_first_and_count_as_no_claims(committed):
+    before = committed.preconditions
+    assert [claim.id for claim in before] == ["P1", "P2", "P3"]
+    assert all(one.published_verdict in (HELD, None) for claim in before for one in claim.tests)
+    assert {claim.id for claim in before}.isdisjoint(claim.id for claim in committed.claims)
+    assert sum(committed.counts.values()) == len(committed.claims) == len(IDS)
+    text = ledgers.markdown(committed)
+    assert text.index("## What the claims presuppose") < text.index("**P1**") < text.index("## gupta2023")
+    assert [claim.id for claim in ledgers.selected(committed, "P2").claims] == ["P2"]
+
+
 def test_failed_claims_of_pocket_are_analysed(committed):
     assert all(bool(claim.analysis) == (claim.verdict == FAILED) for claim in committed.claims)
 
@@ -127,7 +138,7 @@ def test_a_claim_on_a_run_of_another_paper(pocket):
     low, high = claim.tests[0].measured
     assert (low.published, high.published, high.mark) == (None, 3.56, "printed") and low.value < high.value
     assert {f"receipt third2026/{kept}/seed-0", f"receipt ibrahim2024/{other}/seed-0"} <= set(ledger.sha256)
-    assert ledgers.markdown(ledger).count("\n## ") == 2 and "| Third 1 |" in ledgers.readme_table(ledger)
+    assert ledgers.markdown(ledger).count("\n## ") == 3 and "| Third 1 |" in ledgers.readme_table(ledger)
 
 
 def test_what_a_scale_cannot_decide_does_not_count(pocket):
