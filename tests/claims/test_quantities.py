@@ -240,8 +240,8 @@ def test_every_claim_holds_on_the_published_values_or_says_why_not(catalogue, pa
     """And what does hold there has no mark. What was not published says nothing, and is counted."""
     checks = [check for check in check_published(catalogue) if check.paper == paper]
     assert [check.line for check in checks if not check.right] == []
-    # Gupta prints no losses; the y-axis of Ibrahim's Fig. 3d cuts the first billions off, and no table has the
-    # old model's loss on German.
+    # Gupta prints no losses; the y-axis of Ibrahim's Fig. 3d cuts the first billions off, and no table has
+    # the old model's loss on German.
     there = [check for check in checks if check.word == "not published"]
     assert len(there) == (len(checks) if silent is None else silent) and len(checks) > 50
     assert all(check.why for check in checks if check.word not in (HELD, "not published"))
