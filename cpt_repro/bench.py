@@ -78,26 +78,65 @@ def _measured_here(benchmark: str, plan: Plan, rounds: int) -> dict[str, Any]:
 # -- training
 
 
+class _AsItComes(CausalLM):
+    """The library's model and its own loss, called as its users do."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=batch[:, :-1], labels=batch[:, :-1]).loss
+
+    def loss(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        return outputs
+
+
+class _WholeLogits(CausalLM):
+    """With a mask, and cross-entropy of all logits at once."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__(model)
+        self.in_rows = False
+
+
+#: Plain loops by what they train; on a GPU the last two are one.
+LOOPS = {"library": _AsItComes, "whole_logits": _WholeLogits, "plain": CausalLM}
+#: Phases of a step, in order; the first is the wait for the batch.
+PHASES = ("data", "forward", "backward", "optimizer")
+
+
 def plain_loop(
-    training: Training, corpora: Any, execution: Execution, device: str = "cpu", workers: int = 0
-) -> tuple[list[float], list[float]]:
-    """Seconds of each step of a plain loop over the trainer's parts, and those it waited for its batch."""
+    training: Training,
+    corpora: Any,
+    execution: Execution,
+    device: str = "cpu",
+    workers: int = 0,
+    wrap: type[CausalLM] = CausalLM,
+) -> dict[str, list[float]]:
+    """Phase -> its seconds in each step of a plain loop over the trainer's parts.
+
+    On a GPU, which is not waited for in between, what is left comes with the last phase.
+    """
     where = torch.device("cuda" if device == "gpu" else "cpu")
     spread.prepare_process(training, execution.deterministic, device)
     shape = architecture(training.model.architecture)
     model = shape.new(training.model, training.vocabulary, training.sequence_length, training.seed)
     spread.prepare_model(model, shape, execution, device)
-    wrapped = CausalLM(model).to(where)
+    wrapped = wrap(model).to(where)
     optimizer = adamw(wrapped)
     if execution.compile:
         spread.compile_parts(wrapped, shape)
     batches = Batches(training, corpora)
     loader = iter(batch_loader(batches, training.seed, 0, workers, pinned=device == "gpu"))
-    microbatch, steps, waits = execution.microbatch_sequences or training.batch_sequences, [], []
+    microbatch = execution.microbatch_sequences or training.batch_sequences
+    seconds: dict[str, list[float]] = {phase: [0.0] * training.iterations for phase in PHASES}
+    mark = time.perf_counter()
+
+    def ends(phase: str) -> None:
+        nonlocal mark
+        before, mark = mark, time.perf_counter()
+        seconds[phase][iteration] += mark - before
+
     for iteration in range(training.iterations):
-        began = time.perf_counter()
         batch = next(loader)
-        waits.append(time.perf_counter() - began)
+        ends("data")
         set_rate(optimizer, learning_rate(training, iteration))
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=where)
@@ -105,13 +144,15 @@ def plain_loop(
             part = part.to(where, non_blocking=True)
             with spread.precision_context(training.precision, where):
                 loss = wrapped.loss(wrapped(part), part) * (len(part) / len(batch))
+            ends("forward")
             loss.backward()
             total += loss.detach()
+            ends("backward")
         torch.nn.utils.clip_grad_norm_(wrapped.parameters(), CLIP)
         optimizer.step()
         total.item()  # waits for a GPU, as Composer does to report the loss
-        steps.append(time.perf_counter() - began)
-    return steps, waits
+        ends("optimizer")
+    return seconds
 
 
 class RandomTokens:
@@ -174,10 +215,12 @@ def _time_training(
         if gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        if arm == "plain":
-            both = plain_loop(run.training, corpora, execution, **how)
-            steps, waits = (times[WARM_STEPS:] for times in both)
-            speed = {"step_seconds": statistics.median(steps), "loader_wait_share": sum(waits) / sum(steps)}
+        if arm in LOOPS:
+            phases = plain_loop(run.training, corpora, execution, **how, wrap=LOOPS[arm])
+            steps = list(map(sum, zip(*(of[WARM_STEPS:] for of in phases.values()), strict=True)))
+            shares = {phase: sum(of[WARM_STEPS:]) / sum(steps) for phase, of in phases.items()}
+            speed = {"step_seconds": statistics.median(steps), "loader_wait_share": shares["data"]}
+            speed |= {"shares": shares}
         else:
             measured = ours(run, execution)
             speed = {name: getattr(measured, name) for name in ("step_seconds", "loader_wait_share")}
@@ -195,7 +238,7 @@ def _time_training(
     plain = plain.model_copy(update={"microbatch_sequences": size})
     fast = plain.model_copy(update={"compile": gpu})
     ways = {"plain": fast, "composer": fast, "deterministic": fast.model_copy(update={"deterministic": True})}
-    ways |= {"uncompiled": plain} if gpu else {}
+    ways |= {"uncompiled": plain} if gpu else {"library": fast, "whole_logits": fast}
     return ways, _in_turns({arm: partial(measure, arm, way) for arm, way in ways.items()}, rounds)
 
 
@@ -204,8 +247,10 @@ def bench_training(
 ) -> list[dict[str, Any]]:
     """Rows on the training of `model` at a scale on one device, one a way of training.
 
-    The ways (arms): a plain loop and our trainer with the fastest kernels, our trainer with deterministic
-    kernels, and, where the former are compiled, our trainer uncompiled. A step is the share of the scale's
+    The ways (arms): a plain loop over the trainer's parts and our trainer with the fastest kernels, our
+    trainer with deterministic kernels; on a GPU, where the former are compiled, our trainer uncompiled; on a
+    CPU a plain loop with whole logits, and one of the library's model as it comes. Of plain loops the shares
+    of a step's phases are told. A step is the share of the scale's
     batch that one rank of its `execution` has, `steps` of them are timed. `device`: the scale's without it;
     cpu at a scale for GPUs is a dry run. On CPUs it is uncompiled and in float32. Where the scale's shards
     are not built the tokens are random, and the row says so. Nothing is exchanged between GPUs here. Raises
@@ -252,7 +297,8 @@ def _speeds(
     seconds = {name: [one["step_seconds"] for one in rounds] for name, rounds in measured.items()}
     waits, memory = ([one[key] for one in measured[arm]] for key in ("loader_wait_share", "peak_memory_gb"))
     shape, size = architecture(training.model.architecture), (training.model, training.vocabulary)
-    speed = training.batch_sequences * training.sequence_length / statistics.median(seconds[arm])
+    speed = (tokens := training.batch_sequences * training.sequence_length) / statistics.median(seconds[arm])
+    shares = [one["shares"] for one in measured[arm] if "shares" in one]
     known = [value for name, value in PEAK_TFLOPS.items() if name in hardware and memory[0]]
     flops = {kind: shape.flops_per_token(*size, training.sequence_length, kind) for kind in shape.formulas}
     mfu = {kind: round(speed * flops[kind] / known[0] / 1e12, 4) if known else None for kind in flops}
@@ -260,6 +306,10 @@ def _speeds(
     return {
         "parameters": shape.parameters(*size),
         "tokens_per_second": round(speed),
+        "tokens_per_second_range": [round(tokens / s) for s in (max(seconds[arm]), min(seconds[arm]))],
+        "shares": {
+            phase: round(statistics.median(one[phase] for one in shares), 3) for phase in PHASES if shares
+        },
         "mfu": mfu["full"],
         "mfu_causal": mfu["causal"],
         "mfu_formulas": shape.formulas,
