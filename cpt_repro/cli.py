@@ -410,7 +410,7 @@ def bench_train(
     device: Device = None,
 ) -> None:
     """Speed of training on one device, a JSON row an arm: a plain loop and ours, fast and deterministic."""
-    from cpt_repro.bench import bench_training
+    from cpt_repro.bench.training import bench_training
 
     if device not in (None, "gpu", "cpu"):
         raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
@@ -433,9 +433,9 @@ def bench_gpu(
 @bench.command("data")
 def bench_data(scale: Scale = "pocket", rounds: Rounds = 3) -> None:
     """Speed of building a corpus against the tokenizer alone: a JSON row of the scale's, one of hub files."""
-    from cpt_repro import bench
+    from cpt_repro.bench import data
 
-    for row in bench.bench_data(_workflow(scale).plan, rounds):
+    for row in data.bench_data(_workflow(scale).plan, rounds):
         _say(json.dumps(row))
 
 

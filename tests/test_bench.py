@@ -3,6 +3,7 @@
 import pytest
 from third_study import put_third_study
 
+from cpt_repro.bench.rows import in_turns
 from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
@@ -15,9 +16,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def bench():
     """Imported here, for it takes long."""
-    from cpt_repro import bench
+    from cpt_repro.bench import training
 
-    return bench
+    return training
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,10 @@ def plan(built):
     return Plan(built, load_scale(built, "smoke"))
 
 
-def test_arms_take_turns(bench):
+def test_arms_take_turns():
     called = []
     arms = {arm: lambda arm=arm: called.append(arm) or len(called) for arm in "abc"}
-    assert bench._in_turns(arms, 3) == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+    assert in_turns(arms, 3) == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
 def test_training_against_a_plain_loop(bench, plan, third_project):
@@ -56,10 +57,12 @@ def test_training_against_a_plain_loop(bench, plan, third_project):
     assert bench.bench_training(unbuilt, None, steps=1)[0]["tokens"] == "random"
 
 
-def test_a_build_against_the_tokenizer_alone(bench, tmp_path):
+def test_a_build_against_the_tokenizer_alone(tmp_path):
     """And one of hub files, by one process and by two; nothing is written to the project."""
+    from cpt_repro.bench.data import bench_data
+
     project = put_third_study(tmp_path / "project")
-    own, hub = bench.bench_data(Plan(project, load_scale(project, "smoke")), rounds=1)
+    own, hub = bench_data(Plan(project, load_scale(project, "smoke")), rounds=1)
     for row in (own, hub):
         assert row["benchmark"] == "data" and row["build"] > 0 < row["two_processes"]
         assert row["ratio"] == pytest.approx(row["build"] / row["tokenizer"], abs=1e-3)

@@ -1,38 +1,26 @@
-"""Speed, always as a ratio between things measured in turn in one run: rows for `benchmarks/`."""
+"""The speed of training: plain loops and our trainer in turns."""
 
 from __future__ import annotations
 
-import datetime
 import gc
-import json
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
-import zstandard
 
-from cpt_repro import __version__
-from cpt_repro.data.build import build_corpus, build_tokenizer
-from cpt_repro.data.corpus import load_fingerprint
-from cpt_repro.data.text import documents
-from cpt_repro.data.tokenizer import load_tokenizer
-from cpt_repro.declarations.manifests import SPLITS, load_manifest
-from cpt_repro.declarations.scale import Execution, Scale, Tokenizer
+from cpt_repro.bench.rows import in_turns, measured_here, ratios
+from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
 from cpt_repro.models.architecture import architecture
 from cpt_repro.planning.plan import Plan, PlannedRun, ValidationPlan
 from cpt_repro.planning.training import Training
-from cpt_repro.project import Project
 from cpt_repro.training import execution as spread
 from cpt_repro.training.batches import Batches, batch_loader
 from cpt_repro.training.composer import Job, train
@@ -45,37 +33,6 @@ from cpt_repro.training.store import Store
 PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312}
 #: Steps before those that are timed: compiling, first allocations.
 WARM_STEPS = 5
-#: Entries of the papers' tokenizer, and the tokens of one of their sequences.
-PAPERS_VOCABULARY, PAPERS_LENGTH = 50_277, 2048
-
-T = TypeVar("T")
-
-
-def _in_turns(arms: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """What each arm gave in each round.
-
-    Every other round begins with the last arm, so that none profits from what came before it.
-    """
-    out: dict[str, list[T]] = {arm: [] for arm in arms}
-    for turn in range(rounds):
-        for arm in list(arms)[:: -1 if turn % 2 else 1]:
-            out[arm].append(arms[arm]())
-    return out
-
-
-def _ratios(of: list[float], to: list[float]) -> list[float]:
-    """Least, median and most of the ratio of two arms over the rounds."""
-    ratios = [one / other for one, other in zip(of, to, strict=True)]
-    return [round(one, 4) for one in (min(ratios), statistics.median(ratios), max(ratios))]
-
-
-def _measured_here(benchmark: str, plan: Plan, rounds: int) -> dict[str, Any]:
-    """What every row says of where and when it was measured."""
-    told = {"benchmark": benchmark, "scale": plan.scale.name, "rounds": rounds, "cpt_repro": __version__}
-    return told | spread.environment() | {"date": datetime.date.today().isoformat()}
-
-
-# -- training
 
 
 class _AsItComes(CausalLM):
@@ -239,7 +196,7 @@ def _time_training(
     fast = plain.model_copy(update={"compile": gpu})
     ways = {"plain": fast, "composer": fast, "deterministic": fast.model_copy(update={"deterministic": True})}
     ways |= {"uncompiled": plain} if gpu else {"library": fast, "whole_logits": fast}
-    return ways, _in_turns({arm: partial(measure, arm, way) for arm, way in ways.items()}, rounds)
+    return ways, in_turns({arm: partial(measure, arm, way) for arm, way in ways.items()}, rounds)
 
 
 def bench_training(
@@ -266,7 +223,8 @@ def bench_training(
     built = all((folder / "fingerprint.json").exists() for folder in folders)
     corpora = Corpora(plan) if built else RandomTokens(plan, training)
     ways, measured = _time_training(plan, run, corpora, device, rounds)
-    same = _measured_here("train", plan, rounds) | {
+    same = measured_here("train", plan.scale.name, rounds) | spread.environment()
+    same |= {
         "model": run.model_name,
         "device": device,
         "gpus": int(device == "gpu"),
@@ -302,7 +260,7 @@ def _speeds(
     known = [value for name, value in PEAK_TFLOPS.items() if name in hardware and memory[0]]
     flops = {kind: shape.flops_per_token(*size, training.sequence_length, kind) for kind in shape.formulas}
     mfu = {kind: round(speed * flops[kind] / known[0] / 1e12, 4) if known else None for kind in flops}
-    least, ratio, most = _ratios(seconds["composer"], seconds[arm])
+    least, ratio, most = ratios(seconds["composer"], seconds[arm])
     return {
         "parameters": shape.parameters(*size),
         "tokens_per_second": round(speed),
@@ -318,78 +276,5 @@ def _speeds(
         "loader_wait_share": round(statistics.median(waits), 5),
         "ratio_to_composer": ratio,
         "ratio_range": [least, most],
-        "overhead_share": round(1 - _ratios(seconds["plain"], seconds[arm])[1], 4),
+        "overhead_share": round(1 - ratios(seconds["plain"], seconds[arm])[1], 4),
     }
-
-
-# -- data
-
-
-def _building(project: Project, scale: Scale, corpus: str, rounds: int) -> dict[str, Any]:
-    """Tokens/s of whole builds of a corpus, with one process and with two, and of the tokenizer alone."""
-    tokenizer = load_tokenizer(build_tokenizer(project, scale))
-    manifest = load_manifest(project, scale.corpora[corpus])
-    texts = [document["text"] for split in SPLITS for document in documents(project, manifest, split)]
-
-    def build(processes: int) -> float:
-        # In a folder with the tokenizer alone, so that nothing is remembered of earlier ones (`data.parts`).
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(project.data / scale.name / "tokenizer", Path(folder) / scale.name / "tokenizer")
-            fresh, began = project.with_(data=Path(folder)), time.perf_counter()
-            built = load_fingerprint(build_corpus(fresh, scale, corpus, processes))
-            seconds = time.perf_counter() - began
-        return sum(domain.tokens for split in built.splits.values() for domain in split.values()) / seconds
-
-    def tokenize() -> float:
-        began, count = time.perf_counter(), 0
-        for k in range(0, len(texts), 512):
-            count += sum(map(len, tokenizer.encode_batch_fast(texts[k : k + 512], add_special_tokens=False)))
-        return count / (time.perf_counter() - began)
-
-    arms = {"build": partial(build, 1), "two_processes": partial(build, 2), "tokenizer": tokenize}
-    rates = _in_turns(arms, rounds)
-    least, ratio, most = _ratios(rates["build"], rates["tokenizer"])
-    return {
-        "corpus": corpus,
-        "vocabulary": tokenizer.get_vocab_size(),
-        **{arm: round(statistics.median(values)) for arm, values in rates.items()},
-        "ratio": ratio,
-        "ratio_range": [least, most],
-        "ratio_of_two_processes": _ratios(rates["two_processes"], rates["build"])[1],
-    }
-
-
-def _as_on_the_hub(plan: Plan, folder: Path, files: int = 24) -> tuple[Project, Scale]:
-    """A project and a scale whose only corpus is the text of all the scale's, in a data set of the hub.
-
-    Its vocabulary is as large as the papers', or as the text gives.
-    """
-    project = plan.project.with_(root=folder, data=folder / "data", hub_copies=folder / "hub")
-    copy = project.hub_copies / "datasets" / "bench" / "bench"
-    for path in (copy, project.manifests):
-        path.mkdir(parents=True)
-    manifests = [plan.manifest(corpus) for corpus in plan.scale.corpora]
-    texts = [document["text"] for one in manifests for document in documents(plan.project, one, "train")]
-    for k in range(files):
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts[k::files])
-        (copy / f"{k:02d}.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
-    manifest = {"kind": "hub", "name": "bench", "dataset": "bench/bench", "revision": None}
-    manifest |= {"format": "jsonl.zst", "domains": {"all": 1}, "tokens_billions": 1, "validation_share": 0.2}
-    manifest |= {"splits": {"train": {"files": ["*.jsonl.zst"]}}}
-    manifest |= dict.fromkeys(("about", "licence", "gating", "note"), "")
-    (project.manifests / "bench.yaml").write_text(yaml.safe_dump(manifest))
-    tokenizer = Tokenizer(vocab_size=PAPERS_VOCABULARY, train_characters=20_000_000)
-    changes = {"tokenizer": tokenizer, "corpora": {"bench": "bench"}, "sequence_length": PAPERS_LENGTH}
-    return project, plan.scale.model_copy(update=changes)
-
-
-def bench_data(plan: Plan, rounds: int) -> list[dict[str, Any]]:
-    """Rows on whole corpus builds: read, check, tokenise, pack, write, hash.
-
-    The first is of the second of the scale's corpora, the other of all its text in the hub's format.
-    """
-    corpus, same = [*plan.scale.corpora][:2][-1], _measured_here("data", plan, rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        own = plan.project.with_(data=Path(folder) / "own"), plan.scale, corpus
-        hub = *_as_on_the_hub(plan, Path(folder)), "bench"
-        return [same | _building(*which, rounds) for which in (own, hub)]
