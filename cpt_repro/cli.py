@@ -127,7 +127,6 @@ def train(
 
     Where the scale's `execution` asks for several ranks, it starts them; in a launch (RANK is set) it is one.
     """
-    from cpt_repro.training.train import train_runs
     from cpt_repro.workflow import launch
 
     work = _workflow(scale, papers)
@@ -138,6 +137,8 @@ def train(
     if launch.launched():
         launch.join()
         from torch.distributed.elastic.multiprocessing.errors import record
+
+        from cpt_repro.training.train import train_runs
 
         say = _say if os.environ["RANK"] == "0" else lambda line: None
         record(train_runs)(*arguments, say, again)
@@ -156,6 +157,8 @@ def train(
     # Over several nodes Slurm has assigned the GPUs.
     with _gpus(work, execution.ranks_per_node, execution.jobs_per_gpu, where, execution.nodes == 1) as held:
         if execution.ranks == 1:
+            from cpt_repro.training.train import train_runs
+
             train_runs(*arguments, _say, again)
         else:
             if held:

@@ -1,7 +1,6 @@
 """The command line: bad input is one sentence and status 2; answers for programs are JSON."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -196,9 +195,40 @@ def test_a_version_and_no_corpus_in_the_help(cpt):
     assert status == 0 and "slimpajama" not in out.lower() and "german" not in out
 
 
-def test_no_command_imports_what_it_does_not_use():
-    """The questions that are asked most need neither torch nor plots."""
-    code = "import sys; from cpt_repro import cli; cli.app(['status'], standalone_mode=False)"
-    code += "; print([m for m in ('torch', 'matplotlib', 'transformers', 'scipy') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
-    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+#: Takes long to import: training, evaluation, statistics, plots, tables.
+HEAVY = [
+    "torch",
+    "transformers",
+    "composer",
+    "streaming",
+    "lm_eval",
+    "datasets",
+    "scipy",
+    "matplotlib",
+    "pandas",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "used"),
+    [
+        ("status", []),
+        ("plan", []),
+        ("train third2026/continued --dry-run", []),
+        ("cite third2026/table_01", []),
+        ("report", []),
+        ("claims", ["scipy"]),
+        ("draw third2026/table_01", ["pandas"]),
+        ("draw third2026/figure_01", ["matplotlib"]),
+        ("verify --papers third2026", ["scipy", "matplotlib", "pandas"]),
+    ],
+)
+def test_no_command_imports_what_it_does_not_use(third_project, line, used):
+    code = "import sys; from cpt_repro import cli\ntry: cli.app(sys.argv[1:], standalone_mode=False)\n"
+    code += "except (cli.typer.Exit, cli.UserError): pass  # of what is not there\n"
+    code += f"print([m for m in {HEAVY} if m in sys.modules])"
+    told = subprocess.run(
+        [sys.executable, "-c", code, *line.split()], capture_output=True, text=True, cwd=third_project.root
+    )
+    assert told.stdout.splitlines()[-1:] == [str([m for m in HEAVY if m in used])], told.stderr

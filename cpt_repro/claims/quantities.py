@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import PlainSerializer
-from scipy import stats
 
 from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
@@ -296,6 +295,8 @@ class Measured:
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
         """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
+        from scipy import stats  # it takes long to import, and who shows a ledger only needs none of it
+
         (weights, constant), pool = linear(parts), tuple(pool)
         seeds = self.seeds(pool)
         along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in weights)
@@ -319,6 +320,8 @@ def _document_error(samples: dict[tuple[Reading, int], Sample], shares: dict[tup
 
     The documents are the same for every seed: their noise does not average out over them.
     """
+    from scipy import stats
+
     together: dict[tuple[str, Reading], float] = defaultdict(float)
     losses: dict[str, list[tuple[float, Trained, Reading]]] = defaultdict(list)
     along = any(sample.along for sample in samples.values())
@@ -380,6 +383,8 @@ def _jitter(trained: Trained, corpus: str, reading: Reading) -> float:
 
 def _slope(old: Curve, new: Curve, reading: Reading) -> Sample:
     """Slope of the straight line through a run's perplexities, old over new; its error that of the fit."""
+    from scipy import stats
+
     first, last = reading.window or (0.0, math.inf)
     one, other = dict(old), dict(new)
     inside = [x for x in one if x in other and first <= x <= last * (1 + 1e-9)]
