@@ -220,7 +220,7 @@ HEAVY = [
         ("report", []),
         ("claims", ["scipy"]),
         ("draw third2026/table_01", ["pandas"]),
-        ("draw third2026/figure_01", ["matplotlib"]),
+        ("draw third2026/figure_01", ["scipy", "matplotlib", "pandas"]),
         ("verify --papers third2026", ["scipy", "matplotlib", "pandas"]),
     ],
 )

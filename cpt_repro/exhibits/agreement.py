@@ -36,12 +36,10 @@ class Agreement(Strict):
 def _spearman(published: list[Any], reproduced: list[Any]) -> Any:
     """Pearson correlation, per resample, of ranks within groups; each group: resamples x items."""
     import numpy as np
+    from scipy.stats import rankdata
 
     def ranks(groups: list[Any]) -> Any:
-        # A rank is (smaller ones + those not larger + 1) / 2; scipy's statistics take seconds to import.
-        both = [(g[:, :, None], g[:, None, :]) for g in groups]
-        ranked = [((one > other).sum(axis=2) + (one >= other).sum(axis=2) + 1) / 2 for one, other in both]
-        scaled = [(r - (r.shape[1] + 1) / 2) / (r.shape[1] - 1) for r in ranked]
+        scaled = [(rankdata(g, axis=1) - (g.shape[1] + 1) / 2) / (g.shape[1] - 1) for g in groups]
         return np.concatenate(scaled, axis=1)  # of mean 0 in every group
 
     x, y = ranks(published), ranks(reproduced)

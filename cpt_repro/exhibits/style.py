@@ -31,16 +31,6 @@ DASHES = {
 HATCHES = ("", "////", "xxxx", "....", "----")
 #: Background of axes that show published values alone; words in place of values.
 TINT, DIM = "#F7F4EA", "#666666"
-#: What seaborn's "ticks" for a "paper" say otherwise than matplotlib, and this look leaves as it is; seaborn
-#: itself takes seconds to import, with the statistics that it brings.
-TICKS = {
-    "axes.edgecolor": ".15", "axes.labelcolor": ".15", "text.color": ".15",
-    "xtick.color": ".15", "xtick.major.size": 4.8, "xtick.major.width": 1.0, "xtick.minor.size": 3.2,
-    "xtick.minor.width": 0.8, "ytick.color": ".15", "ytick.major.size": 4.8, "ytick.major.width": 1.0,
-    "ytick.minor.size": 3.2, "ytick.minor.width": 0.8, "legend.title_fontsize": 9.6,
-    "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
-    "patch.linewidth": 0.8,
-}  # fmt: skip
 RC = {
     "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.formatter.use_locale": False,
@@ -65,6 +55,7 @@ def drawing() -> Iterator[None]:
     import matplotlib
 
     matplotlib.use("Agg")
+    import seaborn
     from matplotlib import font_manager
 
     # A system's DejaVu may be another version, with other outlines; and the list of fonts that matplotlib
@@ -78,7 +69,7 @@ def drawing() -> Iterator[None]:
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     try:
         with matplotlib.rc_context(defaults):
-            matplotlib.rcParams.update(TICKS | RC)
+            matplotlib.rcParams.update(seaborn.plotting_context("paper") | seaborn.axes_style("ticks") | RC)
             yield
     finally:
         manager.ttflist = everything

@@ -10,7 +10,7 @@ from cpt_repro.exhibits.base import FigureKind
 from cpt_repro.exhibits.curves import Curve, Panel, _Axes
 from cpt_repro.exhibits.draw import caption
 from cpt_repro.exhibits.plane import r_squared
-from cpt_repro.exhibits.style import RC, TICKS, drawing, shared
+from cpt_repro.exhibits.style import drawing, shared
 
 from .conftest import legend, published
 
@@ -22,23 +22,6 @@ def changed(exhibit, panel=0, **changes):
     panels = list(exhibit.panels)
     panels[panel] = panels[panel].model_copy(update=changes)
     return exhibit.model_copy(update={"panels": tuple(panels)})
-
-
-def test_the_plain_style_is_seaborns():
-    """Whole, where this look does not say otherwise; but for a colour map and fonts that nothing uses."""
-    import matplotlib
-    import seaborn
-
-    theirs = matplotlib.RcParams(seaborn.plotting_context("paper") | seaborn.axes_style("ticks") | RC)
-    unused = {"image.cmap", "font.sans-serif"}
-    with drawing():
-        ours = {key: matplotlib.rcParams[key] for key in theirs.keys() - unused}
-    numbers = {key for key, value in ours.items() if isinstance(value, float)}
-    assert {key: ours[key] for key in ours.keys() - numbers} == {
-        key: theirs[key] for key in ours.keys() - numbers
-    }
-    assert {key: ours[key] for key in numbers} == pytest.approx({key: theirs[key] for key in numbers})
-    assert not TICKS.keys() & RC.keys()
 
 
 # -- published curves
