@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import statistics
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cpt_repro import __version__
+from cpt_repro.processes import cores
 
 #: As receipts name them -> as they are installed.
 LIBRARIES = {
@@ -50,7 +50,7 @@ def measured_here(benchmark: str, scale: str | None, rounds: int) -> dict[str, A
     """What every row says of where and when it was measured; `cores`: those that this process may use."""
     told = {"benchmark": benchmark} | ({"scale": scale} if scale else {})
     told |= {"rounds": rounds, "cpt_repro": __version__}
-    told |= {"python": platform.python_version(), "hardware": _hardware(), "cores": _cores()}
+    told |= {"python": platform.python_version(), "hardware": _hardware(), "cores": cores()}
     for name, package in LIBRARIES.items():
         try:
             told[name] = version(package)
@@ -64,7 +64,3 @@ def _hardware() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,18 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from cpt_repro.claims.ledger import build_ledger, write_ledger
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
-from cpt_repro.exhibits.draw import draw
 from cpt_repro.files import file_digest
 from cpt_repro.records.lookup import Records
 from cpt_repro.report.citation import Key, read_drawn
-from cpt_repro.report.page import Recorded, write_report
+from cpt_repro.report.making import REPORT, make_all
+from cpt_repro.report.page import Recorded
 
 T = TypeVar("T")
 
@@ -83,35 +81,39 @@ def verify(
     with tempfile.TemporaryDirectory() as place:
         again = Path(place) / out.scale
 
-        def make(what: str, work: Callable[[], list[Path]], recorded: dict[str, str]) -> None:
-            try:
-                made = {path.relative_to(again).as_posix(): path for path in work()}
-            except UserError as error:
-                out.failed[what] = str(error)
-                say(f"{what}: not made ({error})")
-                return
-            for name, path in made.items():
-                file, new = folder / name, file_digest(path)
-                old = file_digest(file) if file.exists() else recorded.get(file.name)
-                state = "missing" if old is None else "equal" if old == new else "differs"
-                out.files[name] = File(state, old, new)
-            say(f"{what}: {', '.join(sorted({out.files[name].state for name in made}))}")
-
         def known(name: str, reader: Callable[[Path], T]) -> T | None:
             try:
                 return reader(folder / name)
             except UserError as error:
                 out.failed[name] = str(error)
 
-        for paper, key in catalogue.exhibits if keys is None else keys:
-            name = f"{paper}/{key}"
-            there = known(f"{name}.json", read_drawn)
-            drawing = partial(draw, catalogue, records, paper, key, Path(place))
-            make(name, drawing, there.files if there else {})
-            new = read_drawn(again / f"{name}.json") if there else None
+        for made in make_all(catalogue, records, Path(place), keys):
+            sidecar = f"{made.what}.json"
+            there = known(sidecar, read_drawn) if "/" in made.what else None
+            recorded = there.files if there else {}
+            if made.what == REPORT:
+                recorded = known("index.json", Recorded.of) or {}
+            if made.failed:
+                out.failed[made.what] = str(made.failed)
+                say(f"{made.what}: not made ({made.failed})")
+            else:
+                say(f"{made.what}: {', '.join(_compare(made.paths, again, folder, recorded, out.files))}")
+            new = read_drawn(again / sidecar) if there else None
             if new and (differing := {*there.sha256.items()} ^ {*new.sha256.items()}):
-                out.changed[name] = sorted({record for record, _ in differing})
-        make("claims", lambda: write_ledger(build_ledger(catalogue, records), again), {})
-        hashes = known("index.json", Recorded.of) or {}
-        make("report", lambda: [write_report(catalogue, records, Path(place))], hashes)
+                out.changed[made.what] = sorted({record for record, _ in differing})
     return out
+
+
+def _compare(
+    paths: Iterable[Path], again: Path, folder: Path, recorded: dict[str, str], files: dict[str, File]
+) -> list[str]:
+    """Puts into `files` what is to be said of files made below `again`; their states."""
+    states = set()
+    for path in paths:
+        name = path.relative_to(again).as_posix()
+        file, new = folder / name, file_digest(path)
+        old = file_digest(file) if file.exists() else recorded.get(file.name)
+        state = "missing" if old is None else "equal" if old == new else "differs"
+        files[name] = File(state, old, new)
+        states.add(state)
+    return sorted(states)

@@ -20,7 +20,7 @@ import tempfile
 
 from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError, redacted
-from cpt_repro.workflow.warm import end_with
+from cpt_repro.processes import end_with
 
 #: Of a launch over nodes: two jobs on a node differ by their number; below what the kernel hands out.
 _PORT = "$((10000 + SLURM_JOB_ID % 20000))"

@@ -9,7 +9,6 @@ caller, and where that is killed outright it is killed too, with all that it sta
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import importlib
 import json
@@ -24,6 +23,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from cpt_repro.processes import end_with
+
 SOCKET = "CPT_REPRO_WARM"
 #: Command -> what it needs that takes long to import; imported when the first job of a kind comes.
 _MODULES = {
@@ -37,14 +38,6 @@ _MODULES = {
     "report": ("cpt_repro.report.page",),
 }
 _LENGTH = struct.Struct("!I")
-
-
-def end_with(parent: int) -> None:
-    """From now on this process is killed when its parent, of that number, ends, in whatever way."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before
-            os._exit(1)
 
 
 def start(path: Path) -> None:
