@@ -52,10 +52,19 @@ Model = _option(str | None, "As the scale names it; the first without it.")
 Steps = _option(int, "Steps timed in each arm, after those that warm up.", min=1)
 Device = _option(str | None, "gpu, or cpu (a dry run where the scale is for GPUs).")
 Rounds = _option(int, "Turns of all arms.", min=1)
+Append = _option(Path | None, "Append the rows to this file too, such as benchmarks/<date>.jsonl.")
 
 
 def _say(text: str) -> None:
     print(plain(text), flush=True)
+
+
+def _say_rows(rows: list[dict[str, Any]], append: Path | None) -> None:
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+    _say("\n".join(lines))
+    if append:
+        there = read_bytes(append, DECLARATION_BYTES).decode() if append.exists() else ""
+        write_text(append, there + "".join(f"{line}\n" for line in lines))
 
 
 def _print_json(value: Any) -> None:
@@ -411,14 +420,14 @@ def bench_train(
     steps: Steps = 200,
     rounds: Rounds = 5,
     device: Device = None,
+    append: Append = None,
 ) -> None:
     """Speed of training on one device, a JSON row an arm: a plain loop and ours, fast and deterministic."""
     from cpt_repro.bench.training import bench_training
 
     if device not in (None, "gpu", "cpu"):
         raise UserError(f"--device {device} is unknown.", do="Known: gpu, cpu.")
-    for row in bench_training(_workflow(scale).plan, model, steps, device, rounds):
-        _say(json.dumps(row))
+    _say_rows(bench_training(_workflow(scale).plan, model, steps, device, rounds), append)
 
 
 @bench.command("gpu")
@@ -428,18 +437,36 @@ def bench_gpu(
     steps: Steps = 20,
     rounds: Rounds = 1,
     device: Device = "gpu",
+    append: Append = None,
 ) -> None:
     """The same, as on a GPU: fewer steps, and compiled or not."""
-    bench_train(scale, model, steps, rounds, device)
+    bench_train(scale, model, steps, rounds, device, append)
 
 
 @bench.command("data")
-def bench_data(scale: Scale = "pocket", rounds: Rounds = 3) -> None:
+def bench_data(scale: Scale = "pocket", rounds: Rounds = 3, append: Append = None) -> None:
     """Speed of building a corpus against the tokenizer alone: a JSON row of the scale's, one of hub files."""
     from cpt_repro.bench import data
 
-    for row in data.bench_data(_workflow(scale).plan, rounds):
-        _say(json.dumps(row))
+    _say_rows(data.bench_data(_workflow(scale).plan, rounds), append)
+
+
+@bench.command("imports")
+def bench_imports(scale: Scale = "smoke", rounds: Rounds = 5, append: Append = None) -> None:
+    """Seconds of the start of each command beside an empty Python: a JSON row."""
+    from cpt_repro.bench import starting
+    from cpt_repro.project import Project
+
+    _say_rows([starting.bench_imports(Project.at().root, scale, rounds)], append)
+
+
+@bench.command("exhibits")
+def bench_exhibits(scale: Scale = "pocket", rounds: Rounds = 3, append: Append = None) -> None:
+    """Seconds of all exhibits, claims and report from records, and of `verify`: a table, and a JSON row."""
+    from cpt_repro.bench import drawing
+
+    work = _workflow(scale)
+    _say_rows([drawing.bench_exhibits(work.catalogue, work.records, rounds, _say)], append)
 
 
 @corpora.command("fetch")

@@ -1,8 +1,13 @@
 """What is measured of speed: rows that `cpt-repro plan` reads, with ratios taken in one run."""
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
 from third_study import put_third_study
 
+from cpt_repro import cli
 from cpt_repro.bench.rows import in_turns
 from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.declarations.scale import load_scale
@@ -93,3 +98,42 @@ def test_what_cannot_be_measured_is_refused(bench, plan):
         bench.bench_training(plan, "405m", steps=1, device="gpu")
     with pytest.raises(UserError, match="no run of scale 'smoke' trains the model '405M'.*Known: 10b, 405m"):
         bench.bench_training(plan, "405M", steps=1)
+
+
+def test_starts_of_commands_beside_an_empty_python(third_project):
+    from cpt_repro.bench.starting import JOBS, bench_imports, timed
+
+    row = bench_imports(third_project.root, "smoke", rounds=1)
+    assert set(row["seconds"]) == set(row["cpu_seconds"]) == {"pass", "status", "plan", *JOBS}
+    assert row["ratio_to_pass"]["pass"] == 1 < row["ratio_to_pass"]["train"]
+    assert all(least <= median <= most for least, median, most in row["seconds"].values())
+    with pytest.raises(UserError, match="it ended with status 3: oh"):
+        timed([sys.executable, "-c", "import sys; print('oh', file=sys.stderr); sys.exit(3)"], Path())
+
+
+def test_exhibits_from_records_and_their_verification(third_project):
+    """Every exhibit has its seconds; figures that differ from the records are told, and not timed."""
+    from cpt_repro.bench.drawing import bench_exhibits
+    from cpt_repro.report.making import make_all
+    from cpt_repro.workflow.jobs import Workflow
+
+    scale = third_project.scales / "smoke.yaml"
+    told = scale.read_text()
+    scale.write_text(re.sub(r"(?m)^papers:.*\n", "", told) + "\npapers: [third2026]\n")
+    work, lines = Workflow(third_project, "smoke"), []
+    with pytest.raises(UserError, match="it ended with status 1"):
+        bench_exhibits(work.catalogue, work.records, 1, lines.append)
+    list(make_all(work.catalogue, work.records, third_project.figures))
+    row = bench_exhibits(work.catalogue, work.records, 1, lines.append)
+    names = {"third2026/figure_01", "third2026/table_01", "claims", "report"}
+    assert set(row["each_cpu_seconds"]) == names and all(
+        any(name in line for line in lines) for name in names
+    )
+    assert row["exhibits"] == 2 and row["verify_seconds"][0] > 0 < row["exhibits_cpu_seconds"][0]
+
+
+def test_rows_are_appended(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    for number in (1, 2):
+        cli._say_rows([{"row": number}], path)
+    assert path.read_text() == capsys.readouterr().out == '{"row": 1}\n{"row": 2}\n'

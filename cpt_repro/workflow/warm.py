@@ -33,11 +33,19 @@ _MODULES = {
     "train": ("cpt_repro.training.train", "cpt_repro.training.composer"),
     "measure": ("cpt_repro.training.train",),
     "evaluate": ("cpt_repro.evaluation.evaluate", "cpt_repro.evaluation.harness"),
-    "draw": ("cpt_repro.exhibits.draw", "cpt_repro.exhibits.style"),
-    "claims": ("cpt_repro.claims.ledger",),
+    "draw": (
+        *("cpt_repro.exhibits.draw", "cpt_repro.exhibits.style", "seaborn", "matplotlib.figure"),
+        *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    ),
+    "claims": ("cpt_repro.claims.ledger", "scipy.stats"),
     "report": ("cpt_repro.report.page",),
 }
 _LENGTH = struct.Struct("!I")
+
+
+def imports_of(command: str) -> tuple[str, ...]:
+    """What a command needs that takes long to import."""
+    return _MODULES.get(command, ())
 
 
 def start(path: Path) -> None:
@@ -77,7 +85,7 @@ def _serve(listener: socket.socket, parent: int) -> int:
             arguments, folder, environment = json.loads(content)
         except (OSError, ValueError, struct.error):  # the caller has gone
             arguments = None
-        for module in _MODULES.get(arguments[0], ()) if arguments else ():
+        for module in imports_of(arguments[0]) if arguments else ():
             with suppress(ImportError):  # the child will say it
                 importlib.import_module(module)
         gc.freeze()
