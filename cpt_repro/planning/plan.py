@@ -116,6 +116,8 @@ class Plan:
                 for run in (merge.base, merge.task):
                     study.check_run(run, f"{study.path('runs.yaml')}, merges.{name}")
         self.runs: dict[str, PlannedRun] = {}
+        #: (paper, sequences of a batch) -> evaluations that all its runs have
+        self.shared: dict[tuple[str, int], set[int]] = {}
         #: (paper, run) without counterpart at this scale -> why
         self.absent: dict[tuple[str, str], str] = {}
         names = sum(len(self.studies[paper].paper.runs) for paper in self.papers)
@@ -508,13 +510,16 @@ class _Resolution:
         first, last = max(1, iterations - self._iterations(told.closing)), told.closing_evaluations - 1
         return {round(first + (iterations - first) * k / last) for k in range(last + 1)}
 
-    @cached_property
+    @property
     def _shared(self) -> set[int]:
         """Evaluations that all runs of the paper have, so that they compare: where claims and exhibits ask
         for them, and where runs that stop early close."""
-        stops = {run.until for run in self.study.paper.runs.values() if run.until}
-        closing = (self._closing(max(self._iterations(stop), 1)) for stop in stops)
-        return {self._iterations(x) for x in self.study.points}.union(*closing)
+        of = self.study.name, self.sequences
+        if of not in self.plan.shared:
+            stops = {run.until for run in self.study.paper.runs.values() if run.until}
+            closing = (self._closing(max(self._iterations(stop), 1)) for stop in stops)
+            self.plan.shared[of] = {self._iterations(x) for x in self.study.points}.union(*closing)
+        return self.plan.shared[of]
 
     def _validation(self, iterations: int) -> ValidationPlan:
         told, billions = self.scale.validation, self.billions
