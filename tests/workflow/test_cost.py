@@ -146,8 +146,9 @@ def test_totals_of_paper_are_those_of_the_declarations(repository, work):
 def test_validation_is_counted_apart(work):
     cost = cost_of(work("paper"))
     run = next(run for run in cost.runs if run.id == "ibrahim2024/405m/pile/seed-0")
-    # Every 1,000 iterations from 0, the end, and ten times in the last 90, each on three corpora.
-    assert run.validation_flops == (133 + 10) * 3 * 11040 * 2048 * SMALL // 3
+    # Every 1,000 iterations from 0, the end, and ten times in the last 90; at 1, 2, 10, 20 and 257B, which
+    # claims ask for, and ten times before 40, 50 and 100B, where other runs end; each on three corpora.
+    assert run.validation_flops == (133 + 10 + 5 + 30) * 3 * 11040 * 2048 * SMALL // 3
     assert cost.models["405m"].tokens_per_second == pytest.approx(0.45 * 989e12 / SMALL)
     assert run.device_hours == pytest.approx(
         (run.training_flops + run.validation_flops) / (0.45 * 989e12) / 3600
