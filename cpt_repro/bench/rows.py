@@ -7,11 +7,10 @@ import platform
 import statistics
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cpt_repro import __version__
-from cpt_repro.processes import cores
+from cpt_repro.processes import cores, processor
 
 #: As receipts name them -> as they are installed.
 LIBRARIES = {
@@ -50,17 +49,10 @@ def measured_here(benchmark: str, scale: str | None, rounds: int) -> dict[str, A
     """What every row says of where and when it was measured; `cores`: those that this process may use."""
     told = {"benchmark": benchmark} | ({"scale": scale} if scale else {})
     told |= {"rounds": rounds, "cpt_repro": __version__}
-    told |= {"python": platform.python_version(), "hardware": _hardware(), "cores": cores()}
+    told |= {"python": platform.python_version(), "hardware": processor(), "cores": cores()}
     for name, package in LIBRARIES.items():
         try:
             told[name] = version(package)
         except PackageNotFoundError:
             told[name] = None
     return told | {"date": datetime.date.today().isoformat()}
-
-
-def _hardware() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

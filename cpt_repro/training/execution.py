@@ -11,7 +11,6 @@ import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from cpt_repro.declarations.scale import Execution
 from cpt_repro.errors import UserError
 from cpt_repro.models.architecture import Architecture
 from cpt_repro.planning.training import Training
+from cpt_repro.processes import processor
 from cpt_repro.training.loss import AT_ONCE, CausalLM
 
 #: Part of a GPU's memory that an estimated micro-batch may fill; the rest is for fragmentation.
@@ -92,14 +92,9 @@ def compile_parts(wrapped: CausalLM, architecture: Architecture) -> None:
 
 def environment() -> dict[str, str]:
     """Versions and hardware that numbers may depend on."""
-    hardware = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        hardware = lines[0].partition(":")[2].strip() if lines else hardware
     return {
         "python": platform.python_version(),
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else hardware,
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "transformers": transformers.__version__,

@@ -76,11 +76,14 @@ class CausalLM(torch.nn.Module):
         asked = {"input_ids": inputs, "attention_mask": self._mask, "use_cache": False}
         return self.model.base_model(**asked)[0] if self.in_rows else self.model(**asked).logits
 
+    def _head(self, batch: torch.Tensor) -> torch.Tensor | None:
+        """Weights (vocabulary, width) of the head, which has no biases, where logits are made in rows."""
+        return self.model.get_output_embeddings().weight if self.in_rows and not batch.is_cuda else None
+
     def loss(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy in nats per token, of what `forward` gave."""
         targets = batch[:, 1:]
-        if self.in_rows and not batch.is_cuda:  # the heads here have no biases
-            head = self.model.get_output_embeddings().weight
+        if (head := self._head(batch)) is not None:
             return _MeanLossInRows.apply(outputs.flatten(0, 1), head, targets.flatten())
         return self.mean_loss(outputs, targets)
 
@@ -93,8 +96,7 @@ class CausalLM(torch.nn.Module):
         for part in tokens.split(at_once):
             part = part.to(device, non_blocking=True)
             outputs, targets = self(part).flatten(0, 1), part[:, 1:].flatten()
-            if self.in_rows and not part.is_cuda:
-                head = self.model.get_output_embeddings().weight
+            if (head := self._head(part)) is not None:
                 rows = zip(outputs.split(ROWS), targets.split(ROWS), strict=True)
                 losses = torch.cat([F.cross_entropy(o @ head.T, t, reduction="none") for o, t in rows])
             else:
