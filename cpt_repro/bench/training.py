@@ -207,11 +207,11 @@ def bench_training(
     The ways (arms): a plain loop over the trainer's parts and our trainer with the fastest kernels, our
     trainer with deterministic kernels; on a GPU, where the former are compiled, our trainer uncompiled; on a
     CPU a plain loop with whole logits, and one of the library's model as it comes. Of plain loops the shares
-    of a step's phases are told. A step is the share of the scale's
-    batch that one rank of its `execution` has, `steps` of them are timed. `device`: the scale's without it;
-    cpu at a scale for GPUs is a dry run. On CPUs it is uncompiled and in float32. Where the scale's shards
-    are not built the tokens are random, and the row says so. Nothing is exchanged between GPUs here. Raises
-    `UserError` without a GPU before anything heavy begins.
+    of a step's phases are told. A step is the share of the scale's batch that one rank of its `execution`
+    has, `steps` of them are timed. `device`: the scale's without it; cpu at a scale for GPUs is a dry run. On
+    CPUs it is uncompiled and in float32. Where the scale's shards are not built the tokens are random, and
+    the row says so. Nothing is exchanged between GPUs here. Raises `UserError` without a GPU before anything
+    heavy begins.
     """
     device = device or plan.scale.device
     if device == "gpu" and not torch.cuda.is_available():
