@@ -318,7 +318,7 @@ def _(raw, project, catalogue):
         path.write_bytes(before)
 
 
-for _name in ("smoke_strong", "english_upstream", "english_broad", "slimpajama"):
+for _name in ("smoke_strong", "german_downstream", "english_broad", "slimpajama"):
 
     @reader(f"manifest {_name}", declared(f"data_manifests/{_name}.yaml"))
     def _(raw, project, name=_name, **_):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cpt_repro.declarations.benchmarks import task_digests
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def outstanding(
-    plan: Plan, records: Records, models: Sequence[str], generating: Mapping[str, str]
-) -> list[str]:
+def outstanding(plan: Plan, records: Records, models: Sequence[str], generating: Container[str]) -> list[str]:
     """Those of the models whose records are not of the scale's tasks as declared, or lack generations."""
     wanted = task_digests(plan.project, plan.scale, plan.data)
 
@@ -37,12 +35,12 @@ def evaluate_models(
     models: Sequence[str],
     store: Store,
     say: Callable[[str], None],
-    generating: Mapping[str, str],
+    generating: Mapping[str, str | tuple[str, ...]],
 ) -> None:
     """Scores runs and merges on the tasks that their records lack.
 
-    Those in `generating` also continue prompts, from the corpus that is given there. Missing or altered
-    weights or items are a `UserError`; the records written until then stay.
+    Those in `generating` also continue the prompts given there, or some from the corpus of that name.
+    Missing or altered weights or items are a `UserError`; the records written until then stay.
     """
     todo = outstanding(plan, records, models, generating)
     if not todo:
@@ -56,8 +54,9 @@ def evaluate_models(
         planned, record = plan.model(model_id), records.evaluation(model_id)
         prompts, generations = (record.prompts, record.generations) if record else ((), ())
         model = _load(planned, store)
-        if corpus := generating.get(model_id):
-            asked = tuple(held_out_prompts(plan.project.data / plan.scale.name / corpus))
+        if asked := generating.get(model_id, ()):
+            if isinstance(asked, str):
+                asked = tuple(held_out_prompts(plan.project.data / plan.scale.name / asked))
             if asked != prompts or not generations:
                 prompts, generations = asked, tuple(generate(model, harness.tokenizer, asked))
         evaluation = Evaluation(

@@ -104,11 +104,24 @@ class Catalogue:
         return tuple(unique(model for key in self.exhibits for model in self.needs(*key).models))
 
     @cached_property
-    def generating(self) -> dict[str, str]:
-        """Those that are to continue prompts -> the corpus these are taken from."""
-        shown = {key: e.corpus for key, e in self.exhibits.items() if isinstance(e, Generations)}
-        here = {key: corpus for key, corpus in shown.items() if corpus in self.plan.scale.corpora}
-        return {model: corpus for key, corpus in here.items() for model in self.needs(*key).models}
+    def generating(self) -> dict[str, str | tuple[str, ...]]:
+        """Those that are to continue prompts -> these, or the corpus from whose held-out text they are taken.
+
+        The published prompts are for models of the paper's own size and languages.
+        """
+        shown = {key: e for key, e in self.exhibits.items() if isinstance(e, Generations)}
+        here = {key: e.corpus for key, e in shown.items() if e.corpus in self.plan.scale.corpora}
+        published: dict[str, tuple[str, ...]] = {}
+        for (paper, key), exhibit in shown.items() if self.plan.scale.name == "paper" else ():
+            if exhibit.layout == "prompts" and exhibit.published:
+                table = self.plan.studies[paper].published.tables[key]
+                column = table.columns.index(exhibit.published)
+                published[paper] = tuple(str(row[column]) for row in table.rows)
+        return {
+            model: published.get(key[0], corpus)
+            for key, corpus in here.items()
+            for model in self.needs(*key).models
+        }
 
 
 def load_exhibits(study: Study) -> Exhibits:

@@ -64,7 +64,7 @@ class Panel(Strict):
     #: a corpus of the paper, or `learning_rate`
     y: str
     xlim: Range
-    #: the paper's limits, used at scale paper only
+    #: the paper's limits, for published curves and at scale paper
     ylim: Range | None = None
     #: first part of the x-range that the y-limits may cut off
     settle: float = Field(default=0.05, ge=0, le=1)

@@ -155,7 +155,6 @@ def test_what_is_missing_says_why(pocket):
         (f"{LOW} suite:english", f"{LOW} was not evaluated"),
         (f"{LOW} suite:french", "the scale pocket has no french suite"),
         (f"{LOW} task:english/MMLU", "the english suite of pocket has no MMLU"),
-        ("405m/pile--sp-domains/stage-6 pile", "no counterpart: english_downstream has 3 domains only"),
         (f"{LOW} pile - {WEAK} pile", "its runs have no seed in common"),
         (f"{LOW} pile peak[1.6,1.7]", "no evaluation that the compared runs share between 1.6B and 1.7B"),
         # No point is made up where none was measured, or between two.

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from cpt_repro.declarations.published import Value
+from cpt_repro.declarations.scale import load_scale
 from cpt_repro.exhibits.base import TableKind
+from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.exhibits.rows import Anchors, Key, compare
 from cpt_repro.exhibits.typeset import (
@@ -26,6 +28,7 @@ from cpt_repro.exhibits.typeset import (
     write_tex,
 )
 from cpt_repro.files import read_json
+from cpt_repro.planning.plan import Plan
 
 #: Rows of each table of Ibrahim et al.; prompts and generations apart.
 ROWS = {2: 14, 3: 10, 4: 10, 5: 10, 6: 18, 7: 7, 8: 5, 9: 25, 10: 25, 11: 17, 12: 36, 13: 18, 14: 13}
@@ -122,13 +125,13 @@ def test_a_table_by_hand_from_receipts_to_csv(drawn, pocket):
     union, without, five = (sum(of(name)) / 3 for name in names)
     row = frame.loc[3]
     assert row["D0, published"] == 2.23 and row["D0, mark"] == "printed"
-    assert row["D0, reproduced (english_upstream, pocket scale)"] == pytest.approx(five, rel=1e-9)
+    assert row["D0, reproduced (english_broad, pocket scale)"] == pytest.approx(five, rel=1e-9)
     error = (sum((value - five) ** 2 for value in of(names[2])) / 2 / 3) ** 0.5
     assert row["D0, standard error (pocket scale)"] == pytest.approx(error, rel=1e-9)
     assert row["D0, effect (pocket scale)"] == pytest.approx((five - union) / (without - union), rel=1e-9)
     assert row["D0, published effect"] == pytest.approx((2.23 - 2.17) / (2.44 - 2.17), rel=1e-9)
     assert (row["D0, published rank"], row["D0, ranked rows"], row["D0, seeds (pocket scale)"]) == (4, 7, 3)
-    losses = frame["D0, reproduced (english_upstream, pocket scale)"]
+    losses = frame["D0, reproduced (english_broad, pocket scale)"]
     assert list(frame["D0, rank (pocket scale)"][:7]) == list(losses[:7].round(3).rank(method="min"))
     assert not [head for head in frame if "difference" in head]
     pairs = view.exhibit.pairs(view)
@@ -241,7 +244,7 @@ def test_domains_settings_and_generations(drawn, pocket):
     frame = drawn("ibrahim2024/table_13")["frame"].set_index("Description")["405M, reproduced (pocket scale)"]
     receipt = pocket().view("ibrahim2024/table_13").runs("405m/pile")[0]
     assert frame["Parameters"] == f"{receipt.parameters:,}"
-    embeddings = 2 * 1024 * 48
+    embeddings = 2 * 1024 * 24
     assert frame["Non-embedding parameters"] == f"{receipt.parameters - embeddings:,}"
     frame = drawn("ibrahim2024/table_14")["frame"]
     assert (frame["Value, reproduced (pocket scale)"][3], frame["Value, published"][3]) == (3e-3, 3e-4)
@@ -250,6 +253,23 @@ def test_domains_settings_and_generations(drawn, pocket):
     texts = frame[frame["Training tokens"] == "300B Pile"]["Generation (pocket scale)"]
     assert [text.lstrip("'") for text in texts] == [*evaluation.generations]
     assert set(frame[frame["Training tokens"] == "200B Ger."]["Generation (pocket scale)"]) == {"not run"}
+    published = pocket().catalogue.plan.studies["ibrahim2024"].published.tables
+    assert [(text,) for text in frame["Published (printed)"]] == list(published["table_09"].rows)
+    asked = drawn("ibrahim2024/table_08")["frame"]
+    assert [*zip(asked["Published (printed)"], asked["Translation"], asked["Why"], strict=True)] == list(
+        published["table_08"].rows
+    )
+    assert not set(asked["Published (printed)"]) & set(asked["Text (pocket scale)"])
+
+
+def test_models_of_the_papers_own_size_continue_the_published_prompts(repository):
+    generating = {
+        name: Catalogue(Plan(repository, load_scale(repository, name), ("ibrahim2024",))).generating
+        for name in ("paper", "pocket")
+    }
+    (asked,) = {generating["paper"][model] for model in generating["paper"]}
+    assert len(asked) == 5 and asked[1].startswith("Döner")
+    assert set(generating["pocket"].values()) == {"german"}
 
 
 def test_what_is_not_built_has_its_planned_shares(drawn, repository, tmp_path):

@@ -50,15 +50,29 @@ def test_number_of_runs(smoke, plan_of):
     # Gupta: upstream 1, scratch 1, maximum rates 3, constant 1, warm-ups 3, earlier checkpoints 4, on the
     # Pile 4. Ibrahim 405M: scratch and unions 5; Pile -> SP 6 replay + 2 rates + 2 constant + 3 warm-ups =
     # 13, German as many; Pile -> Pile 5; infinite 2; three splits 2 x 3 + 2 x 3 annealed + 3 cosine = 15;
-    # domains 7; sizes 4; optimizer 1. Ibrahim 10B: scratch and union 3, replay 2. Pocket's new data has three
-    # domains of seven.
+    # domains 7; sizes 4; optimizer 1. Ibrahim 10B: scratch and union 3, replay 2.
     expected = {("gupta2023", "405m"): 17, ("ibrahim2024", "405m"): 65, ("ibrahim2024", "10b"): 5}
     assert len(smoke.shares("sp")) == 7 and not smoke.absent
     assert Counter((run.paper, run.model_name) for run in smoke.runs.values()) == expected
     pocket = plan_of("pocket")
     first = [run for run in pocket.runs.values() if run.seed == pocket.scale.seeds[0]]
-    assert Counter((run.paper, run.model_name) for run in first) == expected | {("ibrahim2024", "405m"): 61}
-    assert set(pocket.absent) == {("ibrahim2024", f"405m/pile--sp-domains/stage-{k}") for k in (4, 5, 6, 7)}
+    assert Counter((run.paper, run.model_name) for run in first) == expected and not pocket.absent
+
+
+def test_new_data_of_fewer_domains_have_fewer_stages(third_project):
+    path = third_project.manifests / "smoke_weak.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    of = {name: list(manifest[name].items())[:3] for name in ("domains", "mixes")}
+    whole = sum(share for _, share in of["domains"])
+    shares = {name: share / whole for name, share in of["domains"]}
+    path.write_text(yaml.safe_dump(manifest | {"domains": shares, "mixes": dict(of["mixes"])}))
+    plan = plan_at(third_project)
+    stages = {("ibrahim2024", f"405m/pile--sp-domains/stage-{k}") for k in (4, 5, 6, 7)}
+    assert set(plan.absent) == stages
+    assert set(plan.absent.values()) == {"smoke_weak has 3 domains only"}
+    # Three stages are as long as seven: each has its domain's share of the whole.
+    three = [plan.find("ibrahim2024", f"405m/pile--sp-domains/stage-{k}")[0] for k in (1, 2, 3)]
+    assert sum(run.billions for run in three) == pytest.approx(299.28, abs=0.5)
 
 
 @pytest.mark.parametrize("scale", ["smoke", "pocket", "paper"])
@@ -383,7 +397,7 @@ def test_replay_of_too_many_stages_is_refused(made_up):
 def test_a_manifest_without_shares_makes_no_plan(third_project):
     path = third_project.manifests / "smoke_weak.yaml"
     manifest = yaml.safe_load(path.read_text())
-    files = yaml.safe_load((third_project.manifests / "english_downstream.yaml").read_text())
+    files = yaml.safe_load((third_project.manifests / "english_web.yaml").read_text())
     path.write_text(
         yaml.safe_dump(files | {"name": "smoke_weak", "domains": dict.fromkeys(files["domains"])})
     )

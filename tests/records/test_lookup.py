@@ -157,7 +157,7 @@ def test_another_corpus_is_measured_on_kept_weights(pocket, third_project):
 
 
 def test_losses_on_another_text_count_as_nothing(pocket, third_project):
-    path = third_project.manifests / "english_downstream.yaml"
+    path = third_project.manifests / "english_web.yaml"
     manifest = yaml.safe_load(path.read_text())
     manifest["splits"]["train"]["sha256_jsonl"] = "0" * 64
     path.write_text(yaml.safe_dump(manifest))

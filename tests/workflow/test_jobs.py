@@ -141,7 +141,7 @@ def test_another_text_makes_corpora_and_records_anew(project):
     jobs = work(project)
     tokenizer = str(project.data / "pocket" / "tokenizer" / "tokenizer.json")
     assert (jobs.tokenizer(), jobs.corpus("sp")) == ([], [tokenizer])
-    text = project.manifests / "english_downstream.yaml"
+    text = project.manifests / "english_web.yaml"
     text.write_text(text.read_text() + "# a remark\n")
     assert work(project).record("sp") == []
     edit(project, SCALE, ("sequence_length: ", "sequence_length: 1"))
