@@ -35,9 +35,9 @@ from cpt_repro.declarations.study import Items, Study, WantedPoints
 from cpt_repro.errors import UserError
 
 if TYPE_CHECKING:
-    from cpt_repro.claims.quantities import Effect
     from cpt_repro.claims.verdicts import Bench
     from cpt_repro.exhibits.catalogue import Catalogue
+    from cpt_repro.records.uncertainty import Effect
 
 Verdict = Literal["held", "failed", "inconclusive", "undecidable here", "not run"]
 HELD, FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN = VERDICTS = (

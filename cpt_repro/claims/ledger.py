@@ -22,7 +22,7 @@ from cpt_repro.claims.grammar import (
     load_claims,
 )
 from cpt_repro.claims.published import as_published
-from cpt_repro.claims.quantities import Effect, Measured, Number, number, rounded, signed, spread
+from cpt_repro.claims.quantities import Measured, number, signed
 from cpt_repro.claims.verdicts import Outcome, evaluate, quotient, settle, values
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
@@ -31,6 +31,7 @@ from cpt_repro.exhibits.typeset import escape_markdown as md
 from cpt_repro.files import write_json, write_text
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Evidence, Records
+from cpt_repro.records.uncertainty import Effect, Number, rounded, spread
 
 if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue

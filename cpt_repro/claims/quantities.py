@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import PlainSerializer
 
 from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
-from cpt_repro.declarations.strict import Strict
 from cpt_repro.records.lookup import Evidence, Trained
+from cpt_repro.records.uncertainty import NORMAL, Effect, Sample, combined, rounded, scores, spread
 
 if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue
 
 #: A quantity with a weight; None stands for 1.
 Part = tuple[float, Quantity | None]
-#: Seeds from which on their scatter is taken for the noise.
-ENOUGH_SEEDS = 3
-#: Standard errors on either side of a 95 % interval, where they are known well.
-NORMAL = 1.96
 #: Half of the last digit that losses are printed with.
 PRINTED = 0.005
 #: Billions of tokens within which the first digitised point of a curve is its start.
 STARTING = 0.1
-
-
-def rounded(value: float) -> float:
-    """Six decimals, so that no digit that is written or printed depends on the order of a sum."""
-    return round(value, 6) + 0.0
-
-
-Number = Annotated[float, PlainSerializer(rounded)]
 
 
 class Missing(Exception):
@@ -64,27 +50,6 @@ class Missing(Exception):
             )
             told.append(f"{', '.join(first)}{f' and {more} more' if more > 0 else ''} {verb}".strip())
         return Missing("; ".join(told))
-
-
-class Effect(Strict):
-    """A value with the half-width of its 95 % interval, and what that was estimated from."""
-
-    #: What it is, where it should be above zero.
-    says: str = ""
-    value: Number
-    noise: Number
-    by: str
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the value is clearly above or below zero, else 0."""
-        value, noise = rounded(self.value), rounded(self.noise)
-        return (value > noise) - (value < -noise)
-
-
-def spread(noise: float) -> str:
-    """A noise as it is printed: never as nothing where there is some."""
-    return f"± {noise:.3f}" if noise >= 0.0005 else f"± {noise:.1g}" if noise else "(exact)"
 
 
 def signed(effect: Effect) -> str:
@@ -122,33 +87,11 @@ def _picked(points: Iterable[tuple[float, float]], reading: Reading) -> float:
     return float(max(inside) if reading.when == "peak" else np.mean(inside))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A reading of one seed, and what its evaluation says of its noise."""
-
-    value: float
-    #: Standard error that it shares with no other reading: of the jitter of evaluations, or of a fit.
-    error: float = 0.0
-    #: Standard error over the documents of a suite, which are the same for every seed.
-    documents: float = 0.0
-    #: Corpus -> whose losses per validation sequence it resembles; the value is a mean over corpora.
-    losses: Mapping[str, Trained] = field(default_factory=dict)
-    #: Of those sequences alone that curves are of.
-    along: bool = False
-
-
 class Measured:
     """Quantities of one paper at one scale, seed by seed.
 
-    Differences are paired by seed: initialisation and order of samples are the seed's in every arm. The
-    noise of an effect joins two parts in quadrature. That of the seeds is, with three or more common ones,
-    the half-width of the two-sided 95 % t-interval of its values per seed; with fewer it is not known, and
-    1.96 standard errors over the jitter of the closing evaluations stand for it. That of the documents is
-    1.96 standard errors over the validation sequences of the weighted difference, averaged over the seeds
-    (sequence by sequence on the same corpus; without losses per sequence, of each loss by itself), of suites
-    their standard errors over documents. Sequence losses are those of the last evaluation and stand for other
-    points of a curve too. Curves are read only at points that were measured, and of several runs only at
-    those that all have.
+    Their noise is that of `records.uncertainty`. Curves are read only at points that were measured, and of
+    several runs only at those that all have.
     """
 
     def __init__(self, evidence: Evidence):
@@ -200,14 +143,7 @@ class Measured:
         tasks = [task for name in names if (task := name.lower().replace("-", "_")) in declared.tasks]
         if names and not tasks:
             raise Missing(f"no counterpart: the {suite} suite of {self.scale} has no {names[0]}")
-        samples = {}
-        for evaluation in self.evidence.evaluations(run):
-            scores = evaluation.suites.get(suite)
-            if scores and (score := scores.tasks.get(tasks[0]) if tasks else scores):
-                value = score.value if tasks else score.average
-                seed = int(evaluation.id.rpartition("seed-")[2])
-                samples[seed] = Sample(100 * value, documents=100 * score.stderr)
-        return samples
+        return scores(self.evidence.evaluations(run), suite, tasks[0] if tasks else None)
 
     def _compute(self, run: str, reading: Reading) -> dict[int, Sample]:
         """Lengths in the paper's unit, known from the plan."""
@@ -295,50 +231,13 @@ class Measured:
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
         """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
-        from scipy import stats  # it takes long to import, and who shows a ledger only needs none of it
-
         (weights, constant), pool = linear(parts), tuple(pool)
         seeds = self.seeds(pool)
         along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in weights)
-        samples = {(r, seed): self.samples(r, pool, along)[seed] for r in weights for seed in seeds}
-        each = [constant + sum(w * samples[r, seed].value for r, w in weights.items()) for seed in seeds]
-        count, kinds = len(seeds), {reading.what for reading in weights}
-        if kinds <= {"compute"}:
-            return Effect(value=np.mean(each), noise=0.0, by="exact")
-        shares = {key: weights[key[0]] / count for key in samples}
-        documents = NORMAL * _document_error(samples, shares)
-        if count >= ENOUGH_SEEDS:
-            of_seeds, by = stats.t.ppf(0.975, count - 1) * stats.sem(each), f"{count} seeds and the documents"
-        else:
-            of_seeds = NORMAL * math.hypot(*(shares[key] * sample.error for key, sample in samples.items()))
-            by = f"the documents alone, n = {count}"
-        return Effect(value=np.mean(each), noise=math.hypot(of_seeds, documents), by=by)
-
-
-def _document_error(samples: dict[tuple[Reading, int], Sample], shares: dict[tuple[Reading, int], float]):
-    """Standard error over documents of a weighted sum of readings of several seeds.
-
-    The documents are the same for every seed: their noise does not average out over them.
-    """
-    from scipy import stats
-
-    together: dict[tuple[str, Reading], float] = defaultdict(float)
-    losses: dict[str, list[tuple[float, Trained, Reading]]] = defaultdict(list)
-    along = any(sample.along for sample in samples.values())
-    for key, sample in samples.items():
-        together["", key[0]] += shares[key] * sample.documents
-        for corpus, source in sample.losses.items():
-            losses[corpus].append((shares[key] / len(sample.losses), source, key[0]))
-    errors = []
-    for corpus, summed in losses.items():
-        each = [trained.sequence_losses(corpus, along) for _, trained, _ in summed]
-        lengths = set(map(len, each))
-        if len(lengths) == 1 and min(lengths) > 1:
-            errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
-            continue
-        for weight, trained, reading in summed:
-            together[corpus, reading] += weight * trained.final[corpus].noise
-    return math.hypot(*errors, *together.values())
+        read = {r: {seed: self.samples(r, pool, along)[seed] for seed in seeds} for r in weights}
+        effect = combined(weights, read or {None: dict.fromkeys(seeds)}, constant)
+        exact = {reading.what for reading in weights} <= {"compute"}
+        return effect.model_copy(update={"noise": 0.0, "by": "exact"}) if exact else effect
 
 
 Curve = list[tuple[float, float]]

@@ -17,8 +17,9 @@ from cpt_repro.claims.grammar import (
     Test,
     Verdict,
 )
-from cpt_repro.claims.quantities import AsPublished, Effect, Measured, Missing, Number, Part, signed
+from cpt_repro.claims.quantities import AsPublished, Measured, Missing, Part, signed
 from cpt_repro.declarations.strict import Strict
+from cpt_repro.records.uncertainty import Effect, Number
 
 Source = Measured | AsPublished
 

@@ -204,8 +204,10 @@ class Harness:
 
     def _score(self, lm: _Model, task: _Task) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
-        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=False)
+        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=True)
         result = output["results"][name]
+        # Samples come in the order in which they were scored.
+        answers = sorted((one["doc_id"], float(one[metric])) for one in output["samples"][name])
         too_long = {one.doc_id for one in task.instances if lm.tokens(one.args) > lm.max_length}
         return Score(
             metric=metric,
@@ -213,5 +215,6 @@ class Harness:
             stderr=float(result[f"{metric}_stderr,none"]),
             documents=len(task.eval_docs),
             truncated=len(too_long),
+            right=Score.packed([answer for _, answer in answers]),
             declaration=task.declaration,
         )

@@ -9,7 +9,7 @@ from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, RunRef, View, unique
+from cpt_repro.exhibits.base import INTERVAL, NOT_DIGITISED, CorpusRef, FigureKind, RunRef, View, unique
 from cpt_repro.exhibits.typeset import Measured
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Bars(FigureKind):
         return unique(panel.published for panel in self.panels), sum(len(group.runs) for group in self.groups)
 
     def caption(self, view: View) -> list[str]:
-        error = f"Error bars: {view.error_over('closing evaluations (loss) or documents (suite)')}."
+        error = f"Error bars: {INTERVAL}."
         where = "the diamonds" if view.full_size else "the outlined bars below"
         published = f"Published: {where}, as printed or digitised."
         return [error, published if self.published_table[0] else NOT_DIGITISED]

@@ -10,7 +10,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache, cached_property, partial
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ValidationInfo, model_validator
@@ -24,6 +23,7 @@ from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.typeset import Measured, Table, over_seeds
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import Evidence, Records
+from cpt_repro.records.uncertainty import Sample, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue, Exhibits
 
 NOT_DIGITISED = "The paper's curves could not be digitised; no published values are drawn."
+#: What stands behind ± and error bars.
+INTERVAL = (
+    "half-width of a 95 % interval over the validation documents and, with three seeds or more, over seeds "
+    "(the scatter of fewer is not known)"
+)
 
 
 def unique(names: Iterable[str | None]) -> list[str]:
@@ -152,25 +157,19 @@ class View(Evidence):
 
     def loss(self, run: str, *corpora: str) -> Measured | None:
         """A run's final loss on a corpus, or the plain mean over several."""
-        n = len(corpora)
-        seeds = [[one.final[c] for c in corpora] for one in self.runs(run) if {*corpora} <= set(one.final)]
-        losses = [math.fsum(final.loss for final in finals) / n for finals in seeds]
-        errors = [math.hypot(*(final.stderr for final in finals)) / n for finals in seeds]
-        noises = [math.hypot(*(final.noise for final in finals)) / n for finals in seeds]
-        return over_seeds(losses, errors, 3, fmean(noises)) if seeds else None
+        n, samples = len(corpora), {}
+        for one in self.runs(run):
+            if {*corpora} <= set(one.final):
+                finals = [one.final[corpus] for corpus in corpora]
+                loss = math.fsum(final.loss for final in finals) / n
+                error = math.hypot(*(final.stderr for final in finals)) / n
+                samples[one.seed] = Sample(loss, error, losses=dict.fromkeys(corpora, one))
+        return over_seeds(samples, 3) if samples else None
 
     def score(self, model: str, suite: str, task: str | None = None) -> Measured | None:
         """A run's or merge's value of a task, or average of a suite, in percent."""
-        scores = [e.suites[suite] for e in self.evaluations(model) if suite in e.suites]
-        if task:
-            seeds = [(one.tasks[task].value, one.tasks[task].stderr) for one in scores if task in one.tasks]
-        else:
-            seeds = [(one.average, one.stderr) for one in scores]
-        return over_seeds([100 * v for v, _ in seeds], [100 * e for _, e in seeds], 2) if seeds else None
-
-    def error_over(self, what: str) -> str:
-        """What a standard error is taken over, in words; `what` where there is one seed."""
-        return f"standard error over {'seeds where there are several, else over ' * self.several_seeds}{what}"
+        samples = scores(self.evaluations(model), suite, task)
+        return over_seeds(samples, 2) if samples else None
 
     def size(self, name: str) -> str:
         """How a run's paper calls its model."""

@@ -5,22 +5,31 @@ Below the scale `paper` losses and scores do not compare as they are; ranks and 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationInfo, model_validator
 
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import CorpusRef, Row, RunRef, TableKind, View, check_known, declaration, unique
-from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
+from cpt_repro.exhibits.base import (
+    INTERVAL,
+    CorpusRef,
+    Row,
+    RunRef,
+    TableKind,
+    View,
+    check_known,
+    declaration,
+    unique,
+)
+from cpt_repro.exhibits.typeset import Cell, Measured, Ranks, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
+from cpt_repro.records.uncertainty import Effect, combined, difference
 
 Measure = Callable[[Row, "Key"], Measured | None]
-#: A normalised effect stands on a denominator of at least so many standard errors.
-SURE = 2
 
 
 class Column(Strict):
@@ -101,11 +110,10 @@ class Rows(TableKind):
     def caption(self, view: View) -> list[str]:
         out = []
         if any(column.losses for column in self.columns):
-            out.append(f"Losses in nats per token ± {view.error_over('the closing evaluations')};")
-            out.append("AVG is the mean of D0 and D1.")
+            out.append("Losses in nats per token; AVG is the mean of D0 and D1.")
         if self.suites:
-            out.append(f"Scores in percent ± {view.error_over('documents')}.")
-        return out
+            out.append("Scores in percent.")
+        return [*out, f"±: {INTERVAL}."] if out else out
 
     def table(self, view: View) -> Table:
         columns = _Builder(self, view).columns()
@@ -116,10 +124,11 @@ class Rows(TableKind):
         if any(cell.ranks for cell in cells):
             same = "among rows with the same new data and model that have both values"
             notes += ["At this scale absolute values do not compare with the published ones."]
-            notes += [f"Rank: 1 is best, {same}."]
+            open_ = "here from the best to the worst that the noise of differences leaves open, ? if all are"
+            notes += [f"Rank: 1 is best, {same}; {open_}."]
         if any(cell.effects != (None, None) for cell in cells):
             says = " or ".join(unique(anchor.says for anchor in self.anchors))
-            unsure = f"where that gap is 0 in print or within {SURE} standard errors here"
+            unsure = "where that gap is 0 in print or within its noise here"
             notes += [f"Effect: {says}; – {unsure}."]
         return Table(columns, notes)
 
@@ -256,9 +265,10 @@ def rate_text(rate: float) -> str:
 
 
 def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losses: bool) -> None:
-    """Fills in ranks (1 is best; ties of printed digits share the better one), effects and differences.
+    """Fills in ranks (ties of printed digits share the better one), effects and differences.
 
-    Only rows that have both values count, and a run that stands in two rows counts once.
+    Only rows that have both values count, and a run that stands in two rows counts once. Here a row is better
+    than another where their difference, paired, is clear of its noise.
     """
     groups: dict[tuple[str, str], dict[str, Cell]] = {}
     for key, cell in zip(keys, column.cells, strict=True):
@@ -267,26 +277,44 @@ def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losse
             if column.scale == "paper":
                 cell.difference = cell.reproduced.value - cell.published.value
     sign = 1 if losses else -1
+    ranks = {which: _ranks(list(group.values()), sign) for which, group in groups.items() if len(group) > 1}
     for key, cell in zip(keys, column.cells, strict=True):
         if not cell.comparable:
             continue
-        group = groups[key.new, key.model]
-        there = [sign * c.published.value for c in group.values()]
-        here = [sign * round(c.reproduced.value, c.reproduced.digits) for c in group.values()]
-        place = list(group).index(key.name)
-        if len(group) > 1:
-            cell.ranks = (*(1 + sum(v < side[place] for v in side) for side in (there, here)), len(group))
+        group = groups[key[1:]]
+        if key[1:] in ranks:
+            cell.ranks = ranks[key[1:]][list(group).index(key.name)]
         for anchor in anchors if losses else ():
             if (anchor.new, anchor.model) == key[1:] and {anchor.zero, anchor.one} <= {*group}:
                 cell.effects = _effects(cell, group[anchor.zero], group[anchor.one], column.digits)
 
 
-def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | None, float | None]:
+def _ranks(cells: list[Cell], sign: int) -> list[Ranks]:
+    """Of cells that compare; `sign` is 1 where less is better."""
+    there, count = [sign * cell.published.value for cell in cells], len(cells)
+    above = [[0] * count for _ in cells]  # 1 where the first is clearly worse than the second
+    for i, j in combinations(range(count), 2):
+        effect = difference(cells[i].reproduced.samples, cells[j].reproduced.samples)
+        above[i][j] = sign * effect.sign if effect else 0
+        above[j][i] = -above[i][j]
+    return [
+        Ranks(1 + sum(v < there[i] for v in there), 1 + row.count(1), count - row.count(-1), count)
+        for i, row in enumerate(above)
+    ]
+
+
+def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | None, Effect | None]:
     """The published and the reproduced value with the anchors at 0 and 1; None where these are not apart."""
     there = one.published.value - zero.published.value
-    here = one.reproduced.value - zero.reproduced.value
-    sure = abs(here) > SURE * math.hypot(one.reproduced.error, zero.reproduced.error)
-    return (
-        (cell.published.value - zero.published.value) / there if round(there, digits) != 0 else None,
-        (cell.reproduced.value - zero.reproduced.value) / here if sure else None,
-    )
+    published = (cell.published.value - zero.published.value) / there if round(there, digits) != 0 else None
+    read = {name: c.reproduced.samples for name, c in (("it", cell), ("zero", zero), ("one", one))}
+    if not set.intersection(*map(set, read.values())):
+        return published, None
+    gap = combined({"one": 1.0, "zero": -1.0}, read)
+    if not gap.sign:
+        return published, None
+    if cell is zero or cell is one:
+        return published, Effect(value=float(cell is one), noise=0.0, by="an anchor")
+    share = combined({"it": 1.0, "zero": -1.0}, read).value / gap.value
+    rest = combined({"it": 1.0, "zero": share - 1.0, "one": -share}, read)  # delta method
+    return published, Effect(value=share, noise=abs(rest.noise / gap.value), by=rest.by)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from cpt_repro.declarations.published import Value
@@ -15,6 +13,7 @@ from cpt_repro.declarations.strict import Strict
 from cpt_repro.errors import plain
 from cpt_repro.files import whole_file, write_text
 from cpt_repro.records.lookup import NO_COUNTERPART
+from cpt_repro.records.uncertainty import Effect, Samples, combined, spread
 
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -41,21 +40,34 @@ MISPRINT = "ᵐ"
 
 
 class Measured(NamedTuple):
-    """A value of this scale: mean over seeds, its standard error, the validation set's noise."""
+    """A value of this scale; of results the mean over seeds, and the half-width of its 95 % interval."""
 
     value: float | str
     text: str
     error: float | None = None
-    noise: float | None = None
     seeds: int | None = None
     digits: int | None = None
+    samples: Samples = {}
 
 
-def over_seeds(values: list[float], errors: list[float], digits: int, noise: float | None = None) -> Measured:
-    """The mean over seeds and its standard error: over seeds, or that of the only one."""
-    n, mean = len(values), fmean(values)
-    error = stdev(values) / math.sqrt(n) if n > 1 else errors[0]
-    return Measured(mean, f"{mean:.{digits}f} ± {error:.{digits}f} [{n}]", error, noise, n, digits)
+def over_seeds(samples: Samples, digits: int) -> Measured:
+    """The mean over seeds with its noise; where that was not measured, the number of seeds alone."""
+    effect, n = combined({"it": 1.0}, {"it": samples}), len(samples)
+    noise = f"{spread(effect.noise, digits)} [{n}]" if effect.noise else f"[n = {n}]"
+    return Measured(effect.value, f"{effect.value:.{digits}f} {noise}", effect.noise, n, digits, samples)
+
+
+class Ranks(NamedTuple):
+    """A row's place among those it compares with, 1 is best: published; here from its best to its worst."""
+
+    published: int
+    best: int
+    worst: int
+    rows: int
+
+    def __str__(self) -> str:
+        here = f"{self.best}" + f"–{self.worst}" * (self.best < self.worst)
+        return f"{self.published} → {here if self.best > 1 or self.worst < self.rows else '?'} of {self.rows}"
 
 
 @dataclass
@@ -67,10 +79,9 @@ class Cell:
     #: what happened to the reproduced value
     state: str
     misprint: bool = False
-    #: published rank, rank here, of how many rows
-    ranks: tuple[int, int, int] | None = None
-    #: published and here, None where the anchors lie too close together
-    effects: tuple[float | None, float | None] = (None, None)
+    ranks: Ranks | None = None
+    #: published; here with its noise, None where the anchors lie too close together
+    effects: tuple[float | None, Effect | None] = (None, None)
     #: reproduced - published, or "equal" and "differs" for texts; at scale paper only
     difference: float | str | None = None
 
@@ -95,10 +106,27 @@ class Cell:
         """What compares, in print."""
         if self.difference is not None:
             return self.difference if isinstance(self.difference, str) else f"{self.difference:+.{digits}f}"
-        parts = ["{} → {} of {}".format(*self.ranks)] if self.ranks else []
+        parts = [str(self.ranks)] if self.ranks else []
         if self.effects != (None, None):
-            parts.append(" → ".join("–" if e is None else f"{round(e, 2) + 0.0:.2f}" for e in self.effects))
+            there, here = self.effects
+            parts.append(f"{'–' if there is None else share(there)} → {'–' if here is None else sure(here)}")
         return "; ".join(parts)
+
+
+def share(value: float) -> str:
+    """An effect as a share, in print."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def sure(effect: Effect) -> str:
+    """A share with its noise; what lies inside it has no digits of its own."""
+    if not effect.noise:
+        return share(effect.value)
+    return (
+        f"{share(effect.value)} {spread(effect.noise, 2)}"
+        if effect.sign
+        else f"within {spread(effect.noise, 2)}"
+    )
 
 
 class Texts(NamedTuple):
@@ -153,21 +181,23 @@ class Values(NamedTuple):
 
         def row(cell: Cell) -> dict[str, Any]:
             measured = cell.reproduced or Measured(None, "")
-            published_rank, rank, ranked = cell.ranks or (None, None, None)
+            ranks = cell.ranks or Ranks(*[None] * 4)
+            there, effect = cell.effects
             mark = cell.published and cell.published.mark + "; misprint" * cell.misprint
             return {
                 "published": cell.printed(self.digits),
                 "mark": mark,
                 f"reproduced ({inside})": measured.value,
-                f"standard error ({at})": measured.error,
-                f"noise of the validation set ({at})": measured.noise,
+                f"half-width of the 95 % interval ({at})": measured.error,
                 f"seeds ({at})": measured.seeds,
                 "state": cell.state if cell.published else f"{cell.state}; {NOT_PUBLISHED}",
-                "published rank": published_rank,
-                f"rank ({at})": rank,
-                "ranked rows": ranked,
-                "published effect": cell.effects[0],
-                f"effect ({at})": cell.effects[1],
+                "published rank": ranks.published,
+                f"best rank ({at})": ranks.best,
+                f"worst rank ({at})": ranks.worst,
+                "ranked rows": ranks.rows,
+                "published effect": there,
+                f"effect ({at})": effect and effect.value,
+                f"half-width of the effect's 95 % interval ({at})": effect and effect.noise,
                 f"difference ({at})": cell.difference,
             }
 

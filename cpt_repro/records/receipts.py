@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -134,8 +135,26 @@ class Score(Strict):
     stderr: Share
     documents: Whole
     truncated: Whole | None = None
+    #: which documents were answered right: bits as hexadecimal digits, the first document first; None where
+    #: an answer is more than right or wrong
+    right: str | None = Field(default=None, pattern=r"^([0-9a-f]{2})+$")
     #: digest of all that decides the task
     declaration: str
+
+    @property
+    def answers(self) -> tuple[int, ...]:
+        """1 for each document answered right, else 0, in the task's order; () where that is not known."""
+        bits = "".join(f"{byte:08b}" for byte in bytes.fromhex(self.right or ""))
+        return tuple(map(int, bits[: self.documents]))
+
+    @staticmethod
+    def packed(answers: Sequence[float]) -> str | None:
+        """Answers as `right` holds them."""
+        if not {*answers} <= {0, 1}:
+            return None
+        bits = "".join(str(int(answer)) for answer in answers)
+        bits += "0" * (-len(bits) % 8)
+        return bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)).hex()
 
 
 class SuiteScores(Strict):
@@ -166,6 +185,10 @@ class Evaluation(Strict):
     generations: tuple[str, ...] = ()
     suites_fingerprint: str
     environment: dict[str, str]
+
+    @property
+    def seed(self) -> int:
+        return int(self.id.rpartition("seed-")[2])
 
     def has(self, suite: str, task: str, declaration: str) -> bool:
         """Whether a task was scored as it is declared."""

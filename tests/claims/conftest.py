@@ -8,12 +8,13 @@ import yaml
 from third_study import put_third_study
 
 from cpt_repro.claims.grammar import Reading, load_claims
-from cpt_repro.claims.quantities import Measured, Missing, Sample
+from cpt_repro.claims.quantities import Measured, Missing
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Evidence, Records
 from cpt_repro.records.receipts import Receipt, read_record, write_record
+from cpt_repro.records.uncertainty import Sample
 
 
 class Declared:

@@ -74,6 +74,7 @@ def test_trained_is_above_chance_and_random_is_not(world, trained, guessing, cap
         score = learned[name]
         assert (score.metric, score.documents, score.truncated) == (metric, 40, 0)
         assert score.stderr == pytest.approx(math.sqrt(score.value * (1 - score.value) / 39))
+        assert len(score.answers) == 40 and sum(score.answers) == round(40 * score.value)
         assert score.value > 0.6 and guessed[name].value < 0.5
     assert capfd.readouterr() == ("", "")
 

@@ -1,9 +1,11 @@
 """Tables: every cell with both values or a state, ranks and effects by hand, three kinds of files."""
 
+import math
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +17,6 @@ from cpt_repro.exhibits.draw import draw
 from cpt_repro.exhibits.rows import Anchors, Key, compare
 from cpt_repro.exhibits.typeset import (
     Cell,
-    Measured,
     Part,
     Table,
     Texts,
@@ -23,12 +24,14 @@ from cpt_repro.exhibits.typeset import (
     count,
     decimals,
     escape_tex,
+    over_seeds,
     write_csv,
     write_markdown,
     write_tex,
 )
 from cpt_repro.files import read_json
 from cpt_repro.planning.plan import Plan
+from cpt_repro.records.uncertainty import Sample, difference
 
 #: Rows of each table of Ibrahim et al.; prompts and generations apart.
 ROWS = {2: 14, 3: 10, 4: 10, 5: 10, 6: 18, 7: 7, 8: 5, 9: 25, 10: 25, 11: 17, 12: 36, 13: 18, 14: 13}
@@ -126,13 +129,20 @@ def test_a_table_by_hand_from_receipts_to_csv(drawn, pocket):
     row = frame.loc[3]
     assert row["D0, published"] == 2.23 and row["D0, mark"] == "printed"
     assert row["D0, reproduced (english_broad, pocket scale)"] == pytest.approx(five, rel=1e-9)
-    error = (sum((value - five) ** 2 for value in of(names[2])) / 2 / 3) ** 0.5
-    assert row["D0, standard error (pocket scale)"] == pytest.approx(error, rel=1e-9)
+    t95 = 4.302653  # of two degrees of freedom
+    scatter = (sum((value - five) ** 2 for value in of(names[2])) / 2 / 3) ** 0.5
+    each = np.mean([one.sequence_losses("pile") for one in view.runs(names[2])], axis=0)
+    error = math.hypot(t95 * scatter, 1.96 * each.std(ddof=1) / math.sqrt(len(each)))
+    assert row["D0, half-width of the 95 % interval (pocket scale)"] == pytest.approx(error, rel=1e-6)
     assert row["D0, effect (pocket scale)"] == pytest.approx((five - union) / (without - union), rel=1e-9)
+    assert 0 < row["D0, half-width of the effect's 95 % interval (pocket scale)"] < 1
     assert row["D0, published effect"] == pytest.approx((2.23 - 2.17) / (2.44 - 2.17), rel=1e-9)
     assert (row["D0, published rank"], row["D0, ranked rows"], row["D0, seeds (pocket scale)"]) == (4, 7, 3)
+    # A range of ranks holds that of the value.
     losses = frame["D0, reproduced (english_broad, pocket scale)"]
-    assert list(frame["D0, rank (pocket scale)"][:7]) == list(losses[:7].round(3).rank(method="min"))
+    ranks = losses[:7].rank(method="min")
+    best, worst = (frame[f"D0, {which} rank (pocket scale)"][:7] for which in ("best", "worst"))
+    assert (best <= ranks).all() and (ranks <= worst).all() and (best < worst).any()
     assert not [head for head in frame if "difference" in head]
     pairs = view.exhibit.pairs(view)
     assert len(pairs) == 3 * 14 and len({pair.group for pair in pairs}) == 3 * 2
@@ -150,7 +160,7 @@ def column(losses, published, here, error=0.001):
     cells = [
         Cell(
             None if there is None else Value(value=there, mark="printed", place="here"),
-            None if value is None else Measured(value, "", error, None, 1, 3),
+            None if value is None else over_seeds({0: Sample(value, error)}, 3),
             "",
         )
         for there, value in zip(published, here, strict=True)
@@ -163,19 +173,41 @@ def column(losses, published, here, error=0.001):
 
 def test_ranks_and_effects_by_hand():
     cells = column(True, [2.17, 2.44, 2.23, 2.17], [3.50, 4.00, 3.60, 3.4999])
-    assert [cell.ranks for cell in cells] == [(1, 1, 4), (4, 4, 4), (3, 3, 4), (1, 1, 4)]
-    union, without, five, fifty = cells
-    assert union.effects == (0, 0) and without.effects == (1, 1)
-    assert five.effects == pytest.approx((0.06 / 0.27, 0.2)) and fifty.effects[1] == pytest.approx(-0.0002)
-    assert five.compared(2) == "3 → 3 of 4; 0.22 → 0.20" and all(cell.difference is None for cell in cells)
+    # 1.96 * hypot(0.001, 0.001) = 0.0028: the first and the last are not apart.
+    assert [cell.ranks for cell in cells] == [(1, 1, 2, 4), (4, 4, 4, 4), (3, 3, 3, 4), (1, 1, 2, 4)]
+    union, without, five, fifty = (cell.effects for cell in cells)
+    assert (union[0], union[1].value, union[1].noise) == (0, 0, 0)
+    assert (without[0], without[1].value, without[1].noise) == (1, 1, 0)
+    assert (five[0], five[1].value) == pytest.approx((0.06 / 0.27, 0.2))
+    # Of (f - u) / (w - u) = s: the noises of f, (1 - s) u and s w, over w - u.
+    assert five[1].noise == pytest.approx(1.96 * 0.001 * math.hypot(1, 0.8, 0.2) / 0.5)
+    assert cells[2].compared(2) == "3 → 3 of 4; 0.22 → 0.20 ± 0.01"
+    assert cells[0].compared(2) == "1 → 1–2 of 4; 0.00 → 0.00"
+    assert fifty[1].value == pytest.approx(-0.0002) and cells[3].compared(2).endswith("0.00 → within ± 0.01")
+    assert all(cell.difference is None for cell in cells)
     # Scores: the highest is first, and there are no effects. What lacks a value is out of the ranking.
     cells = column(False, [30.0, 20.0, 40.0, None], [50.0, 60.0, None, 10.0])
-    assert [cell.ranks for cell in cells] == [(1, 2, 2), (2, 1, 2), None, None]
+    assert [cell.ranks for cell in cells] == [(1, 2, 2, 2), (2, 1, 1, 2), None, None]
     assert all(cell.effects == (None, None) for cell in cells)
     # Anchors that are equal in print, or closer than the noise here, carry no effect.
-    assert column(True, [2.5, 2.5, 2.6, 2.7], [3.5, 4.0, 3.6, 3.7])[2].effects == (None, pytest.approx(0.2))
+    published, here = column(True, [2.5, 2.5, 2.6, 2.7], [3.5, 4.0, 3.6, 3.7])[2].effects
+    assert published is None and here.value == pytest.approx(0.2)
     unsure = column(True, [2.5, 2.6, 2.6, 2.7], [3.5, 4, 3.6, 3.7], error=0.2)[2]
     assert unsure.effects == (pytest.approx(1), None)
+    # Nothing is known of an order that all noise covers, and of a noise that nobody measured.
+    cells = column(True, [2.5, 2.6, 2.7, 2.8], [3.5, 3.51, 3.52, 3.53], error=0.2)
+    assert [cell.compared(2) for cell in cells] == [
+        f"{k} → ? of 4; {e} → –" for k, e in zip("1234", ("0.00", "1.00", "2.00", "3.00"), strict=True)
+    ]
+    assert over_seeds({0: Sample(3.5)}, 3).text == "3.500 [n = 1]"
+    assert over_seeds({0: Sample(3.5, 0.0001)}, 3).text == "3.500 ± 0.0002 [1]"
+
+
+def test_runs_that_share_seeds_and_sequences_are_told_apart_by_their_differences(drawn, pocket):
+    view = pocket().view("ibrahim2024/table_02")
+    less, more = (view.loss(f"405m/pile--sp/replay-{share}", "pile") for share in ("0.01", "0.05"))
+    apart = difference(less.samples, more.samples)
+    assert apart.sign == 1 and apart.noise < 0.5 * math.hypot(less.error, more.error)
 
 
 def test_at_scale_paper_differences_are_shown(drawn):
@@ -212,7 +244,7 @@ def test_what_was_not_run_is_out_of_the_ranking(drawn):
     assert "Not run: 6 of 42 records." in about["caption"]
     text = drawn("ibrahim2024/table_06", (TIES,))["md"].read_text(encoding="utf-8")
     (row,) = (
-        line for line in text.splitlines() if "405M" in line and "300B SP | 50 |" in line and "2 × 48" in line
+        line for line in text.splitlines() if "405M" in line and "300B SP | 50 |" in line and "2 × 24" in line
     )
     assert row.count("not run") == 3
 
