@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, Json, RootModel, field_validator
+from pydantic import BaseModel, Field, Json, RootModel, field_validator
 
 from cpt_repro.declarations.manifests import Files, Hub
 from cpt_repro.declarations.strict import Count, Strict, nearest, parse
@@ -55,17 +55,15 @@ class Options(Strict):
 
 
 class Measurement(BaseModel):
-    """What counts of a row of `benchmarks/`; one of `bench data` has no speed of training."""
+    """What counts of a row of `benchmarks/`; one without a model and its size has no speed of training."""
 
     scale: str = "paper"
     model: str | None = None
+    parameters: int | None = None
     arm: str = ""
     #: whose tokens these are, together; 0: of a process on CPUs
     gpus: int = Field(default=0, ge=0)
-    #: rows of old call it `composer`
-    tokens_per_second: Positive | None = Field(
-        None, validation_alias=AliasChoices("tokens_per_second", "composer")
-    )
+    tokens_per_second: Positive | None = None
     date: str = ""
     hardware: str = ""
 
@@ -183,17 +181,16 @@ class Cost:
 # -- speed
 
 
-def _measured(work: Workflow, model: str) -> tuple[float, str] | None:
-    """By the latest row of `benchmarks/` that fits; on CPUs else the median of the scale's receipts."""
+def _measured(work: Workflow, model: str, parameters: int) -> tuple[float, str] | None:
+    """By the latest row of `benchmarks/` of this size; on CPUs else the median of the scale's receipts."""
     scale, gpu, folder = work.scale, work.scale.device == "gpu", work.project.measurements
     cores = scale.threads + scale.loader_workers
-    # Rows of old are of the plan's first run.
-    first, fitting = next(iter(work.plan.runs.values())).model_name, []
+    fitting = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(read_bytes(path, RECORD_BYTES).splitlines(), 1):
             row = parse(_Line, line, f"{path}, line {number}").root
-            fits = (row.scale, row.model or first, row.gpus > 0) == (scale.name, model, gpu)
-            if fits and row.tokens_per_second and row.arm != "plain":
+            of = (row.scale, row.model, row.parameters, row.gpus > 0)
+            if of == (scale.name, model, parameters, gpu) and row.tokens_per_second and row.arm != "plain":
                 speed = row.tokens_per_second / (row.gpus or cores)
                 fitting.append((row.date, speed, f"{folder.name}/{path.name}, {row.date}, {row.hardware}"))
     if fitting:
@@ -209,13 +206,13 @@ def _measured(work: Workflow, model: str) -> tuple[float, str] | None:
 
 
 def _speed(
-    work: Workflow, run: PlannedRun, flops_per_token: int, options: Options
+    work: Workflow, run: PlannedRun, parameters: int, flops_per_token: int, options: Options
 ) -> tuple[float | None, str]:
     """(tokens per second of one device, where that is from): given, measured, on GPUs assumed, or unknown."""
     if given := options.tokens_per_second.get(run.model_name):
         return given, "given (--tokens-per-second)"
     chosen = bool(options.mfu or options.peak_tflops)
-    if not chosen and (measured := _measured(work, run.model_name)):
+    if not chosen and (measured := _measured(work, run.model_name, parameters)):
         return measured[0], f"measured ({measured[1]})"
     gpu, small = work.scale.device == "gpu", run.training.model.width < FILLS_A_GPU
     if not gpu or (small and not chosen):
@@ -247,7 +244,7 @@ def _model(work: Workflow, run: PlannedRun, options: Options) -> ModelCost:
         what = f"one training of the model {name} needs {devices} GPUs, and there are {options.gpus}."
         do = "Give more, lower its ranks, choose exhibits without it, or set the model to null."
         raise UserError(what, where=where, do=do)
-    speed = _speed(work, run, flops, options)
+    speed = _speed(work, run, parameters, flops, options)
     return ModelCost(parameters, flops, *speed, devices, run_as.jobs_per_gpu, memory)
 
 

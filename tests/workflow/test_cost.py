@@ -242,7 +242,13 @@ def test_what_sharing_saves(work):
 # -- speed
 
 
-GPU_ROW = {"model": "405m", "hardware": "H200", "tokens_per_second": 1.2e6, "gpus": 8}
+GPU_ROW = {
+    "model": "405m",
+    "parameters": 405_334_016,
+    "hardware": "H200",
+    "tokens_per_second": 1.2e6,
+    "gpus": 8,
+}
 
 
 def measured(workflow, *rows):
@@ -268,6 +274,7 @@ def test_speed_is_given_measured_or_assumed(own):
         GPU_ROW | {"date": "2030-03-01", "scale": "desk", "tokens_per_second": 7},
         GPU_ROW | {"date": "2030-03-01", "arm": "plain", "tokens_per_second": 7},
         GPU_ROW | {"date": "2030-03-01", "gpus": 0, "tokens_per_second": 7},
+        GPU_ROW | {"date": "2030-03-01", "parameters": 405_334_015, "tokens_per_second": 7},
     )
     assert speeds(workflow) == {
         "405m": ("measured", 150_000),
@@ -294,12 +301,13 @@ def test_small_models_do_not_fill_a_gpu(work, capsys):
 def test_speed_on_cpus(repository, own):
     workflow = own("pocket")
     assert speeds(workflow) == {"405m": ("unknown", None), "10b": ("unknown", None)}
-    # Rows of old are of the first run's model, and have both arms.
-    row = {"scale": "pocket", "composer": 50_000, "plain": 60_000, "date": "2030-01-01"}
-    measured(workflow, row, row | {"scale": "smoke", "composer": 7}, {"scale": "pocket", "build": 7})
+    row = {"scale": "pocket", "model": "405m", "parameters": 63_648, "tokens_per_second": 50_000}
+    row |= {"date": "2030-01-01"}
+    measured(workflow, row, row | {"scale": "smoke", "tokens_per_second": 7}, {"scale": "pocket", "build": 7})
     assert speeds(workflow) == {"405m": ("measured", 50_000), "10b": ("unknown", None)}
     arms = {"plain": 9_000, "composer": 8_000, "deterministic": 7_000}
-    rows = [{"scale": "pocket", "model": "10b", "arm": arm, "tokens_per_second": arms[arm]} for arm in arms]
+    large = {"scale": "pocket", "model": "10b", "parameters": 281_152}
+    rows = [large | {"arm": arm, "tokens_per_second": arms[arm]} for arm in arms]
     measured(workflow, row, *rows)
     assert speeds(workflow) == {"405m": ("measured", 50_000), "10b": ("measured", 7_000)}
     done = Workflow(repository.with_(store=workflow.project.store), "pocket")
