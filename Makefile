@@ -1,11 +1,11 @@
 # Needs Python 3.11 or 3.12 and a package index; everything else is made in .venv.
 FITS := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
-VENV := .venv
-ON := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+VENV ?= .venv
+ON := PATH="$(abspath $(VENV))/bin:$$PATH"
 scale ?= smoke
 
-.PHONY: env figures test torture fuzz golden lock clean
+.PHONY: env figures test docs torture fuzz golden lock clean
 
 env: $(VENV)/ready
 
@@ -24,6 +24,11 @@ figures: env
 # Two processes, each with whole files, so that what a file builds once is built once.
 test: env
 	$(ON) python -m pytest -n 2 --dist loadfile
+
+# The pages of docs/ and the reports as a searchable site in site/.
+docs: env
+	$(ON) cpt-repro report --scale pocket
+	$(ON) mkdocs build --strict --quiet
 
 # The longer mode of the tests that kill: 200 kills and more, and the table of faults anew.
 torture: env

@@ -318,7 +318,9 @@ def claims(
     results: Results = None,
     out: Figures = None,
     write: _option(bool, "Write claims.json and claims.md of all claims.", "--write") = False,
-    readme: _option(Path | None, "Renew the table between the marks in this file.") = None,
+    into: _option(
+        list[Path], "Renew the tables between the marks in this file; may stand several times."
+    ) = (),
     published: _option(
         bool, "Test the papers' own published values instead; status 1 where undeclared."
     ) = False,
@@ -334,14 +336,14 @@ def claims(
     if write:
         for path in claims.write_ledger(ledger, work.figures):
             _say(str(path))
-    if readme:
+    for page in into:
         try:
-            text = read_bytes(readme, DECLARATION_BYTES).decode("utf-8")
+            text = read_bytes(page, DECLARATION_BYTES).decode("utf-8")
         except UnicodeError:
-            raise UserError("it is no text in UTF-8.", where=str(readme), do="Convert it.") from None
-        write_text(readme, claims.in_readme(ledger, text, str(readme)))
-        _say(str(readme))
-    if write or readme:
+            raise UserError("it is no text in UTF-8.", where=str(page), do="Convert it.") from None
+        write_text(page, claims.in_text(ledger, text, str(page)))
+        _say(str(page))
+    if write or into:
         return
     ledger = claims.selected(ledger, claim) if claim else ledger
     if as_json:

@@ -116,7 +116,7 @@ def test_a_store_that_is_hardly_one(cpt, monkeypatch, value):
 def test_a_readme_that_is_none(cpt, third_project, content, told):
     if content:
         (third_project.root / "x.md").write_bytes(content)
-    errors = sentence(cpt("claims --readme x.md"))
+    errors = sentence(cpt("claims --into x.md"))
     assert "x.md: " in errors and told in errors
 
 

@@ -25,6 +25,7 @@ import itertools
 import os
 import re
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -353,6 +354,19 @@ class Ratio(_Test):
 Test = Ordering | Monotone | Within | Crossing | PeakThenRecover | Ratio
 
 
+class Finding(_Test):
+    """A main effect of a paper as a share, so that scales compare; it has no verdict of its own."""
+
+    kind: Literal["finding"] = "finding"
+    of: Quantity
+    over: Quantity
+    #: ids of the claims that say what was found
+    claims: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(min_length=1)
+
+    def compared(self) -> list[Quantity]:
+        return [self.of, self.over]
+
+
 class Statement(Strict):
     """One statement of a paper."""
 
@@ -379,7 +393,13 @@ class _File(Strict):
     #: Anchors only.
     lists: Any = None
     preconditions: list[Any] = []
+    findings: list[Any] = []
     claims: list[Any]
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """Short names, as they are written out."""
+        return {name: runs if isinstance(runs, str) else "|".join(runs) for name, runs in self.names.items()}
 
 
 def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
@@ -433,6 +453,19 @@ def _check(reading: Reading, study: Study, suites: list[str], where: str) -> Non
             raise wrong(what, do="Add it to 'points' of the claims of that paper.")
 
 
+def _file(study: Study) -> tuple[Path, _File | None]:
+    """One paper's `claims.yaml`, if it has one."""
+    path = study.path("claims.yaml")
+    if not path.exists():
+        return path, None
+    file = parse(_File, read_yaml(path), str(path))
+    if file.paper != study.name:
+        raise UserError(
+            f"the key 'paper' says '{file.paper}'.", where=str(path), do=f"Make it '{study.name}'."
+        )
+    return path, file
+
+
 def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
     """Reads one paper's `claims.yaml` and checks it against what is declared; () where it has none.
 
@@ -440,13 +473,9 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
     exhibits of the paper show it.
     """
     study = catalogue.plan.studies[paper]
-    path = study.path("claims.yaml")
-    if not path.exists():
+    path, file = _file(study)
+    if file is None:
         return ()
-    file = parse(_File, read_yaml(path), str(path))
-    if file.paper != paper:
-        raise UserError(f"the key 'paper' says '{file.paper}'.", where=str(path), do=f"Make it '{paper}'.")
-    names = {name: runs if isinstance(runs, str) else "|".join(runs) for name, runs in file.names.items()}
     suites = sorted(catalogue.counterparts(paper).suites)
     scales = sorted({scale.stem for scale in study.project.scales.glob("*.yaml")} | {"paper"})
     claims: dict[str, Claim] = {}
@@ -456,7 +485,7 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
         if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
             tests = [one for test in entry["tests"] for one in combinations(test, where)]
             needs = {"needs": entry["needs"]} if "needs" in entry else {}
-            tests = [_spelled(fill(test, values), names) for test, values in tests]
+            tests = [_spelled(fill(test, values), file.runs) for test, values in tests]
             tests = [needs | test if isinstance(test, dict) else test for test in tests]
             entry = {key: value for key, value in entry.items() if key != "needs"} | {"tests": tests}
         claim = parse(Claim, entry, where)
@@ -469,3 +498,24 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
                 _check(reading, study, suites, where)
         claims[claim.id] = claim
     return tuple(claims.values())
+
+
+def load_findings(catalogue: Catalogue, paper: str) -> tuple[Finding, ...]:
+    """Reads the main effects that one paper's `claims.yaml` declares, and checks them as claims are."""
+    study = catalogue.plan.studies[paper]
+    path, file = _file(study)
+    suites, ids = (
+        sorted(catalogue.counterparts(paper).suites),
+        [one.id for one in load_claims(catalogue, paper)],
+    )
+    findings = []
+    for number, entry in enumerate(file.findings if file else (), 1):
+        where = f"{path}, finding {number}"
+        finding = parse(Finding, _spelled(entry, file.runs), where)
+        for reading in finding.readings():
+            _check(reading, study, suites, where)
+        for claim in finding.claims:
+            if claim not in ids:
+                raise UserError(f"the claim '{claim}' is unknown.", where=where, do=nearest(claim, ids))
+        findings.append(finding)
+    return tuple(findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ from cpt_repro.claims.grammar import (
     UNDECIDABLE,
     VERDICTS,
     Claim,
+    Finding,
     Statement,
     Test,
     Verdict,
     load_claims,
+    load_findings,
 )
 from cpt_repro.claims.published import as_published
 from cpt_repro.claims.quantities import Measured, number, signed
@@ -98,6 +100,21 @@ class ClaimRecord(Statement):
     analysis: str | None
 
 
+class FindingRecord(Strict):
+    """A main effect of a paper, as a share: measured and published."""
+
+    paper: str
+    says: str
+    #: None where it is not measured, or what it would be a share of is not clearly above zero
+    value: Number | None
+    noise: Number | None
+    published: Number | None
+    mark: str | None
+    place: str | None
+    #: ids of claims -> their verdicts
+    claims: dict[str, Verdict]
+
+
 class Ledger(Strict):
     """All claims at one scale, with the SHA-256 of the records behind them."""
 
@@ -108,6 +125,7 @@ class Ledger(Strict):
     test_counts: dict[Verdict, int]
     #: Whether the scale is like the papers in what the claims presuppose; they count as no claims.
     preconditions: tuple[ClaimRecord, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
     claims: tuple[ClaimRecord, ...]
     sha256: dict[str, str]
 
@@ -180,6 +198,23 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
     )
 
 
+def _finding(
+    finding: Finding, measured: Measured, catalogue: Catalogue, verdicts: Mapping[str, Verdict]
+) -> FindingRecord:
+    paper, effect = measured.study.name, quotient(finding, measured)
+    there = as_published(finding, catalogue, paper).about(finding.of, finding.over)
+    return FindingRecord(
+        paper=paper,
+        says=finding.says,
+        value=effect and effect.value,
+        noise=effect and effect.noise,
+        published=there and float(there.value),
+        mark=there and there.mark,
+        place=there and there.place,
+        claims={claim: verdicts[claim] for claim in finding.claims},
+    )
+
+
 def _why(test: TestRecord, scale: str) -> str:
     if test.reason:
         return f"{test.says} ({test.reason})"
@@ -221,11 +256,17 @@ def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
     plan = records.plan
     declared = {paper: load_claims(catalogue, paper) for paper in plan.papers}
     analyses = _analyses(plan, {f"{paper}/{claim.id}" for paper in declared for claim in declared[paper]})
-    claims, digests = [], {}
+    claims, findings, digests = [], [], {}
     for paper in plan.papers:
         measured = Measured(Evidence(records, paper))
-        for claim in declared[paper]:
-            claims.append(_claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}")))
+        own = [
+            _claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}"))
+            for claim in declared[paper]
+        ]
+        verdicts = {claim.id: claim.verdict for claim in own}
+        found = load_findings(catalogue, paper)
+        findings += [_finding(finding, measured, catalogue, verdicts) for finding in found]
+        claims += own
         digests |= measured.evidence.digests
     before, claims = ([c for c in claims if c.precondition == which] for which in (True, False))
     return Ledger(
@@ -233,6 +274,7 @@ def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
         about=ABOUT,
         **_counted(claims),
         preconditions=before,
+        findings=findings,
         claims=claims,
         sha256=dict(sorted(digests.items())),
     )
@@ -244,7 +286,9 @@ def selected(ledger: Ledger, claim: str) -> Ledger:
     claims = tuple(one for name, one in known.items() if claim in (one.id, name))
     if not claims:
         raise UserError(f"the claim '{claim}' is unknown.", do=nearest(claim, known))
-    return ledger.model_copy(update={"preconditions": (), "claims": claims, **_counted(claims)})
+    return ledger.model_copy(
+        update={"preconditions": (), "findings": (), "claims": claims, **_counted(claims)}
+    )
 
 
 def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
@@ -349,9 +393,33 @@ def _called(claim: ClaimRecord) -> str:
     return f"{re.sub('[0-9]+$', '', claim.paper).capitalize()} {claim.id}"
 
 
+def percent(value: float | None) -> str:
+    """A share as it is printed."""
+    return "-" if value is None else f"{100 * value:.1f} %".replace("-0.0", "0.0")
+
+
+def findings_table(ledger: Ledger) -> list[str]:
+    """The lines of a table with the main effects: measured, published, and what became of the claims."""
+
+    def here(one: FindingRecord) -> str:
+        noise = f" ± {100 * one.noise:.1f}" if one.noise else ""
+        return percent(one.value).replace(" %", f"{noise} %")
+
+    def row(one: FindingRecord) -> list[str]:
+        paper = re.sub("[0-9]+$", "", one.paper).capitalize()
+        verdicts = ", ".join(f"{paper} {claim} {verdict}" for claim, verdict in one.claims.items())
+        published = percent(one.published) + f" ({one.mark})" * (one.mark is not None)
+        return [*map(md, (one.says, here(one), published, verdicts))]
+
+    heads = f"| | scale {ledger.scale} | published | claims |"
+    return [heads, "| --- | --- | --- | --- |", *(f"| {' | '.join(row(one))} |" for one in ledger.findings)]
+
+
 def markdown(ledger: Ledger) -> str:
-    """The whole ledger: per paper a table with every test of every claim."""
+    """The whole ledger: the main effects, and per paper a table with every test of every claim."""
     lines = [f"# Claims at scale {ledger.scale}", "", counts_line(ledger), "", ledger.about, ""]
+    if ledger.findings:
+        lines += ["## Main effects", "", *findings_table(ledger), ""]
     if ledger.preconditions:
         heads = ("precondition | verdict | test", _by_test(ledger.preconditions))
         lines += ["## What the claims presuppose", "", PRESUPPOSED, "", *_table(ledger, *heads), ""]
@@ -366,26 +434,34 @@ def markdown(ledger: Ledger) -> str:
     return "\n".join(lines)
 
 
-def readme_table(ledger: Ledger) -> str:
-    """The counts, a folded table with a row per claim and its key test, and why claims failed."""
-    title = f"<details><summary>All {len(ledger.claims)} claims, measured and published</summary>"
+def results_table(ledger: Ledger) -> str:
+    """The counts, a table with a row per claim and its key test, and why claims failed."""
     table = _table(ledger, "claim | | verdict", _by_claim(ledger.claims))
-    lines = [counts_line(ledger), "", title, "", *table, "", "</details>"]
+    lines = [counts_line(ledger), "", *table]
     if failed := [claim for claim in ledger.claims if claim.verdict == FAILED]:
         lines += ["", f"Why {len(failed)} failed at scale {ledger.scale}:", ""]
         lines += [f"- {md(_called(claim))}: {md(claim.analysis or claim.reason + '.')}" for claim in failed]
     return "\n".join(lines) + "\n"
 
 
-def in_readme(ledger: Ledger, text: str, where: str) -> str:
-    """`text` with `readme_table` between the marks of this scale; a text without them is a `UserError`."""
-    begin, end = f"<!-- claims {ledger.scale} -->\n", f"<!-- end of claims {ledger.scale} -->"
-    before, opened, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (opened and closed):
-        do = f"Put in {begin.strip()} and {end}."
+def in_text(ledger: Ledger, text: str, where: str) -> str:
+    """`text` with the tables of this scale between their marks; a text without any is a `UserError`.
+
+    `claims`: `results_table`; `findings`: the main effects and how many claims held.
+    """
+    findings = "\n".join([*findings_table(ledger), "", counts_line(ledger), ""])
+    tables, found = {"claims": results_table(ledger), "findings": findings}, False
+    for what, table in tables.items():
+        begin, end = f"<!-- {what} {ledger.scale} -->\n", f"<!-- end of {what} {ledger.scale} -->"
+        before, opened, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if opened and closed:
+            text, found = before + begin + table + end + after, True
+    if not found:
+        marks = f"<!-- claims {ledger.scale} --> and <!-- end of claims {ledger.scale} -->"
+        do = f"Put in {marks}, or the same of findings."
         raise UserError("the marks of the claims are missing.", where=where, do=do)
-    return before + begin + readme_table(ledger) + end + after
+    return text
 
 
 def print_ledger(ledger: Ledger, details: bool = False) -> None:

@@ -69,14 +69,14 @@ def test_a_part_for_another_scale_is_named_and_does_not_count(committed):
 
 
 def test_the_readme_is_current(committed, repository):
-    """It says of pocket what the committed receipts say; `cpt-repro claims --readme` renews it."""
+    """It says of pocket what the committed receipts say; `cpt-repro claims --into` renews it."""
     text = (repository.root / "README.md").read_text(encoding="utf-8")
-    assert ledgers.in_readme(committed, text, "README.md") == text
-    table = ledgers.readme_table(committed)
+    assert ledgers.in_text(committed, text, "README.md") == text
+    table = ledgers.results_table(committed)
     rows = [line for line in table.splitlines() if line.startswith(("| Gupta C", "| Ibrahim "))]
     assert len(rows) == 55 and "\n- Ibrahim 8: Regime" in table
     with pytest.raises(UserError, match=r"README.md: the marks .* <!-- claims pocket -->"):
-        ledgers.in_readme(committed, "no marks", "README.md")
+        ledgers.in_text(committed, "no marks", "README.md")
 
 
 def test_one_claim_is_selected(committed):
@@ -138,7 +138,7 @@ def test_a_claim_on_a_run_of_another_paper(pocket):
     low, high = claim.tests[0].measured
     assert (low.published, high.published, high.mark) == (None, 3.56, "printed") and low.value < high.value
     assert {f"receipt third2026/{kept}/seed-0", f"receipt ibrahim2024/{other}/seed-0"} <= set(ledger.sha256)
-    assert ledgers.markdown(ledger).count("\n## ") == 3 and "| Third 1 |" in ledgers.readme_table(ledger)
+    assert ledgers.markdown(ledger).count("\n## ") == 3 and "| Third 1 |" in ledgers.results_table(ledger)
 
 
 def test_what_a_scale_cannot_decide_does_not_count(pocket):
@@ -191,7 +191,7 @@ def test_no_effect_is_printed_within_its_noise(committed):
 def test_a_bar_and_a_line_end_stay_in_their_cell(pocket):
     path = pocket.project.papers / "third2026" / "claims.yaml"
     path.write_text(path.read_text().replace("Two percent of replay forget less than none.", '"A|B\\nC."'))
-    for text in (ledgers.markdown, ledgers.readme_table):
+    for text in (ledgers.markdown, ledgers.results_table):
         (row,) = (line for line in text(ledger_of(pocket, "third2026")).splitlines() if "A\\|B C." in line)
         assert row.replace("\\|", "").count("|") == 6
 
