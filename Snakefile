@@ -31,6 +31,10 @@ onstart:
         sys.exit(f"cpt-repro: {error}")
 
 
+onsuccess:
+    call.end()
+
+
 # On a cluster these run where snakemake does: they take seconds, or a network.
 localrules:
     tokenizer,

@@ -302,11 +302,14 @@ def plan(
 
 @app.command()
 def status(scale: Scale = "smoke", papers: Papers = "", as_json: AsJson = False) -> None:
-    """Tells what is done and what is left at a scale."""
-    state = _workflow(scale, papers).status()
+    """Tells what is done and what is left at a scale, also while a job runs, and what there is to look at."""
+    from cpt_repro.workflow.summary import made, progress
+
+    work = _workflow(scale, papers)
+    state = work.status()
     if as_json:
         return _print_json({"scale": scale, **dataclasses.asdict(state)})
-    for line in state.lines():
+    for line in (*state.lines(), progress(work), *made(work)):
         _say(line)
 
 

@@ -34,6 +34,8 @@ class Call:
         self.papers = tuple(filter(None, str(config.get("papers", "")).split(",")))
         self.options = f" --papers {shlex.quote(','.join(self.papers))}" if self.papers else ""
         self._workflows: dict[str, Workflow] = {}
+        #: Scales of which everything was asked for.
+        self._whole: set[str] = set()
         self._locks = ExitStack()
         self.here = Path.cwd()
         #: A folder that the engine works in where it may not write here.
@@ -54,7 +56,8 @@ class Call:
         def answer(given: Any) -> Any:
             try:
                 with writing():
-                    workflow = self.of(getattr(given, "scale", self.scale))
+                    workflow = self.of(scale := getattr(given, "scale", self.scale))
+                    self._whole |= {scale} if question == "everything" else set()
                     whole = getattr(workflow, question)(*(getattr(given, name) for name in wildcards))
             except UserError as error:
                 sys.exit(f"cpt-repro: {error}")
@@ -81,6 +84,13 @@ class Call:
             self._locks.enter_context(locked(NOTES / f"{scale}.running", refuse))
         if local and self._workflows:
             warm.start(NOTES / f"{scale}.warm")
+
+    def end(self) -> None:
+        """Says what was made, of scales that were asked for as a whole."""
+        from cpt_repro.workflow.summary import made
+
+        for scale in sorted(self._whole):
+            print("", *made(self.of(scale)), sep="\n", file=sys.stderr)
 
     def _stand_in(self) -> str | None:
         """Where this folder is read-only, one that shows all of it and has room for the engine's notes."""
