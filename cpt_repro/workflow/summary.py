@@ -39,8 +39,8 @@ def made(work: Workflow) -> list[str]:
     }
     exhibits = ["/".join(key) for key in work.catalogue.exhibits]
     lines = [
-        f"{len(work.plan.trainings)} trainings, {len(work.models)} evaluations, {len(exhibits)} exhibits of scale "
-        f"{scale}, in {work.figures}/",
+        f"{len(work.plan.trainings)} trainings, {len(work.models)} evaluations, {len(exhibits)} exhibits "
+        f"of scale {scale}, in {work.figures}/",
         f"{len(record['claims'])} claims: {counts['claims']} (tests: {counts['tests']})",
     ]
     if page.is_file():
