@@ -120,7 +120,14 @@ class Local(Tiny):
 
     def __init__(self, folder):
         super().__init__(folder, vocab_size=300, train_characters=4000)
-        self.value = {"kind": "files", "name": "tiny", "about": "-", "licence": "CC0", "extraction": "none"}
+        self.value = {
+            "kind": "files",
+            "name": "tiny",
+            "title": "tiny",
+            "about": "-",
+            "licence": "CC0",
+            "extraction": "none",
+        }
         self.value["sources"] = [{"url": "https://example.org", "commit": "0", "licence": "CC0"}]
         self.value["domains"] = {"prose": None, "law": None}
         self.write()
@@ -200,7 +207,8 @@ class OfHub(Tiny):
         for file in [*self.files, *(f"validation/chunk{c}/example_holdout_0.jsonl.zst" for c in (1, 2))]:
             write_rows(self.copy / file, rows(file))
         self.value = {
-            "kind": "hub", "name": "slim", "about": "a test", "licence": "CC0", "note": "-", "gating": "none",
+            "kind": "hub", "name": "slim", "title": "slim", "about": "a test", "licence": "CC0", "note": "-",
+            "gating": "none",
             "domains": {"c4": 0.9, "book": 0.1}, "dataset": "someone/slim", "revision": COMMIT,
             "format": "jsonl.zst", "domain": {"column": "meta.redpajama_set_name", "names": SETS},
             "splits": {

@@ -19,7 +19,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 #: Keys of a manifest that do not determine the text; nor do a split's bytes by domain, beside its hash.
 _PROSE = {
-    **dict.fromkeys(("about", "licence", "sources", "extraction", "gating", "note"), True),
+    **dict.fromkeys(("title", "about", "licence", "sources", "extraction", "gating", "note"), True),
     **dict.fromkeys(("tokens_billions", "line_bytes"), True),
     "splits": {"__all__": {"domain_bytes"}},
 }
@@ -29,6 +29,8 @@ class Manifest(Strict):
     """What every kind declares."""
 
     name: str
+    #: what it is called in figures and tables
+    title: str
     about: str
     licence: str
     #: Domain -> share of the tokens that are read of the corpus: in training, in validation, and (about) of

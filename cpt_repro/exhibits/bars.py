@@ -134,7 +134,8 @@ class Bars(FigureKind):
             if below:
                 self._draw_published(axes[count + index], panel, view)
         for index, ax in enumerate(axes):
-            ax.set_xticks(range(len(self.groups)), [group.label for group in self.groups])
+            names = [group.label if index >= count else view.here(group.label) for group in self.groups]
+            ax.set_xticks(range(len(self.groups)), [name.replace(" (", "\n(") for name in names])
             ax.set_xlim(-0.55, len(self.groups) - 0.45)
             ax.margins(y=0.25)
             ax.grid(axis="x", visible=False)

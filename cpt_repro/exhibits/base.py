@@ -7,6 +7,7 @@ Declarations are validated with their `Study` as context, so that names of nothi
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache, cached_property, partial
@@ -20,7 +21,8 @@ from cpt_repro.declarations.strict import Strict, nearest
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.typeset import Measured, Table, over_seeds
+from cpt_repro.exhibits.typeset import Measured, Table, count, over_seeds, rate_text
+from cpt_repro.models.architecture import architecture
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import Evidence, Records
 from cpt_repro.records.uncertainty import Sample, scores
@@ -172,17 +174,41 @@ class View(Evidence):
         return over_seeds(samples, 2) if samples else None
 
     def size(self, name: str) -> str:
-        """How a run's paper calls its model."""
+        """How a run's paper calls its model, and how large it is here."""
         paper, run = declaration(self.study, name)
-        return paper.models[run.model]
+        return self.here(paper.models[run.model])
 
     def called(self, row: Row) -> str:
         """What a row is called."""
         return row.name or self.declared.names.get(row.run, row.model)
 
-    def corpus_here(self, corpus: str) -> str:
-        """The name of a corpus at this scale."""
-        return self.scale.corpora.get(corpus, corpus)
+    @cached_property
+    def _sizes(self) -> dict[str, str]:
+        """The paper's names of its models -> with the size here: 64k (for 405M)."""
+        sizes = {}
+        for run in self.plan.runs.values():
+            name = self.study.paper.models.get(run.model_name) if run.paper == self.paper else None
+            if name and name not in sizes:
+                of = run.training
+                parameters = architecture(of.model.architecture).parameters(of.model, of.vocabulary)
+                sizes[name] = f"{count(parameters)} (for {name})"
+        return sizes
+
+    def here(self, text: str, run: str | None = None) -> str:
+        """A label with what was trained at this scale before what it stands for.
+
+        Sizes of models, such as 64k (for 405M), and, of a run, learning rates: 3e-3 (3e-4).
+        """
+        if self.full_size:
+            return text
+        text = re.sub(r"\b\d+[MB]\b(?! tokens)", lambda match: self._sizes.get(match[0], match[0]), text)
+        planned = self.planned(run) if run else None
+        if planned is None:
+            return text
+        factor = self.scale.models[planned.model_name].eta_factor
+        return re.sub(
+            r"\b\d(\.\d+)?e-\d+\b", lambda match: f"{rate_text(float(match[0]) * factor)} ({match[0]})", text
+        )
 
     def published(self, column: str | None, rows: int) -> list[Value | None]:
         """The values of a column of the exhibit's published table, one a row; None where there is none."""

@@ -309,7 +309,8 @@ class _Axes:
 
     def title(self, title: str) -> str:
         corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
-        return f"{PUBLISHED}, {self.view.size(self.panel.curves[0].runs[0])}{corpus}"
+        paper, run = base.declaration(self.view.study, self.panel.curves[0].runs[0])
+        return f"{PUBLISHED}, {paper.models[run.model]}{corpus}"
 
     def draw(self) -> None:
         self.axes.set(facecolor=style.TINT)
@@ -392,6 +393,7 @@ class _Ours(_Axes):
 
     def title(self, title: str) -> str:
         panel, view = self.panel, self.view
+        title = view.here(title)
         if panel.rates:
             return title
         if self.beside:
@@ -428,7 +430,7 @@ class _Ours(_Axes):
         import numpy as np
 
         view, panel, look = self.view, self.panel, self.view.declared.style(curve.runs[0])
-        label, drawn = curve.label or look.label, style.line(look)
+        label, drawn = view.here(curve.label or look.label, curve.runs[0]), style.line(look)
         gone = [name for name in curve.runs if not view.runs(name)]
         if len(gone) == len(curve.runs):
             if panel.published and curve.published:  # its published curve is there to be named

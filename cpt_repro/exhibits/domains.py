@@ -76,6 +76,6 @@ class Domains(TableKind):
             for cell in cells if view.full_size else ():
                 if cell.comparable:
                     cell.difference = cell.reproduced.value / unit - cell.published.value
-            name = "" if view.full_size or not here else view.scale.corpora[self.corpus]
+            name = "" if view.full_size or not here else view.corpus_here(self.corpus)
             columns.append(Values(HEADINGS[kind], there, name, view.scale.name, cells, decimals(printed)))
         return Table(columns, [])

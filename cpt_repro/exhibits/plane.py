@@ -58,7 +58,7 @@ class Plane(FigureKind):
             if runs:
                 scatter = self._draw_path(axes, view, curve, runs, legend)
             else:
-                name = curve.label or view.declared.style(curve.runs[0]).label
+                name = view.here(curve.label or view.declared.style(curve.runs[0]).label, curve.runs[0])
                 legend.note(f"{name}: {view.why(curve.runs[0])}")
         if scatter is None:
             style.empty(axes, "not run")
@@ -96,7 +96,8 @@ class Plane(FigureKind):
         if warm and after is not None:
             axes.plot(xs[after], ys[after], **WARMED_UP, linestyle="none", zorder=6)
         fit = f" (R² = {mean(r_squared(*path) for path in np.exp(losses)):.2f})" if self.fit else ""
-        legend.add((curve.label or look.label) + fit, **style.line(look), marker=look.marker)
+        label = view.here(curve.label or look.label, curve.runs[0])
+        legend.add(label + fit, **style.line(look), marker=look.marker)
         return scatter
 
 

@@ -25,7 +25,7 @@ from cpt_repro.exhibits.base import (
     declaration,
     unique,
 )
-from cpt_repro.exhibits.typeset import Cell, Measured, Ranks, Table, Texts, Values, count, decimals
+from cpt_repro.exhibits.typeset import Cell, Measured, Ranks, Table, Texts, Values, count, decimals, rate_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 from cpt_repro.records.uncertainty import Effect, combined, difference
 
@@ -179,7 +179,7 @@ class _Builder:
     def _texts(self, column: Column) -> Texts:
         heading, here = column.heading, column.show in ("here", "rate")
         if column.show == "here":
-            heading += ": layers × width, tokens"
+            heading += ": layers × width, tokens with those of what it starts from"
         if here and not self.view.full_size:
             heading += f" ({self.view.scale.name} scale)"
         return Texts(heading.strip(), [self._text(column, row) for row in self.rows], not here)
@@ -198,7 +198,7 @@ class _Builder:
         training = run.training
         if column.show == "rate":
             return rate_text(getattr(training.schedule, "eta_max", None) or training.schedule.eta_const)
-        tokens = "merge" if row.merge else count(training.tokens)
+        tokens = "merge" if row.merge else count(self.view.plan.lineage_tokens(run.id))
         return f"{training.model.layers} × {training.model.width}, {tokens}"
 
     def _losses(self, column: Column) -> Values:
@@ -257,11 +257,6 @@ class _Builder:
 def letters(text: str) -> str:
     """The letters and digits of a name, by which a task is the published one."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def rate_text(rate: float) -> str:
-    """A learning rate: 3e-4, 1.65e-3."""
-    return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{rate:.6e}")
 
 
 def compare(column: Values, keys: list[Key], anchors: tuple[Anchors, ...], losses: bool) -> None:

@@ -8,8 +8,7 @@ from pydantic import model_validator
 
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits.base import RunRef, TableKind, View, unique
-from cpt_repro.exhibits.rows import rate_text
-from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values
+from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, rate_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 
 #: Settings that the receipt knows and the plan does not.

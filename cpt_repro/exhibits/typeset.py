@@ -272,6 +272,11 @@ def count(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
+def rate_text(rate: float) -> str:
+    """A learning rate: 3e-4, 1.65e-3."""
+    return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{rate:.6e}")
+
+
 def decimals(values: list[Value | None]) -> int:
     """Decimals that a published column was printed with: YAML drops closing zeros, not those of all rows."""
     floats = [repr(v.value) for v in values if v and isinstance(v.value, float)]

@@ -235,6 +235,15 @@ class Plan:
             run = self.runs[run.parent] if run.parent else None
         return out[::-1]
 
+    def lineage_tokens(self, run_id: str) -> int:
+        """Tokens that a run's weights have seen, with those of its ancestors up to where it leaves them."""
+        *above, last = self.lineage(run_id)
+        before = sum(
+            run.training.batch_sequences * run.training.sequence_length * child.parent_iteration
+            for run, child in zip(above, [*above[1:], last], strict=True)
+        )
+        return before + last.training.tokens
+
     def _include(self, paper: str, name: str) -> None:
         """Plans a run of a paper that is not made, since one that is made shows it."""
         if paper not in self.papers and name in self.studies[paper].paper.runs:

@@ -294,7 +294,10 @@ class Evidence:
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (its text here, for that of the paper)."""
         declared = self.study.paper.corpora[corpus]
-        name = self.scale.corpora.get(corpus, corpus)
         if self.scale.name == "paper":
             return declared.stands_for
-        return f"{declared.called} ({name}, for {declared.stands_for})"
+        return f"{declared.called} ({self.corpus_here(corpus)}, for {declared.stands_for})"
+
+    def corpus_here(self, corpus: str) -> str:
+        """What a corpus is called at this scale; its key where there is none."""
+        return self.plan.manifest(corpus).title if corpus in self.scale.corpora else corpus

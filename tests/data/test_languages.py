@@ -19,7 +19,7 @@ LANGUAGE = "b28151e49a0d447942e204a9666fbe2edcee2893a573c68b7b3640f18648698a"
 
 def language(**more):
     value = {
-        "kind": "generated", "name": "toy", "about": "made by a test", "licence": "CC0", "seed": 3,
+        "kind": "generated", "name": "toy", "title": "toy", "about": "a test's", "licence": "CC0", "seed": 3,
         "domains": {"a": 0.75, "b": 0.25}, "mixes": {"a": [1, 0], "b": [0.5, 0.5]},
         "vocabulary": {"seed": 1, "words": 60, "shapes": ["cvcv", "cvccv"]},
         "topics": 2, "topic_words": 40, "topic_seed": 2, "successors": 12,

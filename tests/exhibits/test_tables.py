@@ -128,7 +128,7 @@ def test_a_table_by_hand_from_receipts_to_csv(drawn, pocket):
     union, without, five = (sum(of(name)) / 3 for name in names)
     row = frame.loc[3]
     assert row["D0, published"] == 2.23 and row["D0, mark"] == "printed"
-    assert row["D0, reproduced (english_broad, pocket scale)"] == pytest.approx(five, rel=1e-9)
+    assert row["D0, reproduced (English, broad, pocket scale)"] == pytest.approx(five, rel=1e-9)
     t95 = 4.302653  # of two degrees of freedom
     scatter = (sum((value - five) ** 2 for value in of(names[2])) / 2 / 3) ** 0.5
     each = np.mean([one.sequence_losses("pile") for one in view.runs(names[2])], axis=0)
@@ -139,7 +139,7 @@ def test_a_table_by_hand_from_receipts_to_csv(drawn, pocket):
     assert row["D0, published effect"] == pytest.approx((2.23 - 2.17) / (2.44 - 2.17), rel=1e-9)
     assert (row["D0, published rank"], row["D0, ranked rows"], row["D0, seeds (pocket scale)"]) == (4, 7, 3)
     # A range of ranks holds that of the value.
-    losses = frame["D0, reproduced (english_broad, pocket scale)"]
+    losses = frame["D0, reproduced (English, broad, pocket scale)"]
     ranks = losses[:7].rank(method="min")
     best, worst = (frame[f"D0, {which} rank (pocket scale)"][:7] for which in ("best", "worst"))
     assert (best <= ranks).all() and (ranks <= worst).all() and (best < worst).any()
