@@ -393,23 +393,21 @@ def _called(claim: ClaimRecord) -> str:
     return f"{re.sub('[0-9]+$', '', claim.paper).capitalize()} {claim.id}"
 
 
-def percent(value: float | None) -> str:
-    """A share as it is printed."""
-    return "-" if value is None else f"{100 * value:.1f} %".replace("-0.0", "0.0")
+def percent(value: float | None, noise: float | None = None) -> str:
+    """A share as it is printed, with its noise if it has any."""
+    if value is None:
+        return "-"
+    return f"{round(100 * value, 1) + 0.0:.1f}" + (f" ± {100 * noise:.1f}" if noise else "") + " %"
 
 
 def findings_table(ledger: Ledger) -> list[str]:
     """The lines of a table with the main effects: measured, published, and what became of the claims."""
 
-    def here(one: FindingRecord) -> str:
-        noise = f" ± {100 * one.noise:.1f}" if one.noise else ""
-        return percent(one.value).replace(" %", f"{noise} %")
-
     def row(one: FindingRecord) -> list[str]:
         paper = re.sub("[0-9]+$", "", one.paper).capitalize()
         verdicts = ", ".join(f"{paper} {claim} {verdict}" for claim, verdict in one.claims.items())
         published = percent(one.published) + f" ({one.mark})" * (one.mark is not None)
-        return [*map(md, (one.says, here(one), published, verdicts))]
+        return [*map(md, (one.says, percent(one.value, one.noise), published, verdicts))]
 
     heads = f"| | scale {ledger.scale} | published | claims |"
     return [heads, "| --- | --- | --- | --- |", *(f"| {' | '.join(row(one))} |" for one in ledger.findings)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 import struct
 from collections import Counter
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpt_repro.claims.ledger import VERDICTS, Ledger, seeds_text
+from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, UNDECIDABLE
+from cpt_repro.claims.ledger import VERDICTS, FindingRecord, Ledger, percent, seeds_text
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
@@ -25,13 +27,48 @@ if TYPE_CHECKING:
 
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
+#: Colours that a figure has on the page.
+COLOURS = 96
 #: How a PNG begins, and the longest side and most bytes of one that is drawn here.
 PNG, MOST_PIXELS, MOST_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000, 10**8
 
 
+#: Ends of the axis of effects, as multiples of the published one.
+AXIS = (-0.5, 2.5)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A main effect beside the published one, on an axis where nothing is at 0 and that at 1."""
+
+    finding: FindingRecord
+    verdicts: tuple[tuple[str, str], ...]
+
+    @property
+    def ends(self) -> tuple[float, float, float] | None:
+        """Ours with its interval (low, value, high), in percent of the axis; None where one of both lacks."""
+        one = self.finding
+        if one.value is None or not one.published or abs(one.published) < SMALL:
+            return None
+        low, high = AXIS
+        at = (one.value - (one.noise or 0), one.value, one.value + (one.noise or 0))
+        places = (100 * (value / one.published - low) / (high - low) for value in at)
+        first, middle, last = (min(max(place, 0), 100) for place in places)
+        return (first, middle, last) if one.published > 0 else (last, middle, first)
+
+    @staticmethod
+    def place(multiple: float) -> float:
+        """Where a multiple lies, in percent of the axis."""
+        return 100 * (multiple - AXIS[0]) / (AXIS[1] - AXIS[0])
+
+
+#: A published share below this is nothing in print: no multiple is taken of it.
+SMALL = 0.002
+
+
 @dataclass(frozen=True)
 class Image:
-    """A PNG as a data URI, with its size on the page in CSS pixels."""
+    """A figure's PNG as a data URI of a smaller format, with its size on the page in CSS pixels."""
 
     uri: str
     width: int
@@ -43,8 +80,19 @@ class Image:
         pixels = struct.unpack(">II", raw[16:24]) if raw.startswith(PNG) and len(raw) >= 24 else (0, 0)
         if not 0 < min(pixels) <= max(pixels) <= MOST_PIXELS:
             raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW)
+        from PIL import Image as Picture
+
         width, height = (round(side / DENSITY) for side in pixels)
-        return cls("data:image/png;base64," + base64.b64encode(raw).decode("ascii"), width, height)
+        small = io.BytesIO()
+        try:
+            with Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture:
+                # A plot has few colours; that many keep its bands and the edges of its letters.
+                few = picture.convert("RGB").quantize(COLOURS, dither=Picture.Dither.NONE)
+            few.convert("RGB").save(small, "WEBP", lossless=True, quality=60, method=4)
+        except (OSError, SyntaxError, ValueError):
+            raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW) from None
+        uri = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode("ascii")
+        return cls(uri, width, height)
 
 
 @dataclass(frozen=True)
@@ -190,6 +238,12 @@ class Page:
         path = self.folder / "claims.json"
         return parse(Ledger, read_json(path), str(path)) if path.exists() else None
 
+    def effects(self, ledger: Ledger) -> list[Compared]:
+        """The papers' main effects, those first whose claims did not hold."""
+        out = [Compared(one, tuple(one.claims.items())) for one in ledger.findings]
+        order = [FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN, HELD]
+        return sorted(out, key=lambda one: min(order.index(verdict) for _, verdict in one.verdicts))
+
     def render(self) -> str:
         """The page as text: the same files and records give the same text."""
         plan = self.plan
@@ -198,7 +252,7 @@ class Page:
             name: [self.shown(*key) for key in self.catalogue.exhibits if key[0] == name] for name in papers
         }
         drawn = [one for of in exhibits.values() for one in of if one.drawn]
-        page = templates().get_template("page.html.j2")
+        page, ledger = templates().get_template("page.html.j2"), self.ledger()
         return page.render(
             plan=plan,
             scale=plan.scale,
@@ -206,7 +260,11 @@ class Page:
             short={name: study.paper.reference.split(",")[0] for name, study in papers.items()},
             exhibits=exhibits,
             drawn=drawn,
-            ledger=self.ledger(),
+            ledger=ledger,
+            effects=self.effects(ledger) if ledger else [],
+            sizes={m: size for study in papers.values() for m, size in study.paper.models.items()},
+            axis=Compared.place,
+            percent=percent,
             verdicts=VERDICTS,
             seeds=seeds_text,
             trees={name: self.tree(name) for name in papers},
