@@ -91,7 +91,10 @@ class Style(Strict):
     """How a run looks in every figure."""
 
     label: str
-    colour: Literal["black", "grey", "orange", "sky", "green", "blue", "vermillion", "purple", "brown"]
+    colour: Literal[
+        *("black", "grey", "orange", "sky", "green", "blue", "vermillion", "purple", "brown"),
+        *("ramp-1", "ramp-2", "ramp-3", "ramp-4", "ramp-5", "ramp-6"),
+    ]
     dash: Literal["solid", "dashed", "dotted", "dashdot", "longdash", "dashdotdot"]
     marker: str
 

@@ -23,6 +23,9 @@ LOSS = "validation loss (nats/token)"
 COLOURS = {
     "black": "#000000", "grey": "#8C8C8C", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
     "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "brown": "#6B3A0E",
+    # A share that grows: viridis, from its lighter half to its end.
+    "ramp-1": "#5EC962", "ramp-2": "#28AE80", "ramp-3": "#20908D", "ramp-4": "#2C728E", "ramp-5": "#3B528B",
+    "ramp-6": "#440154",
 }  # fmt: skip
 DASHES = {
     "solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1.2, 1.2)), "dashdot": (0, (5, 1.5, 1.2, 1.5)),
