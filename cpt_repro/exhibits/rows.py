@@ -122,14 +122,15 @@ class Rows(TableKind):
         if view.full_size:
             return Table(columns, [*notes, "Difference: reproduced - published."])
         if any(cell.ranks for cell in cells):
-            same = "among rows with the same new data and model that have both values"
+            same = "rows with the same new data and model that have both values"
+            left = (
+                "those that the noise of differences leaves open here (else these are named; open: all are)"
+            )
             notes += ["At this scale absolute values do not compare with the published ones."]
-            open_ = "here from the best to the worst that the noise of differences leaves open, ? if all are"
-            notes += [f"Rank: 1 is best, {same}; {open_}."]
+            notes += [f"Agrees: the published rank among {same}, 1 the best, is among {left}."]
         if any(cell.effects != (None, None) for cell in cells):
             says = " or ".join(unique(anchor.says for anchor in self.anchors))
-            unsure = "where that gap is 0 in print or within its noise here"
-            notes += [f"Effect: {says}; – {unsure}."]
+            notes += [f"The CSV has ranks and effects ({says})."]
         return Table(columns, notes)
 
     def pairs(self, view: View) -> list[Pair]:

@@ -65,9 +65,15 @@ class Ranks(NamedTuple):
     worst: int
     rows: int
 
-    def __str__(self) -> str:
+    @property
+    def agree(self) -> str:
+        """Whether the published place is among those that are left open here."""
+        if self.best == 1 and self.worst == self.rows:
+            return "open"
+        if self.best <= self.published <= self.worst:
+            return "yes"
         here = f"{self.best}" + f"–{self.worst}" * (self.best < self.worst)
-        return f"{self.published} → {here if self.best > 1 or self.worst < self.rows else '?'} of {self.rows}"
+        return f"no: {here}, not {self.published} of {self.rows}"
 
 
 @dataclass
@@ -106,27 +112,7 @@ class Cell:
         """What compares, in print."""
         if self.difference is not None:
             return self.difference if isinstance(self.difference, str) else f"{self.difference:+.{digits}f}"
-        parts = [str(self.ranks)] if self.ranks else []
-        if self.effects != (None, None):
-            there, here = self.effects
-            parts.append(f"{'–' if there is None else share(there)} → {'–' if here is None else sure(here)}")
-        return "; ".join(parts)
-
-
-def share(value: float) -> str:
-    """An effect as a share, in print."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-def sure(effect: Effect) -> str:
-    """A share with its noise; what lies inside it has no digits of its own."""
-    if not effect.noise:
-        return share(effect.value)
-    return (
-        f"{share(effect.value)} {spread(effect.noise, 2)}"
-        if effect.sign
-        else f"within {spread(effect.noise, 2)}"
-    )
+        return self.ranks.agree if self.ranks else ""
 
 
 class Texts(NamedTuple):
@@ -168,9 +154,7 @@ class Values(NamedTuple):
         out.append(Texts(self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here), here))
         compared = [cell.compared(self.digits or 0) for cell in self.cells]
         if any(compared):
-            effects = any(cell.effects != (None, None) for cell in self.cells)
-            what = f"{'rank; effect' if effects else 'rank'}: published → {at}"
-            title = self._title("difference" if self.scale == "paper" else what)
+            title = self._title("difference" if self.scale == "paper" else "agrees")
             out.append(Texts(title, [text or "–" for text in compared]))
         return out
 
