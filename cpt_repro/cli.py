@@ -474,6 +474,16 @@ def bench_exhibits(scale: Scale = "pocket", rounds: Rounds = 3, append: Append =
     _say_rows([drawing.bench_exhibits(work.catalogue, work.records, rounds, _say)], append)
 
 
+@bench.command("job")
+def bench_job(scale: Scale = "smoke", rounds: Rounds = 1, append: Append = None) -> None:
+    """Seconds of the main job from nothing, of a second call, and of one figure drawn again: a JSON row."""
+    from cpt_repro.bench import job
+
+    work = _workflow(scale)
+    paper, figure = next(key for key in work.catalogue.exhibits if key[1].startswith("figure"))
+    _say_rows([job.bench_job(work.project, scale, f"{paper}/{figure}", rounds, _say)], append)
+
+
 @corpora.command("fetch")
 def corpora_fetch(checkouts: Path) -> None:
     """Clones the sources of the real corpora at their commits (needs a network)."""

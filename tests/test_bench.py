@@ -132,6 +132,29 @@ def test_exhibits_from_records_and_their_verification(third_project):
     assert row["exhibits"] == 2 and row["verify_seconds"][0] > 0 < row["exhibits_cpu_seconds"][0]
 
 
+def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch):
+    from cpt_repro.bench import job
+
+    calls = []
+
+    def made(command, folder):
+        assert folder != third_project.root and (folder / "configs" / "scales" / "smoke.yaml").is_file()
+        figure = folder / "figures" / "smoke" / "p" / "figure_01.png"
+        calls.append((command[2:], figure.exists()))
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_text("")
+        return 2.0, 1.0
+
+    monkeypatch.setattr(job, "timed", made)
+    (third_project.root / "Snakefile").touch()
+    (third_project.root / "profiles").mkdir(exist_ok=True)
+    row = job.bench_job(third_project, "smoke", "p/figure_01", rounds=2, say=lambda _: None)
+    whole = ["snakemake", "--cores", "all", "figures/", "--config", "scale=smoke"]
+    assert calls == [(whole, False), (whole, True), (whole, False)] * 2
+    assert row["again_seconds"] == row["one_figure_seconds"] == [2.0] * 3 and row["rounds"] == 2
+    assert row["whole_core_seconds"][0] >= 0 and job.busy() > 0
+
+
 def test_rows_are_appended(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     for number in (1, 2):
