@@ -225,6 +225,8 @@ class Kind(Strict):
     #: the first word of its key; whether it depends on a scale
     makes: ClassVar[str]
     scaled: ClassVar[bool] = True
+    #: whether its runs are drawn with the looks that `styles` gives them
+    styled: ClassVar[bool] = True
     title: str
     see: str
 

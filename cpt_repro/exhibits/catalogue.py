@@ -20,13 +20,14 @@ from cpt_repro.exhibits.curves import Curves
 from cpt_repro.exhibits.domains import Domains
 from cpt_repro.exhibits.generations import Generations
 from cpt_repro.exhibits.plane import Plane
+from cpt_repro.exhibits.relation import Relation
 from cpt_repro.exhibits.rows import Rows
 from cpt_repro.exhibits.schedule import ScheduleDiagram
 from cpt_repro.exhibits.settings import Settings
 from cpt_repro.planning.plan import Plan
 
 #: Every kind of exhibit; the key `kind` of a declaration chooses one.
-KINDS = (Curves, Plane, Bars, ScheduleDiagram, Rows, Domains, Generations, Settings)
+KINDS = (Curves, Plane, Bars, ScheduleDiagram, Relation, Rows, Domains, Generations, Settings)
 Exhibit = Annotated[Union[KINDS], Field(discriminator="kind")]  # noqa: UP007
 
 
@@ -150,7 +151,7 @@ def _check(study: Study, declared: Exhibits, key: str) -> None:
     exhibit = declared.exhibits[key]
     if not key.startswith(exhibit.makes):
         raise ValueError(f"its kind makes a {exhibit.makes}. Call it {exhibit.makes}_NN.")
-    for name in exhibit.runs if exhibit.makes == "figure" else ():
+    for name in exhibit.runs if exhibit.makes == "figure" and exhibit.styled else ():
         if declared.style(name) is None:
             raise ValueError(f"no look in 'styles' fits the run '{name}'. Give it one.")
     columns, rows = exhibit.published_table

@@ -27,7 +27,7 @@ from cpt_repro.exhibits.base import (
 )
 from cpt_repro.exhibits.typeset import Cell, Measured, Ranks, Table, Texts, Values, count, decimals, rate_text
 from cpt_repro.records.lookup import NO_COUNTERPART
-from cpt_repro.records.uncertainty import Effect, combined, difference
+from cpt_repro.records.uncertainty import Effect, difference, quotient
 
 Measure = Callable[[Row, "Key"], Measured | None]
 
@@ -303,14 +303,9 @@ def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | No
     """The published and the reproduced value with the anchors at 0 and 1; None where these are not apart."""
     there = one.published.value - zero.published.value
     published = (cell.published.value - zero.published.value) / there if round(there, digits) != 0 else None
-    read = {name: c.reproduced.samples for name, c in (("it", cell), ("zero", zero), ("one", one))}
-    if not set.intersection(*map(set, read.values())):
-        return published, None
-    gap = combined({"one": 1.0, "zero": -1.0}, read)
-    if not gap.sign:
-        return published, None
-    if cell is zero or cell is one:
-        return published, Effect(value=float(cell is one), noise=0.0, by="an anchor")
-    share = combined({"it": 1.0, "zero": -1.0}, read).value / gap.value
-    rest = combined({"it": 1.0, "zero": share - 1.0, "one": -share}, read)  # delta method
-    return published, Effect(value=share, noise=abs(rest.noise / gap.value), by=rest.by)
+    read = {name: c.reproduced.samples for name, c in (("zero", zero), ("one", one), ("it", cell))}
+    it = next(
+        name for name, samples in read.items() if samples == read["it"]
+    )  # an anchor has no noise to itself
+    above = {"zero": -1.0} | {it: 1.0 if it != "zero" else 0.0}
+    return published, quotient(above, {"one": 1.0, "zero": -1.0}, read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -237,12 +238,12 @@ class Plan:
 
     def lineage_tokens(self, run_id: str) -> int:
         """Tokens that a run's weights have seen, with those of its ancestors up to where it leaves them."""
-        *above, last = self.lineage(run_id)
+        lineage = self.lineage(run_id)
         before = sum(
             run.training.batch_sequences * run.training.sequence_length * child.parent_iteration
-            for run, child in zip(above, [*above[1:], last], strict=True)
+            for run, child in itertools.pairwise(lineage)
         )
-        return before + last.training.tokens
+        return before + lineage[-1].training.tokens
 
     def _include(self, paper: str, name: str) -> None:
         """Plans a run of a paper that is not made, since one that is made shows it."""

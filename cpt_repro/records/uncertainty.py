@@ -120,6 +120,24 @@ def difference(one: Samples, other: Samples) -> Effect | None:
     return combined({"one": 1.0, "other": -1.0}, both) if set(one) & set(other) else None
 
 
+def quotient(
+    above: Mapping[Hashable, float], below: Mapping[Hashable, float], read: Mapping[Hashable, Samples]
+) -> Effect | None:
+    """One weighted sum over another, with its noise (delta method), over the seeds that all in `read` have.
+
+    None where they have none in common, or where the sum below is not clear of its noise.
+    """
+    if not set.intersection(*(set(samples) for samples in read.values())):
+        return None
+    whole = combined(below, read)
+    if not whole.sign:
+        return None
+    value = combined(above, read).value / whole.value
+    rest = {key: above.get(key, 0.0) - value * below.get(key, 0.0) for key in {**above, **below}}
+    noise = combined(rest, read)
+    return Effect(value=value, noise=abs(noise.noise / whole.value), by=noise.by)
+
+
 def _document_error(
     samples: Mapping[tuple[Hashable, int], Sample], shares: Mapping[tuple[Hashable, int], float]
 ) -> float:

@@ -491,3 +491,21 @@ def test_runs_of_a_paper_are_evaluated_where_claims_ask_and_where_others_stop(th
     exhibits.write_text(f"{exhibits.read_text()}".replace("[44.4]", "[-1]"))
     with pytest.raises(UserError, match=r"exhibits.yaml: the key 'points.0'"):
         Plan(third_project, load_scale(third_project, "pocket"), ("gupta2023",))
+
+
+def test_tokens_of_a_lineage_are_all_that_its_weights_saw(smoke):
+    def tokens(name):
+        return smoke.lineage_tokens(f"{name}/seed-0")
+
+    def own(name):
+        return smoke.runs[f"{name}/seed-0"].training.tokens
+
+    old, new = "ibrahim2024/405m/pile", "ibrahim2024/405m/pile--sp/replay-0"
+    assert tokens(old) == own(old) and tokens(new) == own(old) + own(new)
+    # 143,000 iterations of 1024 sequences came before; an earlier checkpoint leaves fewer behind it.
+    late, early = (f"gupta2023/410m/pile{at}--sp/warmup-0" for at in ("", "@10000"))
+    assert tokens(late) - own(late) > 14 * (tokens(early) - own(early)) > 0
+    splits = [f"ibrahim2024/405m/sp-3x100/infinite-cosine/split-{k}" for k in (1, 2, 3)]
+    assert tokens(splits[2]) == sum(map(own, splits))
+    # A branch leaves its trunk before that one's end.
+    assert tokens(f"{splits[2]}-annealed") - tokens(splits[2]) < own(f"{splits[2]}-annealed")

@@ -1,0 +1,198 @@
+"""Effects of runs against what may decide them: one point a run, published points beside ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from cpt_repro.declarations.published import Mark
+from cpt_repro.declarations.strict import Strict
+from cpt_repro.exhibits import style
+from cpt_repro.exhibits.base import INTERVAL, CorpusRef, FigureKind, RunRef, View, unique
+from cpt_repro.exhibits.typeset import count
+from cpt_repro.models.architecture import architecture
+from cpt_repro.records.uncertainty import quotient
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Measured(NamedTuple):
+    """A coordinate of a point, with the half-width of its 95 % interval."""
+
+    value: float
+    noise: float = 0.0
+
+
+class Rise(Strict):
+    """A run's final loss over that of another, less one, in percent."""
+
+    rise_of: RunRef
+    over: RunRef
+    corpus: CorpusRef
+
+    @property
+    def runs(self) -> list[str]:
+        return [self.rise_of, self.over]
+
+    def measure(self, view: View) -> Measured | None:
+        """None where a run is missing."""
+        return _share(view, self.corpus, {self.rise_of: 1.0, self.over: -1.0}, {self.over: 1.0})
+
+
+class Removed(Strict):
+    """How much of a rise of the final loss replay removes, in percent."""
+
+    removed_by: RunRef
+    of: RunRef
+    over: RunRef
+    corpus: CorpusRef
+
+    @property
+    def runs(self) -> list[str]:
+        return [self.removed_by, self.of, self.over]
+
+    def measure(self, view: View) -> Measured | None:
+        """None where a run is missing, or where there is no clear rise."""
+        rise = {self.of: 1.0, self.over: -1.0}
+        return _share(view, self.corpus, {self.of: 1.0, self.removed_by: -1.0}, rise)
+
+
+class Planned(Strict):
+    """What is known of a run from the plan: its parameters, the tokens each of them saw, its domains."""
+
+    run: RunRef
+    what: Literal["parameters", "tokens per parameter", "domains"]
+
+    @property
+    def runs(self) -> list[str]:
+        return []
+
+    def measure(self, view: View) -> Measured | None:
+        """None where the scale has no such run."""
+        planned = view.planned(self.run)
+        if planned is None:
+            return None
+        training = planned.training
+        if self.what == "domains":
+            return Measured(len(training.mixture))
+        parameters = architecture(training.model.architecture).parameters(training.model, training.vocabulary)
+        tokens = view.plan.lineage_tokens(planned.id)
+        return Measured(parameters if self.what == "parameters" else tokens / parameters)
+
+
+Coordinate = Rise | Removed | Planned
+
+
+def _share(view: View, corpus: str, above: dict[str, float], below: dict[str, float]) -> Measured | None:
+    """One weighted sum of losses over another, in percent."""
+    losses = {name: view.loss(name, corpus) for name in {**above, **below}}
+    if not all(losses.values()):
+        return None
+    share = quotient(above, below, {name: loss.samples for name, loss in losses.items()})
+    return Measured(100 * share.value, 100 * share.noise) if share else None
+
+
+class Point(Strict):
+    """One run."""
+
+    x: Coordinate
+    y: Coordinate
+
+
+class PublishedPoint(Strict):
+    """The same as published, in the units of the axes."""
+
+    x: float
+    y: float
+    mark: Mark
+    place: str
+
+
+class Series(Strict):
+    """Points of one look."""
+
+    label: str
+    colour: str
+    marker: str
+    points: tuple[Point, ...] = ()
+    published: tuple[PublishedPoint, ...] = ()
+
+
+class RelationPanel(Strict):
+    """One pair of axes."""
+
+    title: str = ""
+    x: str
+    y: str
+    log: bool = False
+    series: tuple[Series, ...] = Field(min_length=1)
+
+
+class Relation(FigureKind):
+    """Effects against what may decide them."""
+
+    styled: ClassVar[bool] = False
+    kind: Literal["relation"] = "relation"
+    panels: tuple[RelationPanel, ...] = Field(min_length=1)
+
+    @property
+    def runs(self) -> list[str]:
+        points = [point for panel in self.panels for series in panel.series for point in series.points]
+        return unique(run for point in points for run in [*point.x.runs, *point.y.runs])
+
+    def caption(self, view: View) -> list[str]:
+        marks = {p.mark for panel in self.panels for series in panel.series for p in series.published}
+        published = f"Hollow: published ({', '.join(sorted(marks))})." if marks else ""
+        return [text for text in (f"Bars: {INTERVAL}.", published) if text]
+
+    def draw(self, view: View) -> Figure:
+        panels = len(self.panels)
+        columns = min(panels, 2)
+        rows = -(-panels // columns)
+        width = style.DOUBLE if columns > 1 else style.SINGLE
+        figure, axes = style.figure(width, 2.3 * rows, rows, columns)
+        legend = style.Legend()
+        for index, panel in enumerate(self.panels):
+            legend.begin(style.letter(index, panels, ""))
+            axes[index].set_title(style.letter(index, panels, panel.title), loc="left")
+            axes[index].set(xlabel=panel.x, ylabel=panel.y)
+            for series in panel.series:
+                self._draw(axes[index], view, series, legend)
+            if panel.log:
+                _logarithmic(axes[index])
+        for unused in axes[panels:]:
+            unused.set_axis_off()
+        legend.draw(figure)
+        return figure
+
+    def _draw(self, axes: Axes, view: View, series: Series, legend: style.Legend) -> None:
+        look = {"color": style.COLOURS[series.colour], "marker": series.marker, "linestyle": "none"}
+        places = [(point.x.measure(view), point.y.measure(view)) for point in series.points]
+        there = sorted((x, y) for x, y in places if x and y)
+        if there:
+            xs, ys = zip(*there, strict=True)
+            bars = {"xerr": [x.noise for x in xs], "yerr": [y.noise for y in ys], "elinewidth": 0.7}
+            axes.errorbar([x.value for x in xs], [y.value for y in ys], **look, **bars)
+            legend.add(series.label, **look)
+        if series.published:
+            hollow = look | {"markerfacecolor": "none", "markersize": 6}
+            axes.plot([p.x for p in series.published], [p.y for p in series.published], **hollow)
+            legend.add(f"{series.label}, published", **hollow)
+        if lacking := len(places) - len(there):
+            legend.note(f"{series.label}: {lacking} of {len(places)} not run")
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic x-axis with plain numbers: 50, 200, 1k, 10M."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,), numticks=8)
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(".0", "")))
+    axes.xaxis.set_minor_formatter(NullFormatter())

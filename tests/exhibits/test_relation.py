@@ -1,0 +1,71 @@
+"""Effects against what may decide them: every point from receipts by hand, published ones as declared."""
+
+import numpy as np
+import pytest
+
+from cpt_repro.exhibits.base import View
+from cpt_repro.exhibits.relation import Measured, Planned, Removed, Rise
+
+OLD, WEAK, KEPT = ("405m/pile", "405m/pile--sp/replay-0", "405m/pile--sp/replay-0.05")
+
+
+@pytest.fixture
+def view(pocket):
+    made = pocket(papers=("ibrahim2024", "regime"))
+    return View(made.catalogue, made.records, "regime", "figure_01")
+
+
+def final(view, run):
+    return np.mean([one.final["pile"].loss for one in view.runs(f"ibrahim2024/{run}")])
+
+
+def test_points_by_hand(view):
+    old, weak, kept = (final(view, run) for run in (OLD, WEAK, KEPT))
+    names = {run: f"ibrahim2024/{run}" for run in (OLD, WEAK, KEPT)}
+    rise = Rise(rise_of=names[WEAK], over=names[OLD], corpus="pile").measure(view)
+    assert rise.value == pytest.approx(100 * (weak / old - 1)) and 0 < rise.noise < rise.value
+    removed = Removed(removed_by=names[KEPT], of=names[WEAK], over=names[OLD], corpus="pile").measure(view)
+    assert removed.value == pytest.approx(100 * (weak - kept) / (weak - old)) and removed.noise > 0
+    # No share is taken of a rise that is none.
+    assert (
+        Removed(removed_by=names[KEPT], of=names[OLD], over=names[OLD], corpus="pile").measure(view) is None
+    )
+    assert Rise(rise_of="405m/mix-25", over=names[OLD], corpus="pile").measure(view) is None  # not run
+
+    def planned(what):
+        return Planned(run=names[WEAK], what=what).measure(view)
+
+    parameters = view.runs(names[OLD])[0].parameters
+    assert planned("parameters") == Measured(parameters)
+    tokens = sum(view.planned(names[run]).training.tokens for run in (OLD, WEAK))
+    assert planned("tokens per parameter").value == pytest.approx(tokens / parameters)
+    assert planned("domains").value == 7
+
+
+def test_what_was_not_run_is_told_and_published_points_are_there(view):
+    figure = view.exhibit.draw(view)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (
+        "(a) smaller model, old text mixed in: 3 of 3 not run" in texts
+        and "smaller model, published" in texts
+    )
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    drawn = {(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)}
+    panels = view.exhibit.panels
+    declared = [(p.x, p.y) for panel in panels for series in panel.series for p in series.published]
+    assert len(declared) == 9 and set(declared) <= drawn
+    assert view.exhibit.caption(view)[-1] == "Hollow: published (derived)."
+
+
+def test_published_points_are_shares_of_the_printed_tables(view):
+    tables = view.plan.studies["ibrahim2024"].published.tables
+    losses = [row[tables["table_04"].columns.index("D0 Pile")] for row in tables["table_04"].rows]
+    large, small = losses[:5], losses[5:]
+    rises = [100 * (of[2] / of[0] - 1) for of in (small, large)]
+    shifts = [100 * (of[1] / of[0] - 1) for of in (small, large)]
+    removed = [100 * (of[2] - of[3]) / (of[2] - of[0]) for of in (small, large)]
+    points = {(p.x, p.y) for panel in view.exhibit.panels for s in panel.series for p in s.published}
+    for x, y in zip(shifts, rises, strict=True):
+        assert any(abs(a - x) < 0.06 and abs(b - y) < 0.06 for a, b in points), (x, y)
+    for y in removed:
+        assert any(abs(b - y) < 0.06 for _, b in points), y
