@@ -302,6 +302,15 @@ def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
 # -- text
 
 
+def exhibits_of(claim: ClaimRecord) -> list[str]:
+    """The exhibits that a claim's source names (`Figs 2 and 3`, `Table 12`), as figure_02."""
+    keys = []
+    for kind, numbers in re.findall(r"(Fig|Table)s?\.? ((?:\d+[a-d]?(?:, | and )?)+)", claim.source):
+        word = {"Fig": "figure", "Table": "table"}[kind]
+        keys += [f"{word}_{int(number):02d}" for number in re.findall(r"\d+", numbers)]
+    return list(dict.fromkeys(keys))
+
+
 def _value(item: Item, published: bool) -> str:
     """An item as it is printed: a difference within its noise without its own size."""
     value, noise = item.published if published else item.value, rounded(item.noise or 0)

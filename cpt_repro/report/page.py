@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, UNDECIDABLE
-from cpt_repro.claims.ledger import VERDICTS, FindingRecord, Ledger, percent, seeds_text
+from cpt_repro.claims.ledger import (
+    VERDICTS,
+    ClaimRecord,
+    FindingRecord,
+    Ledger,
+    exhibits_of,
+    percent,
+    seeds_text,
+)
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
@@ -238,6 +246,18 @@ class Page:
         path = self.folder / "claims.json"
         return parse(Ledger, read_json(path), str(path)) if path.exists() else None
 
+    def seen(self, claim: ClaimRecord) -> list[str]:
+        """The exhibits on the page that a claim's source names."""
+        return [key for key in exhibits_of(claim) if (claim.paper, key) in self.catalogue.exhibits]
+
+    def about(self, ledger: Ledger) -> dict[str, list[ClaimRecord]]:
+        """Exhibits -> the claims whose sources name them."""
+        out: dict[str, list[ClaimRecord]] = {}
+        for claim in ledger.claims:
+            for key in self.seen(claim):
+                out.setdefault(f"{claim.paper}/{key}", []).append(claim)
+        return out
+
     def effects(self, ledger: Ledger) -> list[Compared]:
         """The papers' main effects, those first whose claims did not hold."""
         out = [Compared(one, tuple(one.claims.items())) for one in ledger.findings]
@@ -265,6 +285,8 @@ class Page:
             sizes={m: size for study in papers.values() for m, size in study.paper.models.items()},
             axis=Compared.place,
             percent=percent,
+            about=self.about(ledger) if ledger else {},
+            seen=self.seen,
             verdicts=VERDICTS,
             seeds=seeds_text,
             trees={name: self.tree(name) for name in papers},
