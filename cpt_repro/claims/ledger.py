@@ -305,7 +305,9 @@ def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
 def exhibits_of(claim: ClaimRecord) -> list[str]:
     """The exhibits that a claim's source names (`Figs 2 and 3`, `Table 12`), as figure_02."""
     keys = []
-    for kind, numbers in re.findall(r"(Fig|Table)s?\.? ((?:\d+[a-d]?(?:, | and )?)+)", claim.source):
+    for kind, numbers in re.findall(
+        r"(Fig|Table)(?:ures?|s)?\.? ((?:\d+[a-d]?(?:, | and )?)+)", claim.source
+    ):
         word = {"Fig": "figure", "Table": "table"}[kind]
         keys += [f"{word}_{int(number):02d}" for number in re.findall(r"\d+", numbers)]
     return list(dict.fromkeys(keys))

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cpt_repro.claims.ledger import Ledger, write_ledger
+from cpt_repro.claims.ledger import Ledger, build_ledger, exhibits_of, write_ledger
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
-from cpt_repro.report.page import Page, write_report
+from cpt_repro.report.page import Compared, Page, write_report
 
 from .conftest import DRAWN, opened, planned
 
@@ -97,7 +97,7 @@ def test_page_has_every_exhibit_with_its_command(made, page):
 
 def test_page_shows_the_exhibits_as_drawn(made, page):
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 1 and images[0]["src"].startswith("data:image/png;base64,") and images[0]["alt"]
+    assert len(images) == 1 and images[0]["src"].startswith("data:image/webp;base64,") and images[0]["alt"]
     titles = {attrs.get("title") for tag, attrs in page.tags if tag == "code"}
     for paper, key in DRAWN:
         about = Drawn.model_validate(read_json(made.project.figures / "pocket" / paper / f"{key}.json"))
@@ -152,6 +152,42 @@ def test_page_loads_nothing_and_its_links_lead_somewhere(made, page):
         assert href[1:] in ids if href.startswith("#") else (folder / href).is_file(), href
     for tag, attrs in page.tags:
         assert not any(name.startswith("on") for name in attrs) and (tag == "img" or "src" not in attrs)
+
+
+def test_page_begins_with_the_answer(made, page):
+    """What held in a sentence, then the main effects, what did not hold first, each with its claims."""
+    ledger = build_ledger(made.catalogue, made.records)
+    page = Page(made.catalogue, made.records, made.project.figures)
+    effects = page.effects(ledger)
+    assert len(effects) == len(ledger.findings) > 10
+    order = ["failed", "inconclusive", "undecidable here", "not run", "held"]
+    worst = [min(order.index(verdict) for _, verdict in one.verdicts) for one in effects]
+    assert worst == sorted(worst)
+    for one in effects:
+        of = one.finding
+        assert (one.ends is None) == (of.value is None or not of.published or abs(of.published) < 0.002)
+        if one.ends:
+            low, middle, high = one.ends
+            assert 0 <= low <= middle <= high <= 100
+            if abs(of.value - of.published) > of.noise:
+                assert (middle > Compared.place(1)) == (of.value / of.published > 1)
+    text = Parsed(page.render()).text
+    first = text[: text.index("What this is")]
+    assert f"{ledger.counts['held']} of the papers’ {len(ledger.claims)} claims held" in first
+    assert all(one.finding.says in first for one in effects)
+
+
+def test_claims_and_exhibits_lead_to_each_other(made, page):
+    ledger = build_ledger(made.catalogue, made.records)
+    sources = {(claim.paper, claim.id): exhibits_of(claim) for claim in ledger.claims}
+    assert sources["ibrahim2024", "2"] == ["figure_01", "table_03", "table_05"]
+    assert sources["gupta2023", "C12"] == ["figure_06", "figure_04"]
+    links = {
+        attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs.get("href", "").startswith("#")
+    }
+    for (paper, claim), keys in sources.items():
+        assert f"#claim-{paper}-{claim}" in links or not keys
+        assert {f"#{paper}-{key}" for key in keys} <= links
 
 
 def test_page_is_semantic(page):
