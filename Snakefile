@@ -217,6 +217,7 @@ rule claims:
     output:
         update("figures/{scale}/claims.json"),
         update("figures/{scale}/claims.md"),
+        update("figures/{scale}/values.csv"),
     log:
         "logs/{scale}/claims.log",
     retries: 0

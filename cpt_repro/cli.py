@@ -320,7 +320,7 @@ def claims(
     claim: _option(str | None, "One claim with its tests, such as C1 or <paper>/12.") = None,
     results: Results = None,
     out: Figures = None,
-    write: _option(bool, "Write claims.json and claims.md of all claims.", "--write") = False,
+    write: _option(bool, "Write claims.json and claims.md of all claims, and values.csv.", "--write") = False,
     into: _option(
         list[Path], "Renew the tables between the marks in this file; may stand several times."
     ) = (),
@@ -337,7 +337,12 @@ def claims(
         return _claims_as_published(work.catalogue, as_json)
     ledger = claims.build_ledger(work.catalogue, work.records)
     if write:
-        for path in claims.write_ledger(ledger, work.figures):
+        from cpt_repro.report.values import write_values
+
+        for path in (
+            *claims.write_ledger(ledger, work.figures),
+            write_values(work.catalogue, work.records, work.figures),
+        ):
             _say(str(path))
     for page in into:
         try:

@@ -9,7 +9,16 @@ from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import INTERVAL, NOT_DIGITISED, CorpusRef, FigureKind, RunRef, View, unique
+from cpt_repro.exhibits.base import (
+    INTERVAL,
+    NOT_DIGITISED,
+    CorpusRef,
+    FigureKind,
+    Result,
+    RunRef,
+    View,
+    unique,
+)
 from cpt_repro.exhibits.typeset import Measured
 
 if TYPE_CHECKING:
@@ -97,6 +106,19 @@ class Bars(FigureKind):
         where = "the diamonds" if view.full_size else "the outlined bars below"
         published = f"Published: {where}, as printed or digitised."
         return [error, published if self.published_table[0] else NOT_DIGITISED]
+
+    def results(self, view: View) -> list[Result]:
+        return [
+            Result(
+                f"{bar.group.label}, {self.bars[bar.place]}",
+                panel.title,
+                bar.published,
+                panel.height(view, bar.group, bar.run),
+                bar.run,
+            )
+            for panel in self.panels
+            for bar in self.of(view, panel)
+        ]
 
     def pairs(self, view: View) -> list[Pair]:
         """Every bar that was measured, by panel and group; what an update costs is declared."""

@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, ValidationInfo, model_validator
 
@@ -219,6 +219,17 @@ class View(Evidence):
         return [table.cell(self.key, number, column) if table else None for number in range(rows)]
 
 
+class Result(NamedTuple):
+    """One value of an exhibit, published and ours; None where there is none."""
+
+    row: str
+    column: str
+    published: Value | None
+    ours: Measured | None
+    #: the run or merge that it is of
+    run: str
+
+
 class Kind(Strict):
     """Base of all kinds: what is shown, in order of appearance, and what is said of it."""
 
@@ -243,6 +254,10 @@ class Kind(Strict):
 
     def caption(self, view: View) -> list[str]:
         """Sentences on what its values are."""
+        return []
+
+    def results(self, view: View) -> list[Result]:
+        """Every value that it compares with a published one, or could; no inputs, no curves."""
         return []
 
     def pairs(self, view: View) -> list[Pair]:

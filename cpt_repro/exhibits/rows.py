@@ -17,6 +17,7 @@ from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.base import (
     INTERVAL,
     CorpusRef,
+    Result,
     Row,
     RunRef,
     TableKind,
@@ -132,6 +133,14 @@ class Rows(TableKind):
             says = " or ".join(unique(anchor.says for anchor in self.anchors))
             notes += [f"The CSV has ranks and effects ({says})."]
         return Table(columns, notes)
+
+    def results(self, view: View) -> list[Result]:
+        return [
+            Result(view.called(row), column.heading, cell.published, cell.reproduced, row.model)
+            for column in _Builder(self, view).columns()
+            for row, cell in zip(self.rows, column.cells, strict=True)
+            if isinstance(cell, Cell)
+        ]
 
     def pairs(self, view: View) -> list[Pair]:
         """Every result with both values, by column, new corpus and model; a run in two rows counts once."""

@@ -53,9 +53,13 @@ class _Maker:
         """Imports what it needs, for not everything is made by every process."""
         if what == CLAIMS:
             from cpt_repro.claims.ledger import build_ledger, write_ledger
+            from cpt_repro.report.values import write_values
 
-            ledger = build_ledger(self.catalogue, self.records)
-            return write_ledger(ledger, self.out / self.catalogue.plan.scale.name)
+            ledger, folder = (
+                build_ledger(self.catalogue, self.records),
+                self.out / self.catalogue.plan.scale.name,
+            )
+            return [*write_ledger(ledger, folder), write_values(self.catalogue, self.records, folder)]
         if what == REPORT:
             from cpt_repro.report.page import write_report
 

@@ -355,7 +355,7 @@ class Workflow:
     def everything(self) -> list[str]:
         """The files of every exhibit, the claims and the report."""
         exhibits = [path for exhibit in self.catalogue.exhibits for path in self.exhibit_files(*exhibit)]
-        return [*exhibits, *self._made("claims.json", "claims.md", "index.html", "index.json")]
+        return [*exhibits, *self._made("claims.json", "claims.md", "values.csv", "index.html", "index.json")]
 
     def _made(self, *names: str) -> list[str]:
         return [str(self.figures / name) for name in names]
