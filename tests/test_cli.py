@@ -185,7 +185,9 @@ def test_exhibits_are_drawn_elsewhere_from_receipts_elsewhere(cpt, tmp_path, rep
     status, out, _ = cpt(line)
     assert status == 0
     drawn = tmp_path / "pocket" / "ibrahim2024"
-    assert out.splitlines() == [str(drawn / f"figure_05.{suffix}") for suffix in ("png", "svg", "json")]
+    assert out.splitlines() == [
+        str(drawn / f"figure_05.{suffix}") for suffix in ("png", "svg", "pdf", "json")
+    ]
     assert json.loads((drawn / "figure_05.json").read_text())["missing"] == []
 
 

@@ -117,7 +117,16 @@ def test_receipts_alone_decide_every_byte(repository, tmp_path, faults):
         assert process.wait() == 0, errors[-3000:]
         process.stderr.close()
     one, two = (_contents(tmp_path / name / "figures") for name in ("one", "zwei ü"))
-    assert {Path(path).suffix for path in one} == {".png", ".svg", ".json", ".csv", ".md", ".tex", ".html"}
+    assert {Path(path).suffix for path in one} == {
+        ".png",
+        ".svg",
+        ".pdf",
+        ".json",
+        ".csv",
+        ".md",
+        ".tex",
+        ".html",
+    }
     assert {"pocket/claims.md", "pocket/claims.json", "pocket/index.html"} <= set(one)
     assert sorted(one) == sorted(two)
     assert [path for path in one if one[path] != two[path]] == []

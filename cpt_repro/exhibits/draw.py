@@ -76,7 +76,7 @@ def caption(view: View) -> str:
 def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path | None = None) -> list[Path]:
     """Writes `<out>/<scale>/<paper>/<key>.*` and returns the paths; what is missing is drawn as missing.
 
-    A figure gives .png and .svg, a table .csv, .md and .tex; both give .json (`Drawn`). `out` is the
+    A figure gives .png, .svg and .pdf, a table .csv, .md and .tex; both give .json (`Drawn`). `out` is the
     project's folder of figures where it is not given. An unknown paper or exhibit is a `UserError`.
     """
     view = View(catalogue, records, paper, key)

@@ -44,6 +44,7 @@ RC = {
     "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
     # Text as outlines: the same in every viewer, whatever fonts it has.
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     # What stands in declarations is text, whatever it holds.
     "text.parse_math": False,
 }  # fmt: skip
@@ -169,14 +170,14 @@ class Legend:
 
 
 def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
-    """Writes PNG and SVG, whole; metadata: the title and the digest of the records, no date, no version."""
+    """Writes PNG, SVG and PDF, whole; metadata: title and digest of the records, no date, no version."""
     import matplotlib
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         if (shown := plain(text.get_text())) != text.get_text():
             text.set_text(shown)
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
     with whole_file(png) as aside:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
     # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
@@ -184,4 +185,7 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     with whole_file(svg) as aside:
         about = {"Title": title, "Date": None, "Creator": None, "Source": receipts}
         figure.savefig(aside, format="svg", metadata=about)
-    return [png, svg]
+    with whole_file(pdf) as aside:
+        about = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+        figure.savefig(aside, format="pdf", metadata={"Title": title, "Subject": receipts} | about)
+    return [png, svg, pdf]

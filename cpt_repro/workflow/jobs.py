@@ -31,7 +31,7 @@ from cpt_repro.records.lookup import Records
 from cpt_repro.records.receipts import Failure, Fingerprint, read_fingerprint
 from cpt_repro.training.store import Store
 
-FIGURE_FILES = ("png", "svg", "json")
+FIGURE_FILES = ("png", "svg", "pdf", "json")
 TABLE_FILES = ("csv", "md", "tex", "json")
 #: Always there and always new: its times are the looking process's. Of a file its hash would count too.
 NEW = "/proc/self/task"

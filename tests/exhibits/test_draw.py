@@ -27,13 +27,15 @@ START = (
 @pytest.mark.parametrize("exhibit", ["gupta2023/figure_06", "ibrahim2024/figure_02", "ibrahim2024/figure_11"])
 def test_a_figure_says_what_it_was_drawn_from(pocket, tmp_path, exhibit):
     made = pocket()
-    png, svg, sidecar = draw(made.catalogue, made.records, *exhibit.split("/"), out=tmp_path)
-    assert (png.suffix, svg.suffix) == (".png", ".svg") and min(p.stat().st_size for p in (png, svg)) > 1000
+    png, svg, pdf, sidecar = draw(made.catalogue, made.records, *exhibit.split("/"), out=tmp_path)
+    suffixes = [path.suffix for path in (png, svg, pdf)]
+    assert suffixes == [".png", ".svg", ".pdf"] and min(p.stat().st_size for p in (png, svg, pdf)) > 1000
+    assert pdf.read_bytes().startswith(b"%PDF") and b"CreationDate" not in pdf.read_bytes()
     metadata = svg.read_text(encoding="utf-8").split("</metadata>")[0]
     assert "<dc:title>" in metadata and "dc:date" not in metadata and "Matplotlib" not in metadata
     about = Drawn.model_validate(read_json(sidecar))
     assert digest(about.sha256) in metadata and digest(about.sha256).encode() in png.read_bytes()
-    assert about.files == {path.name: file_digest(path) for path in (png, svg)}
+    assert about.files == {path.name: file_digest(path) for path in (png, svg, pdf)}
     needs = made.catalogue.needs(*exhibit.split("/"))
     assert set(about.sha256) == {f"receipt {run}" for run in needs.runs} and about.missing == ()
     assert about.caption.startswith(made.catalogue.find(*exhibit.split("/")).see) and about.tables == ()

@@ -58,7 +58,7 @@ def copied(pipeline, folder, *parts):
 def test_everything_is_made(pipeline):
     figures = pipeline.folder / "figures" / "smoke"
     assert set(contents(figures)) == {
-        *(f"{PAPER}/figure_01.{suffix}" for suffix in ("png", "svg", "json")),
+        *(f"{PAPER}/figure_01.{suffix}" for suffix in ("png", "svg", "pdf", "json")),
         *(f"{PAPER}/table_01.{suffix}" for suffix in ("csv", "md", "tex", "json")),
         *("claims.json", "claims.md", "index.html", "index.json"),
     }
