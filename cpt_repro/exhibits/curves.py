@@ -168,7 +168,10 @@ class Curves(FigureKind):
         beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
         where = "thin lines" if view.full_size else beside
         source = f"digitised from the paper's plots, losses to about {view.study.digitised.tolerance:g}"
-        return [*out, f"Published curves ({where}): {source}."]
+        out += [f"Published curves ({where}): {source}."]
+        if not view.full_size and any(panel.reference for panel in self.panels):
+            out += ["Beside each other both have the same span, in percent of the line of reference."]
+        return out
 
     def pairs(self, view: View) -> list[Pair]:
         """Ends of curves and the line of reference, by panel.
@@ -264,9 +267,29 @@ class Curves(FigureKind):
                 one.axes.set_xlabel(one.x_label if index >= count - columns else "")
                 form = {"style": "sci", "scilimits": (0, 0)} if panel.rates else {"useOffset": False}
                 one.axes.ticklabel_format(axis="y", **form)
+            if beside and not panel.rates:
+                _shared_span(*drawn)
         figure.align_ylabels(axes[:: 2 if beside else 1])
         legend.draw(figure)
         return figure
+
+
+def _shared_span(ours: _Ours, there: _Axes) -> None:
+    """Gives both halves the same span of effects, in percent of their lines of reference, or of their starts.
+
+    Losses of different models and texts do not compare as they are; what the eye compares then does.
+    """
+    halves = [(one.axes, one.base) for one in (ours, there) if one.base]
+    if len(halves) < 2:
+        return
+    ends = [[y / level for y in axes.get_ylim()] for axes, level in halves]
+    low, high = min(end for end, _ in ends), max(end for _, end in ends)
+    for axes, level in halves:
+        axes.set_ylim(low * level, high * level)
+    axes, level = halves[1]
+    turned = (lambda y: 100 * (y / level - 1), lambda percent: level * (1 + percent / 100))
+    percent = axes.secondary_yaxis("right", functions=turned)
+    percent.set_ylabel(f"against the {'line' if there.panel.reference else 'start'} (%)")
 
 
 def _joined(pieces: Iterable[tuple[float, Any]], gap: float) -> Line:
@@ -335,6 +358,17 @@ class _Axes:
             look, gid = self.look(panel.reference.run), f"published-{panel.published}-line"
             self.axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=gid)
             self.levels.append(level)
+
+    @property
+    def base(self) -> float | None:
+        """The loss that effects are measured from: the line of reference, else where all curves start."""
+        if self.panel.reference:
+            return self.levels[-1] if self.levels else None
+        early = 0.01 * (self.panel.xlim[1] - self.panel.xlim[0])
+        starts = [
+            line[1][0] for scratch, line in self.lines if not scratch and line[0] and line[0][0] <= early
+        ]
+        return starts[0] if starts and not any(scratch for scratch, _ in self.lines) else None
 
     def make_room(self, curve: Curve, lines: list[Line]) -> None:
         scratch = base.declaration(self.view.study, curve.runs[0])[1].init_from is None

@@ -24,6 +24,11 @@ def changed(exhibit, panel=0, **changes):
     return exhibit.model_copy(update={"panels": tuple(panels)})
 
 
+def level(axes):
+    """Where a horizontal line lies."""
+    return next(y[0] for y in (line.get_ydata() for line in axes.lines) if len(y) == 2 and y[0] == y[1])
+
+
 # -- published curves
 
 
@@ -37,6 +42,9 @@ def test_below_paper_scale_published_curves_stand_beside_ours(pocket, figure_of)
         assert published(left) == [] and len(published(right)) == len(panel.curves) + 1
         assert left.get_xlim() == right.get_xlim() == panel.xlim
         assert left.get_ylim() != right.get_ylim()
+        # The same span of effects: in percent of each half's own line of reference.
+        spans = [np.array(axes.get_ylim()) / level(axes) for axes in (left, right)]
+        assert np.allclose(*spans, rtol=1e-6)
         assert right.get_title("left").startswith("published (digitised), 405M")
         colours = [line.get_color() for line in published(right)]
         assert len(set(colours)) == len(colours)
