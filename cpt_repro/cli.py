@@ -16,7 +16,7 @@ import typer
 
 from cpt_repro import __version__
 from cpt_repro.errors import UserError, plain, redacted
-from cpt_repro.files import DECLARATION_BYTES, read_bytes, write_text, writing
+from cpt_repro.files import DECLARATION_BYTES, between, read_bytes, write_text, writing
 
 if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue
@@ -65,6 +65,16 @@ def _say_rows(rows: list[dict[str, Any]], append: Path | None) -> None:
     if append:
         there = read_bytes(append, DECLARATION_BYTES).decode() if append.exists() else ""
         write_text(append, there + "".join(f"{line}\n" for line in lines))
+
+
+def _renew(page: Path, parts: dict[str, str]) -> None:
+    """Puts parts between their marks in a text."""
+    try:
+        text = read_bytes(page, DECLARATION_BYTES).decode("utf-8")
+    except UnicodeError:
+        raise UserError("it is no text in UTF-8.", where=str(page), do="Convert it.") from None
+    write_text(page, between(text, parts, str(page)))
+    _say(str(page))
 
 
 def _print_json(value: Any) -> None:
@@ -345,12 +355,7 @@ def claims(
         ):
             _say(str(path))
     for page in into:
-        try:
-            text = read_bytes(page, DECLARATION_BYTES).decode("utf-8")
-        except UnicodeError:
-            raise UserError("it is no text in UTF-8.", where=str(page), do="Convert it.") from None
-        write_text(page, claims.in_text(ledger, text, str(page)))
-        _say(str(page))
+        _renew(page, claims.tables(ledger))
     if write or into:
         return
     ledger = claims.selected(ledger, claim) if claim else ledger
@@ -487,6 +492,23 @@ def bench_job(scale: Scale = "smoke", rounds: Rounds = 1, append: Append = None)
     work = _workflow(scale)
     paper, figure = next(key for key in work.catalogue.exhibits if key[1].startswith("figure"))
     _say_rows([job.bench_job(work.project, scale, f"{paper}/{figure}", rounds, _say)], append)
+
+
+@bench.command("table")
+def bench_table(
+    into: _option(
+        list[Path], "Renew the table between the marks in this file; may stand several times."
+    ) = (),
+) -> None:
+    """The latest rows of benchmarks/ as a Markdown table."""
+    from cpt_repro.bench.table import rows_of, table
+    from cpt_repro.project import Project
+
+    lines = table(rows_of(Project.at().measurements))
+    for page in into:
+        _renew(page, {"benchmarks": "\n".join([*lines, ""])})
+    if not into:
+        _say("\n".join(lines))
 
 
 @corpora.command("fetch")

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -236,3 +236,21 @@ def code_commit(root: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+changes" if changed else "")
+
+
+def between(text: str, parts: Mapping[str, str], where: str) -> str:
+    """`text` with each part between its marks, <!-- name --> and <!-- end of name -->.
+
+    Parts without marks are left out; a text with no marks of any of them is a `UserError`.
+    """
+    found = False
+    for name, part in parts.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, opened, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if opened and closed:
+            text, found = before + begin + part + end + after, True
+    if not found:
+        do = " Or: ".join(f"Put in <!-- {name} --> and <!-- end of {name} -->." for name in parts)
+        raise UserError("marks for what is to be renewed are missing.", where=where, do=do)
+    return text

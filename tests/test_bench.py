@@ -9,9 +9,11 @@ from third_study import put_third_study
 
 from cpt_repro import cli
 from cpt_repro.bench.rows import in_turns
+from cpt_repro.bench.table import rows_of, table
 from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
+from cpt_repro.files import between
 from cpt_repro.planning.plan import Plan
 from cpt_repro.workflow.cost import Measurement
 
@@ -153,6 +155,38 @@ def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch)
     assert calls == [(whole, False), (whole, True), (whole, False)] * 2
     assert row["again_seconds"] == row["one_figure_seconds"] == [2.0] * 3 and row["rounds"] == 2
     assert row["whole_core_seconds"][0] >= 0 and job.busy() > 0
+
+
+def test_the_latest_rows_are_a_table(repository):
+    old = {
+        "benchmark": "job",
+        "scale": "smoke",
+        "rounds": 1,
+        "hardware": "X",
+        "cores": 2,
+        "date": "2030-01-01",
+    }
+    old |= {"whole_seconds": [300, 310, 320.5], "whole_core_seconds": [400, 410, 420]}
+    new = old | {"date": "2030-01-02", "whole_seconds": [200, 210, 220]}
+    train = {"benchmark": "train", "scale": "pocket", "arm": "plain", "parameters": 63648, "rounds": 3}
+    train |= {
+        "hardware": "X",
+        "date": "2030-01-01",
+        "tokens_per_second": 7e4,
+        "tokens_per_second_range": [6e4, 8e4],
+    }
+    lines = table([old, new, train, old | {"benchmark": "data"}, train | {"arm": "unknown"}])
+    assert lines[2:] == [
+        "| smoke: the same, work of the cores | 410 s (400 to 420) | 1 rounds, 2 cores of X, 2030-01-02 |",
+        "| smoke: main job, whole | 210 s (200 to 220) | 1 rounds, 2 cores of X, 2030-01-02 |",
+        "| pocket, 63,648 parameters: the same with our loss | 70,000 tokens/s (60,000 to 80,000) "
+        "| 3 rounds, ? cores of X, 2030-01-01 |",
+    ]
+    text = (repository.root / "docs" / "scales.md").read_text(encoding="utf-8")
+    kept = "\n".join([*table(rows_of(repository.measurements)), ""])
+    assert (
+        between(text, {"benchmarks": kept}, "docs/scales.md") == text
+    )  # `cpt-repro bench table --into` renews it
 
 
 def test_rows_are_appended(tmp_path, capsys):

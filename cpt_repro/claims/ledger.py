@@ -453,24 +453,10 @@ def results_table(ledger: Ledger) -> str:
     return "\n".join(lines) + "\n"
 
 
-def in_text(ledger: Ledger, text: str, where: str) -> str:
-    """`text` with the tables of this scale between their marks; a text without any is a `UserError`.
-
-    `claims`: `results_table`; `findings`: the main effects and how many claims held.
-    """
+def tables(ledger: Ledger) -> dict[str, str]:
+    """What pages show between marks: all claims, and the main effects with how many claims held."""
     findings = "\n".join([*findings_table(ledger), "", counts_line(ledger), ""])
-    tables, found = {"claims": results_table(ledger), "findings": findings}, False
-    for what, table in tables.items():
-        begin, end = f"<!-- {what} {ledger.scale} -->\n", f"<!-- end of {what} {ledger.scale} -->"
-        before, opened, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if opened and closed:
-            text, found = before + begin + table + end + after, True
-    if not found:
-        marks = f"<!-- claims {ledger.scale} --> and <!-- end of claims {ledger.scale} -->"
-        do = f"Put in {marks}, or the same of findings."
-        raise UserError("the marks of the claims are missing.", where=where, do=do)
-    return text
+    return {f"claims {ledger.scale}": results_table(ledger), f"findings {ledger.scale}": findings}
 
 
 def print_ledger(ledger: Ledger, details: bool = False) -> None:

@@ -9,6 +9,7 @@ from cpt_repro.claims import ledger as ledgers
 from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN, UNDECIDABLE
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.files import between
 from cpt_repro.records.lookup import Records
 
 WEAK, OLD = "405m/pile--sp/replay-0", "405m/pile"
@@ -68,15 +69,20 @@ def test_a_part_for_another_scale_is_named_and_does_not_count(committed):
     assert "not at this scale: MMLU-DE" in claim.reason and "and 10 more" in claim.reason
 
 
-def test_the_readme_is_current(committed, repository):
-    """It says of pocket what the committed receipts say; `cpt-repro claims --into` renews it."""
-    text = (repository.root / "README.md").read_text(encoding="utf-8")
-    assert ledgers.in_text(committed, text, "README.md") == text
-    table = ledgers.results_table(committed)
-    rows = [line for line in table.splitlines() if line.startswith(("| Gupta C", "| Ibrahim "))]
-    assert len(rows) == 55 and "\n- Ibrahim 8: Regime" in table
-    with pytest.raises(UserError, match=r"README.md: the marks .* <!-- claims pocket -->"):
-        ledgers.in_text(committed, "no marks", "README.md")
+def test_pages_are_current(committed, repository):
+    """They say of pocket what the committed receipts say; `cpt-repro claims --into` renews them."""
+    tables = ledgers.tables(committed)
+    for name in ("README.md", "docs/results.md"):
+        text = (repository.root / name).read_text(encoding="utf-8")
+        assert between(text, tables, name) == text
+    rows = [
+        line for line in tables["claims pocket"].splitlines() if line.startswith(("| Gupta C", "| Ibrahim "))
+    ]
+    assert len(rows) == 55
+    effects = [line for line in tables["findings pocket"].splitlines() if line.startswith("| ")]
+    assert len(effects) == len(committed.findings) + 2 and all("not run" not in line for line in effects)
+    with pytest.raises(UserError, match=r"README.md: marks .* <!-- claims pocket -->"):
+        between("no marks", tables, "README.md")
 
 
 def test_one_claim_is_selected(committed):
