@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -53,7 +54,7 @@ class BarPanel(Strict):
         """Label of its y-axis."""
         return {
             "compute": f"units of {view.study.paper.unit.name}\nof the paper",
-            "loss": style.LOSS.replace(" (", "\n("),
+            "loss": style.LOSS.replace(" (", "\n(").replace(")", "; axis cut)"),
             "suite": f"average of the\n{str(self.suite).capitalize()} suite (%)",
         }[self.show]
 
@@ -157,9 +158,13 @@ class Bars(FigureKind):
                 self._draw_published(axes[count + index], panel, view)
         for index, ax in enumerate(axes):
             names = [group.label if index >= count else view.here(group.label) for group in self.groups]
-            ax.set_xticks(range(len(self.groups)), [name.replace(" (", "\n(") for name in names])
+            ax.set_xticks(
+                range(len(self.groups)), [re.sub(r" (?=\()|(?<=\)) ", "\n", name) for name in names]
+            )
             ax.set_xlim(-0.55, len(self.groups) - 0.45)
             ax.margins(y=0.25)
+            if self.panels[index % count].show == "loss":
+                _cut(ax)
             ax.grid(axis="x", visible=False)
             ax.set_ylabel(self.panels[index % count].label(view))
         hatches = style.HATCHES[: len(self.bars)]
@@ -198,6 +203,14 @@ class Bars(FigureKind):
             _value(axes, panel, bar.x, height, height, 2)
         axes.set(facecolor=style.TINT)
         axes.set_title(f"published ({', '.join(sorted(marks)) or 'nothing'})", loc="left")
+
+
+def _cut(axes: Axes) -> None:
+    """Cuts the axis below the bars: losses are far from zero, and their differences are what is shown."""
+    tops = [bar.get_height() for bar in axes.patches]
+    if tops:
+        span = max(tops) - min(tops)
+        axes.set_ylim(min(tops) - 0.5 * span - 0.02 * min(tops), max(tops) + 0.45 * span + 0.02 * min(tops))
 
 
 def _word(axes: Axes, x: float, word: str) -> None:
