@@ -230,10 +230,14 @@ class Measured:
         return sorted(common)
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
-        """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
+        """The sum of weighted quantities and its noise, over the seeds common to `pool`.
+
+        Where one of them (if only with weight 0) is read at a point of a curve, all are of its sequences.
+        """
         (weights, constant), pool = linear(parts), tuple(pool)
+        beside = [reading for _, quantity in parts if quantity for _, reading in quantity.terms]
         seeds = self.seeds(pool)
-        along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in weights)
+        along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in beside)
         read = {r: {seed: self.samples(r, pool, along)[seed] for seed in seeds} for r in weights}
         effect = combined(weights, read or {None: dict.fromkeys(seeds)}, constant)
         exact = {reading.what for reading in weights} <= {"compute"}

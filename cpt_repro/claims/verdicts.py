@@ -119,8 +119,9 @@ def quotient(test: Ratio, source: Source) -> Effect | None:
     """The quotient of a ratio with its noise (delta method); None where it has no clear denominator."""
     at = Bench(test, source)
     try:
-        whole = at.positive("", test.over)
-        value = at.effect("", (1, test.of)).value / whole.value
+        at.positive("", test.over)
+        whole = at.effect("", (1, test.over), (0, test.of))
+        value = at.effect("", (1, test.of), (0, test.over)).value / whole.value
         rest = at.effect("", (1, test.of), (-value, test.over))
     except (Missing, _Unclear):
         return None

@@ -85,6 +85,25 @@ def test_pages_are_current(committed, repository):
         between("no marks", tables, "README.md")
 
 
+def test_a_ratio_that_is_shown_is_the_one_that_decided(committed):
+    """Points of a curve may be of fewer sequences than the ends; both parts are of the same ones."""
+    seen = 0
+    for claim in (*committed.preconditions, *committed.claims):
+        for test in (
+            test for test in claim.tests if test.kind == "ratio" and " over " in test.measured[0].name
+        ):
+            for effect in test.effects if test.measured[0].value is not None else ():
+                word, _, bound = effect.says.rpartition(" ")
+                if word in ("at least", "at most"):
+                    above = test.measured[0].value - float(bound)
+                    assert (above if word == "at least" else -above) * effect.value >= 0, (
+                        claim.id,
+                        test.says,
+                    )
+                    seen += 1
+    assert seen > 10
+
+
 def test_one_claim_is_selected(committed):
     for name, claim in (("C1", "C1"), ("ibrahim2024/12", "12")):
         one = ledgers.selected(committed, name)
