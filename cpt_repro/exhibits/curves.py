@@ -161,7 +161,7 @@ class Curves(FigureKind):
         return any(panel.published for panel in self.panels)
 
     def caption(self, view: View) -> list[str]:
-        bands = "bands reach from a run's lowest to its highest seed"
+        bands = "bands reach from the lowest to the highest of them"
         out = [f"Lines are means over {view.common_seeds}, {bands}."] if view.several_seeds else []
         if not self.digitised:
             return [*out, base.NOT_DIGITISED]
@@ -361,9 +361,14 @@ class _Axes:
 
     @property
     def base(self) -> float | None:
-        """The loss that effects are measured from: the line of reference, else where all curves start."""
+        """The loss that effects are measured from: the line of reference, else where all curves start.
+
+        Where a spike is the subject the start may be cut off by the paper's axes.
+        """
         if self.panel.reference:
             return self.levels[-1] if self.levels else None
+        if self.panel.spike:
+            return None
         early = 0.01 * (self.panel.xlim[1] - self.panel.xlim[0])
         starts = [
             line[1][0] for scratch, line in self.lines if not scratch and line[0] and line[0][0] <= early
@@ -460,7 +465,7 @@ class _Ours(_Axes):
                 self.legend.note(f"{label}: above the axes, ends at {ys[-1]:.2f}")
 
     def draw_curve(self, index: int, curve: Curve, compared: list[Line]) -> None:
-        """The mean over comparable seeds, a band over all, or a note on what is missing."""
+        """The mean over comparable seeds and a band over the same, or a note on what is missing."""
         import numpy as np
 
         view, panel, look = self.view, self.panel, self.view.declared.style(curve.runs[0])
@@ -481,8 +486,8 @@ class _Ours(_Axes):
         else:
             self.apart.append((label, lines[0]))
         xs = compared[0][0]
-        values = [ys for other, ys in lines if len(other) == len(xs)]
-        middle = np.mean([ys for other, ys in compared if len(other) == len(xs)], axis=0)
+        values = [ys for other, ys in compared if len(other) == len(xs)]
+        middle = np.mean(values, axis=0)
         if len(values) > 1:
             low, high = np.min(values, axis=0), np.max(values, axis=0)
             self.axes.fill_between(xs, low, high, color=drawn["color"], alpha=0.14, linewidth=0)

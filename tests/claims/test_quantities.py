@@ -69,9 +69,9 @@ def test_evaluation_noise_is_paired_by_sequence(pocket):
     for run, sequences in {LOW: hard, HIGH: harder}.items():
         pocket.change(run, of_sequences=tuple(sequences), noise=0.9, stderr=0.003)
     spread = 0.01 * math.sqrt(8 / 7) / math.sqrt(8)  # standard error of the eight differences
-    # A single point of a curve jitters as one of the five closing evaluations, a mean over five by less.
-    single = 0.003 * math.sqrt(5)
-    for when, jitter in (("", 0.003), (" @48", single), (" peak", single), (" mean[9,40]", 0.003)):
+    # A single point of a curve jitters as one of the two closing evaluations, a mean over three by less.
+    single, three = 0.003 * math.sqrt(2), 0.003 * math.sqrt(2 / 3)
+    for when, jitter in (("", 0.003), (" @50", single), (" peak", single), (" mean[9,40]", three)):
         effect = effect_of(pocket.measured(), f"{HIGH} pile{when} - {LOW} pile{when}")
         assert effect.noise == noise_of(spread, jitter, jitter), when
     # Where the losses of sequences are not known, each loss has the noise of the validation set.
@@ -111,7 +111,10 @@ def test_the_noise_of_a_suite_is_that_of_seeds_and_documents(pocket):
         effect, seeds = effect_of(measured, f"{OLD} {what}"), T * np.std(each, ddof=1) / math.sqrt(3)
         assert effect.by == "3 seeds and the documents"
         assert effect.value == pytest.approx(np.mean(each))
-        documents = 196 * np.mean([score.stderr for score in scores])
+        # The same documents for every seed: answers are averaged over the seeds before they scatter.
+        own = [[one.answers for one in getattr(of, "tasks", {"": of}).values()] for of in scores]
+        errors = [np.std(np.mean(of, axis=0), ddof=1) / math.sqrt(2000) for of in zip(*own, strict=True)]
+        documents = 196 * math.hypot(*errors) / len(errors)
         assert effect.noise == pytest.approx(math.hypot(seeds, documents), rel=1e-6)
 
 

@@ -234,7 +234,8 @@ def test_compute_is_in_the_papers_unit_and_a_bar_is_a_mean_over_seeds(pocket):
     losses = [(final["pile"].loss + final["sp"].loss) / 2 for final in finals]
     bar = loss.height(view, group, group.runs[0])
     assert len(losses) == 3 and bar.value == pytest.approx(np.mean(losses))
-    assert bar.error == pytest.approx(np.std(losses, ddof=1) / 3**0.5)
+    of_seeds = 4.302653 * np.std(losses, ddof=1) / 3**0.5
+    assert of_seeds < bar.error < 1.5 * of_seeds + 0.1  # and the documents' noise
 
 
 def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_of):
@@ -243,8 +244,7 @@ def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_
     paths = [line for line in made.axes[0].get_lines() if len(line.get_xdata()) > 1]
     assert len(paths) == len(view.exhibit.curves)
     first = [one.curve("sp")[0][1] for one in view.runs(view.exhibit.curves[0].runs[0])]
-    assert len(first) == 3 and paths[0].get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
-    assert "mean losses over seeds" in caption(view)
+    assert paths[0].get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
     assert r_squared([1, 2, 3], [2, 4, 6]) == pytest.approx(1) and math.isnan(r_squared([1, 1], [2, 3]))
     assert "not run" in [
         text.get_text() for text in figure_of(pocket(("",)).view("gupta2023/figure_04")).axes[0].texts
@@ -266,7 +266,7 @@ def test_runs_with_different_seeds_are_drawn_on_the_common_ones(pocket, figure_o
     assert len(runs) == 3 and len(view.runs("405m/pile--sp/keep-optimizer")) == 1
     line = made.axes[0].get_lines()[0]
     assert list(line.get_ydata()) == pytest.approx([loss for _, loss in runs[0].curve("pile")])
-    assert len(made.axes[0].collections) == 1  # a band, of the run that has several
+    assert not made.axes[0].collections  # no band of seeds that the line is not of
     text = caption(view)
     assert "1 to 3 seeds a run" in text and "the seeds that all runs of a panel have" in text
     # Its published ends lie within what can be read off, so they are drawn and not counted.
