@@ -79,7 +79,7 @@ def _as_on_the_hub(plan: Plan, folder: Path, files: int = 24) -> tuple[Project, 
     manifest = {"kind": "hub", "name": "bench", "dataset": "bench/bench", "revision": None}
     manifest |= {"format": "jsonl.zst", "domains": {"all": 1}, "tokens_billions": 1, "validation_share": 0.2}
     manifest |= {"splits": {"train": {"files": ["*.jsonl.zst"]}}}
-    manifest |= dict.fromkeys(("about", "licence", "gating", "note"), "")
+    manifest |= dict.fromkeys(("title", "about", "licence", "gating", "note"), "")
     (project.manifests / "bench.yaml").write_text(yaml.safe_dump(manifest))
     tokenizer = Tokenizer(vocab_size=PAPERS_VOCABULARY, train_characters=20_000_000)
     changes = {"tokenizer": tokenizer, "corpora": {"bench": "bench"}, "sequence_length": PAPERS_LENGTH}

@@ -220,7 +220,7 @@ def test_which_papers_are_made(third_project, repository, smoke):
     assert smoke.papers == ("gupta2023", "ibrahim2024") == plan_at(third_project).papers
     path = third_project.scales / "smoke.yaml"
     path.write_text(path.read_text().replace("papers: [gupta2023, ibrahim2024]\n", ""))
-    assert plan_at(third_project).papers == ("gupta2023", "ibrahim2024", "third2026")
+    assert plan_at(third_project).papers == ("gupta2023", "ibrahim2024", "regime", "third2026")
     with pytest.raises(UserError, match="the paper 'gupta2032' is unknown.*Did you mean 'gupta2023'"):
         plan_at(repository, "gupta2032")
 
