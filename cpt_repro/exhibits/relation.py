@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -39,7 +40,7 @@ class Rise(Strict):
 
     def measure(self, view: View) -> Measured | None:
         """None where a run is missing."""
-        return _share(view, self.corpus, {self.rise_of: 1.0, self.over: -1.0}, {self.over: 1.0})
+        return _share(view, self.corpus, ((self.rise_of, 1), (self.over, -1)), ((self.over, 1),))
 
 
 class Removed(Strict):
@@ -56,15 +57,15 @@ class Removed(Strict):
 
     def measure(self, view: View) -> Measured | None:
         """None where a run is missing, or where there is no clear rise."""
-        rise = {self.of: 1.0, self.over: -1.0}
-        return _share(view, self.corpus, {self.of: 1.0, self.removed_by: -1.0}, rise)
+        rise = ((self.of, 1), (self.over, -1))
+        return _share(view, self.corpus, ((self.of, 1), (self.removed_by, -1)), rise)
 
 
 class Planned(Strict):
-    """What is known of a run from the plan: its parameters, the tokens each of them saw, its domains."""
+    """What is known of a run from the plan: its parameters, or the tokens that each of them saw."""
 
     run: RunRef
-    what: Literal["parameters", "tokens per parameter", "domains"]
+    what: Literal["parameters", "tokens per parameter"]
 
     @property
     def runs(self) -> list[str]:
@@ -76,8 +77,6 @@ class Planned(Strict):
         if planned is None:
             return None
         training = planned.training
-        if self.what == "domains":
-            return Measured(len(training.mixture))
         parameters = architecture(training.model.architecture).parameters(training.model, training.vocabulary)
         tokens = view.plan.lineage_tokens(planned.id)
         return Measured(parameters if self.what == "parameters" else tokens / parameters)
@@ -86,12 +85,19 @@ class Planned(Strict):
 Coordinate = Rise | Removed | Planned
 
 
-def _share(view: View, corpus: str, above: dict[str, float], below: dict[str, float]) -> Measured | None:
+Weighted = tuple[tuple[str, int], ...]
+
+
+def _share(view: View, corpus: str, above: Weighted, below: Weighted) -> Measured | None:
     """One weighted sum of losses over another, in percent."""
-    losses = {name: view.loss(name, corpus) for name in {**above, **below}}
+    losses = {name: view.loss(name, corpus) for name, _ in (*above, *below)}
     if not all(losses.values()):
         return None
-    share = quotient(above, below, {name: loss.samples for name, loss in losses.items()})
+    sums = [Counter[str](), Counter[str]()]
+    for of, parts in zip(sums, (above, below), strict=True):
+        for name, weight in parts:  # one run may stand on both sides
+            of[name] += weight
+    share = quotient(*sums, {name: loss.samples for name, loss in losses.items()})
     return Measured(100 * share.value, 100 * share.noise) if share else None
 
 

@@ -12,6 +12,7 @@ from cpt_repro.exhibits.draw import draw
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Records
 from cpt_repro.report.page import write_report
+from cpt_repro.report.values import write_values
 
 #: Exhibits that draw fast: a diagram, losses, generations, settings.
 DRAWN = [("ibrahim2024", "figure_02"), ("ibrahim2024", "table_02"), ("ibrahim2024", "table_09")]
@@ -40,6 +41,7 @@ def made(repository, tmp_path_factory):
     for key in DRAWN:
         draw(one.catalogue, one.records, *key)
     write_ledger(build_ledger(one.catalogue, one.records), one.project.figures / "pocket")
+    write_values(one.catalogue, one.records, one.project.figures / "pocket")
     write_report(one.catalogue, one.records)
     return one
 

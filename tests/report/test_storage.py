@@ -14,7 +14,7 @@ from .test_shared_files import complete, cpt  # noqa: F401  fixtures
 WRITTEN = {
     "draw third2026/figure_01": [f"third2026/figure_01.{suffix}" for suffix in ("png", "svg", "pdf", "json")],
     "draw third2026/table_01": [f"third2026/table_01.{suffix}" for suffix in ("csv", "md", "tex", "json")],
-    "claims --write": ["claims.json", "claims.md"],
+    "claims --write": ["claims.json", "claims.md", "values.csv"],
     "report": ["index.html", "index.json"],
 }
 commands = pytest.mark.parametrize("command", WRITTEN)
