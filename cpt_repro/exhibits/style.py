@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def drawing() -> Iterator[None]:
         for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf")):
             manager.addfont(path)
     manager._findfont_cached.cache_clear()
+    # It tells of every font for mathematics that is not there; nothing here is typeset as that.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     try:
         with matplotlib.rc_context(defaults):
