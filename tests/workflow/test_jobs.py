@@ -185,7 +185,7 @@ def test_claims_and_report_go_by_times(project):
     jobs = work(project)
     write_json(project.figures / "pocket" / "claims.json", {})
     assert NEW not in jobs.claims() and str(project.results / "pocket" / "analysis.yaml") in jobs.claims()
-    assert len(jobs.everything()) == 22 * 3 + 15 * 4 + 4
+    assert len(jobs.everything()) == 22 * 4 + 15 * 4 + 5
 
 
 @pytest.mark.parametrize(
