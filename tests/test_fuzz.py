@@ -215,7 +215,7 @@ def _(raw, project, catalogue):
     write(project.measurements / "x.jsonl", raw)
     plan = catalogue.plan
     work = SimpleNamespace(project=project, plan=plan, scale=plan.scale, records=Records(plan))
-    cost._measured(work, "405m")
+    cost._measured(work, "405m", 63_648)
 
 
 # -- data

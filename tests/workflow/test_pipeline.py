@@ -60,7 +60,7 @@ def test_everything_is_made(pipeline):
     assert set(contents(figures)) == {
         *(f"{PAPER}/figure_01.{suffix}" for suffix in ("png", "svg", "pdf", "json")),
         *(f"{PAPER}/table_01.{suffix}" for suffix in ("csv", "md", "tex", "json")),
-        *("claims.json", "claims.md", "index.html", "index.json"),
+        *("claims.json", "claims.md", "values.csv", "index.html", "index.json"),
     }
     assert read_json(figures / PAPER / "table_01.json")["missing"] == []
     assert "not run" not in (figures / PAPER / "table_01.md").read_text()
