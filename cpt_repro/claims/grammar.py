@@ -504,10 +504,8 @@ def load_findings(catalogue: Catalogue, paper: str) -> tuple[Finding, ...]:
     """Reads the main effects that one paper's `claims.yaml` declares, and checks them as claims are."""
     study = catalogue.plan.studies[paper]
     path, file = _file(study)
-    suites, ids = (
-        sorted(catalogue.counterparts(paper).suites),
-        [one.id for one in load_claims(catalogue, paper)],
-    )
+    suites = sorted(catalogue.counterparts(paper).suites)
+    ids = [one.id for one in load_claims(catalogue, paper)]
     findings = []
     for number, entry in enumerate(file.findings if file else (), 1):
         where = f"{path}, finding {number}"

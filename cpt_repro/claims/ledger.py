@@ -25,7 +25,7 @@ from cpt_repro.claims.grammar import (
 )
 from cpt_repro.claims.published import as_published
 from cpt_repro.claims.quantities import Measured, number, signed
-from cpt_repro.claims.verdicts import Outcome, evaluate, quotient, settle, values
+from cpt_repro.claims.verdicts import Outcome, evaluate, settle, share, values
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
 from cpt_repro.errors import UserError
@@ -155,7 +155,7 @@ def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
     items = [_item(q.text, q.unit(study), effect, printed.about(q)) for q, effect in values(test, measured)]
     if test.kind == "ratio" and test.over:
         name = f"({test.of.text}) over ({test.over.text})"
-        items.insert(0, _item(name, "", quotient(test, measured), printed.about(test.of, test.over)))
+        items.insert(0, _item(name, "", share(test, measured), printed.about(test.of, test.over)))
     return TestRecord(
         **test.model_dump(include={"kind", "says", "only_at"}),
         **vars(outcome),
@@ -201,7 +201,7 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
 def _finding(
     finding: Finding, measured: Measured, catalogue: Catalogue, verdicts: Mapping[str, Verdict]
 ) -> FindingRecord:
-    paper, effect = measured.study.name, quotient(finding, measured)
+    paper, effect = measured.study.name, share(finding, measured)
     there = as_published(finding, catalogue, paper).about(finding.of, finding.over)
     return FindingRecord(
         paper=paper,

@@ -14,7 +14,17 @@ import numpy as np
 from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
 from cpt_repro.records.lookup import Evidence, Trained
-from cpt_repro.records.uncertainty import NORMAL, Effect, Sample, combined, rounded, scores, spread
+from cpt_repro.records.uncertainty import (
+    NORMAL,
+    Effect,
+    Sample,
+    Samples,
+    combined,
+    quotient,
+    rounded,
+    scores,
+    spread,
+)
 
 if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue
@@ -230,18 +240,25 @@ class Measured:
         return sorted(common)
 
     def effect(self, pool: Iterable[Reading], *parts: Part) -> Effect:
-        """The sum of weighted quantities and its noise, over the seeds common to `pool`.
-
-        Where one of them (if only with weight 0) is read at a point of a curve, all are of its sequences.
-        """
-        (weights, constant), pool = linear(parts), tuple(pool)
-        beside = [reading for _, quantity in parts if quantity for _, reading in quantity.terms]
-        seeds = self.seeds(pool)
-        along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in beside)
-        read = {r: {seed: self.samples(r, pool, along)[seed] for seed in seeds} for r in weights}
-        effect = combined(weights, read or {None: dict.fromkeys(seeds)}, constant)
+        """The sum of weighted quantities and its noise, over the seeds common to `pool`."""
+        weights, constant = linear(parts)
+        effect = combined(weights, self._read(pool, weights), constant)
         exact = {reading.what for reading in weights} <= {"compute"}
         return effect.model_copy(update={"noise": 0.0, "by": "exact"}) if exact else effect
+
+    def quotient(self, pool: Iterable[Reading], of: Quantity, over: Quantity) -> Effect | None:
+        """One quantity over another with its noise; None where the latter is not clearly above zero."""
+        (above, _), (below, _) = linear([(1, of)]), linear([(1, over)])
+        read = self._read(pool, {**above, **below})
+        return quotient(above, below, read) if combined(below, read).sign > 0 else None
+
+    def _read(self, pool: Iterable[Reading], readings: Iterable[Reading]) -> dict[Reading | None, Samples]:
+        """Readings by the seeds common to `pool`; beside a point of a curve all are of its sequences."""
+        pool, readings = tuple(pool), tuple(readings)
+        seeds = self.seeds(pool)
+        along = any(r.what == "loss" and r.when in ("at", "peak", "mean") for r in readings)
+        read = {r: {seed: self.samples(r, pool, along)[seed] for seed in seeds} for r in readings}
+        return read or {None: dict.fromkeys(seeds)}
 
 
 Curve = list[tuple[float, float]]

@@ -11,6 +11,7 @@ from cpt_repro.claims.grammar import (
     INCONCLUSIVE,
     NOT_RUN,
     UNDECIDABLE,
+    Finding,
     Quantity,
     Ratio,
     Reading,
@@ -115,14 +116,9 @@ def values(test: Test, source: Source) -> list[tuple[Quantity, Effect | None]]:
     return [(q, effect(shared, q) or effect([r for _, r in q.terms], q)) for q in test.compared()]
 
 
-def quotient(test: Ratio, source: Source) -> Effect | None:
-    """The quotient of a ratio with its noise (delta method); None where it has no clear denominator."""
-    at = Bench(test, source)
+def share(test: Ratio | Finding, measured: Measured) -> Effect | None:
+    """What a test takes a share of another of; None where that cannot be had."""
     try:
-        at.positive("", test.over)
-        whole = at.effect("", (1, test.over), (0, test.of))
-        value = at.effect("", (1, test.of), (0, test.over)).value / whole.value
-        rest = at.effect("", (1, test.of), (-value, test.over))
-    except (Missing, _Unclear):
+        return measured.quotient(test.readings(), test.of, test.over)
+    except Missing:
         return None
-    return Effect(value=value, noise=rest.noise / whole.value, by=rest.by)

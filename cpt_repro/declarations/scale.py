@@ -226,6 +226,11 @@ class Scale(Strict):
         return self.execution.get(model, Execution())
 
     @property
+    def full_size(self) -> bool:
+        """Whether it is the papers' own, whose values compare with published ones as they are."""
+        return self.name == "paper"
+
+    @property
     def upstream(self) -> str:
         """The role of the corpus that a tokenizer is trained on."""
         return next(iter(self.corpora))

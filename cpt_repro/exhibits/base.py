@@ -22,7 +22,6 @@ from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.typeset import Measured, Table, count, over_seeds, rate_text
-from cpt_repro.models.architecture import architecture
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import Evidence, Records
 from cpt_repro.records.uncertainty import Sample, scores
@@ -141,7 +140,7 @@ class View(Evidence):
         self.declared: Exhibits = catalogue.declared(paper)
         self.counterparts = catalogue.counterparts(paper)
         #: whether values of this scale compare with the published ones as they are
-        self.full_size = self.scale.name == "paper"
+        self.full_size = self.scale.full_size
         self.runs = cache(super().runs)
 
     @cached_property
@@ -192,9 +191,7 @@ class View(Evidence):
         for run in self.plan.runs.values():
             name = self.study.paper.models.get(run.model_name) if run.paper == self.paper else None
             if name and name not in sizes:
-                of = run.training
-                parameters = architecture(of.model.architecture).parameters(of.model, of.vocabulary)
-                sizes[name] = f"{count(parameters)} (for {name})"
+                sizes[name] = f"{count(run.training.parameters)} (for {name})"
         return sizes
 
     def here(self, text: str, run: str | None = None) -> str:

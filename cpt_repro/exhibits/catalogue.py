@@ -113,7 +113,7 @@ class Catalogue:
         shown = {key: e for key, e in self.exhibits.items() if isinstance(e, Generations)}
         here = {key: e.corpus for key, e in shown.items() if e.corpus in self.plan.scale.corpora}
         published: dict[str, tuple[str, ...]] = {}
-        for (paper, key), exhibit in shown.items() if self.plan.scale.name == "paper" else ():
+        for (paper, key), exhibit in shown.items() if self.plan.scale.full_size else ():
             if exhibit.layout == "prompts" and exhibit.published:
                 table = self.plan.studies[paper].published.tables[key]
                 column = table.columns.index(exhibit.published)

@@ -169,8 +169,8 @@ class Curves(FigureKind):
         where = "thin lines" if view.full_size else beside
         source = f"digitised from the paper's plots, losses to about {view.study.digitised.tolerance:g}"
         out += [f"Published curves ({where}): {source}."]
-        if not view.full_size and any(panel.reference for panel in self.panels):
-            out += ["Beside each other both have the same span, in percent of the line of reference."]
+        if not view.full_size:
+            out += ["Where an axis in percent stands at the right, both have the same span in it."]
         return out
 
     def pairs(self, view: View) -> list[Pair]:

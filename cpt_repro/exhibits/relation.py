@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,20 +11,12 @@ from cpt_repro.declarations.published import Mark
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.base import INTERVAL, CorpusRef, FigureKind, RunRef, View, unique
-from cpt_repro.exhibits.typeset import count
-from cpt_repro.models.architecture import architecture
+from cpt_repro.exhibits.typeset import Measured, count
 from cpt_repro.records.uncertainty import quotient
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-class Measured(NamedTuple):
-    """A coordinate of a point, with the half-width of its 95 % interval."""
-
-    value: float
-    noise: float = 0.0
 
 
 class Rise(Strict):
@@ -76,15 +68,14 @@ class Planned(Strict):
         planned = view.planned(self.run)
         if planned is None:
             return None
-        training = planned.training
-        parameters = architecture(training.model.architecture).parameters(training.model, training.vocabulary)
-        tokens = view.plan.lineage_tokens(planned.id)
-        return Measured(parameters if self.what == "parameters" else tokens / parameters)
+        value = planned.training.parameters
+        if self.what == "tokens per parameter":
+            value = view.plan.lineage_tokens(planned.id) / value
+        return Measured(value, count(value), 0.0)
 
 
 Coordinate = Rise | Removed | Planned
-
-
+#: Runs with weights; one may stand twice.
 Weighted = tuple[tuple[str, int], ...]
 
 
@@ -95,10 +86,10 @@ def _share(view: View, corpus: str, above: Weighted, below: Weighted) -> Measure
         return None
     sums = [Counter[str](), Counter[str]()]
     for of, parts in zip(sums, (above, below), strict=True):
-        for name, weight in parts:  # one run may stand on both sides
+        for name, weight in parts:
             of[name] += weight
     share = quotient(*sums, {name: loss.samples for name, loss in losses.items()})
-    return Measured(100 * share.value, 100 * share.noise) if share else None
+    return Measured(100 * share.value, f"{100 * share.value:.1f}", 100 * share.noise) if share else None
 
 
 class Point(Strict):
@@ -177,10 +168,10 @@ class Relation(FigureKind):
     def _draw(self, axes: Axes, view: View, series: Series, legend: style.Legend) -> None:
         look = {"color": style.COLOURS[series.colour], "marker": series.marker, "linestyle": "none"}
         places = [(point.x.measure(view), point.y.measure(view)) for point in series.points]
-        there = sorted((x, y) for x, y in places if x and y)
+        there = [(x, y) for x, y in places if x and y]
         if there:
             xs, ys = zip(*there, strict=True)
-            bars = {"xerr": [x.noise for x in xs], "yerr": [y.noise for y in ys], "elinewidth": 0.7}
+            bars = {"xerr": [x.error for x in xs], "yerr": [y.error for y in ys], "elinewidth": 0.7}
             axes.errorbar([x.value for x in xs], [y.value for y in ys], **look, **bars)
             legend.add(series.label, **look)
         if series.published:

@@ -11,6 +11,7 @@ from cpt_repro.declarations.scale import Size
 from cpt_repro.declarations.schedules import Schedule
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.files import digest
+from cpt_repro.models.architecture import architecture
 from cpt_repro.planning.mixture import Mixture
 
 #: Raised when the meaning of a training changes in code, so that older weights are not taken for it.
@@ -64,6 +65,11 @@ class Training(Strict):
     iterations: int
     #: Corpus -> digest of what decides its tokens.
     data: dict[str, str]
+
+    @property
+    def parameters(self) -> int:
+        """Of its model."""
+        return architecture(self.model.architecture).parameters(self.model, self.vocabulary)
 
     @cached_property
     def identity(self) -> str:

@@ -294,7 +294,7 @@ class Evidence:
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (its text here, for that of the paper)."""
         declared = self.study.paper.corpora[corpus]
-        if self.scale.name == "paper":
+        if self.scale.full_size:
             return declared.stands_for
         return f"{declared.called} ({self.corpus_here(corpus)}, for {declared.stands_for})"
 

@@ -165,8 +165,8 @@ def _document_error(
     errors = [stats.sem(np.sum(each, axis=0)) for each in rights.values()]
     for corpus, summed in losses.items():
         each = [trained.sequence_losses(corpus, along) for _, trained, _ in summed]
-        lengths = set(map(len, each))
-        if len(lengths) == 1 and min(lengths) > 1:
+        sizes = set(map(len, each))
+        if len(sizes) == 1 and min(sizes) > 1:
             errors.append(stats.sem(np.array([weight for weight, _, _ in summed]) @ np.array(each)))
             continue
         for weight, trained, key in summed:

@@ -55,10 +55,8 @@ class _Maker:
             from cpt_repro.claims.ledger import build_ledger, write_ledger
             from cpt_repro.report.values import write_values
 
-            ledger, folder = (
-                build_ledger(self.catalogue, self.records),
-                self.out / self.catalogue.plan.scale.name,
-            )
+            ledger = build_ledger(self.catalogue, self.records)
+            folder = self.out / self.catalogue.plan.scale.name
             return [*write_ledger(ledger, folder), write_values(self.catalogue, self.records, folder)]
         if what == REPORT:
             from cpt_repro.report.page import write_report

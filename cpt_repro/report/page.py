@@ -39,10 +39,10 @@ DENSITY = 1.45
 COLOURS = 64
 #: How a PNG begins, and the longest side and most bytes of one that is drawn here.
 PNG, MOST_PIXELS, MOST_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000, 10**8
-
-
 #: Ends of the axis of effects, as multiples of the published one.
 AXIS = (-0.5, 2.5)
+#: A published share below this is nothing in print: no multiple is taken of it.
+SMALL = 0.002
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Compared:
     """A main effect beside the published one, on an axis where nothing is at 0 and that at 1."""
 
     finding: FindingRecord
-    verdicts: tuple[tuple[str, str], ...]
 
     @property
     def ends(self) -> tuple[float, float, float] | None:
@@ -58,20 +57,17 @@ class Compared:
         one = self.finding
         if one.value is None or not one.published or abs(one.published) < SMALL:
             return None
-        low, high = AXIS
-        at = (one.value - (one.noise or 0), one.value, one.value + (one.noise or 0))
-        places = (100 * (value / one.published - low) / (high - low) for value in at)
-        first, middle, last = (min(max(place, 0), 100) for place in places)
-        return (first, middle, last) if one.published > 0 else (last, middle, first)
+        noise = one.noise or 0
+        places = (
+            self.place(value / one.published) for value in (one.value - noise, one.value, one.value + noise)
+        )
+        first, middle, last = sorted(min(max(place, 0), 100) for place in places)
+        return first, middle, last
 
     @staticmethod
     def place(multiple: float) -> float:
         """Where a multiple lies, in percent of the axis."""
         return 100 * (multiple - AXIS[0]) / (AXIS[1] - AXIS[0])
-
-
-#: A published share below this is nothing in print: no multiple is taken of it.
-SMALL = 0.002
 
 
 @dataclass(frozen=True)
@@ -260,9 +256,9 @@ class Page:
 
     def effects(self, ledger: Ledger) -> list[Compared]:
         """The papers' main effects, those first whose claims did not hold."""
-        out = [Compared(one, tuple(one.claims.items())) for one in ledger.findings]
         order = [FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN, HELD]
-        return sorted(out, key=lambda one: min(order.index(verdict) for _, verdict in one.verdicts))
+        worst = lambda one: min(map(order.index, one.claims.values()))  # noqa: E731
+        return [Compared(one) for one in sorted(ledger.findings, key=worst)]
 
     def render(self) -> str:
         """The page as text: the same files and records give the same text."""

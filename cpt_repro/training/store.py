@@ -23,7 +23,7 @@ from pydantic import Field, RootModel
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import StorageError, UserError
 from cpt_repro.files import canonical_json, file_digest, locked, read_json, whole_file, write_text, writing
-from cpt_repro.models.architecture import GB, MOMENTS, WEIGHTS, architecture
+from cpt_repro.models.architecture import GB, MOMENTS, WEIGHTS
 from cpt_repro.models.weights import OPTIMIZER
 from cpt_repro.planning.plan import Plan, PlannedRun
 from cpt_repro.planning.training import Training
@@ -255,18 +255,14 @@ class SavedStates:
                 _remove(path)
 
 
-def _parameters(training: Training) -> int:
-    return architecture(training.model.architecture).parameters(training.model, training.vocabulary)
-
-
 def state_bytes(training: Training) -> int:
     """Bytes of the states against interruption at their most: those kept and the one being written."""
-    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * _parameters(training)
+    return (SavedStates.KEPT + 1) * (WEIGHTS + MOMENTS) * training.parameters
 
 
 def kept_bytes(training: Training, kept: dict[int, bool]) -> int:
     """Bytes of a training's checkpoints; `kept` as in `Plan.kept`: True keeps the optimizer's state too."""
-    return sum(WEIGHTS + (MOMENTS if optimizer else 0) for optimizer in kept.values()) * _parameters(training)
+    return sum(WEIGHTS + (MOMENTS if optimizer else 0) for optimizer in kept.values()) * training.parameters
 
 
 def check_room(plan: Plan, runs: list[PlannedRun], store: Store) -> None:

@@ -231,7 +231,7 @@ def _model(work: Workflow, run: PlannedRun, options: Options) -> ModelCost:
     """Of the model of a run; `UserError` where a GPU is too small for it, or too few GPUs are at hand."""
     training, name, scale = run.training, run.model_name, work.scale
     shape, size, run_as = architecture(training.model.architecture), training.model, scale.run_as(name)
-    parameters = shape.parameters(size, training.vocabulary)
+    parameters = training.parameters
     flops = shape.flops_per_token(size, training.vocabulary, training.sequence_length)
     memory = IN_MEMORY * parameters / (run_as.ranks if run_as.fsdp else 1) * run_as.jobs_per_gpu / GB
     devices = run_as.ranks if scale.device == "gpu" else work.cores(run_as) * run_as.nodes
