@@ -151,7 +151,7 @@ def test_compute_is_in_the_papers_unit(pocket):
 def test_what_is_missing_says_why(pocket):
     pocket.bring(f"{LOW}/seed-0", f"{WEAK}/seed-1")
     curve = pocket.measured().evidence.runs(LOW)[0].receipt.losses["pile"].curve
-    pocket.change(LOW, corpus="sp", curve=curve[7:-5])
+    pocket.change(LOW, corpus="sp", curve=curve[7:-5], start=None)
     measured = pocket.measured()
     for text, why in (
         (f"{UNION} pile", f"{UNION} was not run"),
@@ -161,6 +161,7 @@ def test_what_is_missing_says_why(pocket):
         (f"{LOW} pile - {WEAK} pile", "its runs have no seed in common"),
         (f"{LOW} pile peak[1.6,1.7]", "no evaluation that the compared runs share between 1.6B and 1.7B"),
         # No point is made up where none was measured, or between two.
+        (f"{LOW} sp start", f"{LOW} has no point at 0B"),
         (f"{LOW} sp @1", f"{LOW} has no point at 1B"),
         (f"{LOW} sp @299", f"{LOW} has no point at 299B"),
         (f"{LOW} sp @51", f"{LOW} has no point at 51B"),

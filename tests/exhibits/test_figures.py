@@ -9,7 +9,7 @@ from cpt_repro.exhibits.agreement import agreement
 from cpt_repro.exhibits.base import FigureKind
 from cpt_repro.exhibits.curves import Curve, Panel, _Axes
 from cpt_repro.exhibits.draw import caption
-from cpt_repro.exhibits.plane import r_squared
+from cpt_repro.exhibits.plane import Plane, r_squared
 from cpt_repro.exhibits.style import drawing, shared
 
 from .conftest import legend, published
@@ -235,7 +235,11 @@ def test_compute_is_in_the_papers_unit_and_a_bar_is_a_mean_over_seeds(pocket):
     bar = loss.height(view, group, group.runs[0])
     assert len(losses) == 3 and bar.value == pytest.approx(np.mean(losses))
     of_seeds = 4.302653 * np.std(losses, ddof=1) / 3**0.5
-    assert of_seeds < bar.error < 1.5 * of_seeds + 0.1  # and the documents' noise
+    each = [
+        np.mean([one.sequence_losses(c) for one in view.runs(group.runs[0])], axis=0) for c in ("pile", "sp")
+    ]
+    documents = [1.96 * np.std(of, ddof=1) / len(of) ** 0.5 / 2 for of in each]
+    assert bar.error == pytest.approx(math.hypot(of_seeds, *documents), rel=1e-6)
 
 
 def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_of):
@@ -245,6 +249,14 @@ def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_
     assert len(paths) == len(view.exhibit.curves)
     first = [one.curve("sp")[0][1] for one in view.runs(view.exhibit.curves[0].runs[0])]
     assert paths[0].get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
+    # Of a run with three seeds, which only the other paper has here.
+    view = pocket().view("ibrahim2024/figure_05")
+    curves = (Curve(runs=("405m/pile--sp/replay-0",)),)
+    exhibit = Plane(title="t", see="s", x="sp", y="pile", until=300, curves=curves)
+    (path,) = [one for one in figure_of(view, exhibit).axes[0].get_lines() if len(one.get_xdata()) > 1]
+    first = [one.curve("sp")[0][1] for one in view.runs("405m/pile--sp/replay-0")]
+    assert len(first) == 3 and path.get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
+    assert "mean losses over" in " ".join(exhibit.caption(view))
     assert r_squared([1, 2, 3], [2, 4, 6]) == pytest.approx(1) and math.isnan(r_squared([1, 1], [2, 3]))
     assert "not run" in [
         text.get_text() for text in figure_of(pocket(("",)).view("gupta2023/figure_04")).axes[0].texts

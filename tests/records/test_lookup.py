@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from statistics import fmean
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ import yaml
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
 from cpt_repro.planning.plan import Plan
-from cpt_repro.records.lookup import FAILED, NOT_RUN, Evidence, Records
+from cpt_repro.records.lookup import FAILED, NO_COUNTERPART, NOT_RUN, Evidence, Records
 from cpt_repro.records.receipts import (
     LaterLosses,
     Receipt,
@@ -64,8 +65,13 @@ def test_a_run_of_evidence(pocket):
     assert curve[0][0] == 0 and curve[-1][0] == pytest.approx(first.run.billions) == pytest.approx(
         299.3, abs=0.1
     )
-    # The end is of all sequences, the curve of the first of them.
-    assert first.final["pile"].evaluations == 2 and abs(first.final["pile"].loss - curve[-1][1]) < 0.2
+    # The end is of all sequences and of two evaluations, the curve of the first of them.
+    last = {along: fmean(first.sequence_losses("pile", along)) for along in (True, False)}
+    assert curve[-1][1] == pytest.approx(last[True], abs=1e-5)
+    assert first.final["pile"].evaluations == 2
+    # The standard error of two values is half of what lies between them.
+    apart = abs(first.final["pile"].loss - last[False])
+    assert apart == pytest.approx(first.final["pile"].stderr, abs=1e-5) and apart > 0
     assert len(first.sequence_losses("pile")) == 1000 and len(first.sequence_losses("pile", True)) == 250
     assert first.entropy_floor("pile") is None
     assert first.curve("nowhere") == [] == list(first.sequence_losses("nowhere"))
@@ -76,6 +82,14 @@ def test_a_run_of_evidence(pocket):
         and evidence.why("405m/pile+sp") == NOT_RUN
     )
     assert evidence.planned("405m/ties/sp-0.5").name == "405m/sp"
+
+
+def test_a_run_that_the_scale_lacks_is_no_gap(pocket, third_project):
+    large = "10b: {layers: 3, width: 64, heads: 1, eta_factor: 20}"
+    edit(third_project, "configs/scales/pocket.yaml", large, "10b: null")
+    evidence = Evidence(pocket("ibrahim2024"), "ibrahim2024")
+    assert evidence.runs("10b/pile") == [] and evidence.without
+    assert evidence.why("10b/pile") == NO_COUNTERPART and not evidence.missing
 
 
 def test_a_digest_leaves_out_how_fast_it_was(pocket):

@@ -489,3 +489,4 @@ def test_no_counterpart_is_told_of_what_was_asked(work, third_project):
     path.write_text(path.read_text().replace(large, "10b: null"))
     lacking = Workflow(third_project, "pocket")
     assert len(cost_of(lacking).no_counterpart) == 5 + 3 and not cost_of(lacking, FIGURE).no_counterpart
+    assert len(cost_of(lacking, "ibrahim2024/figure_07").no_counterpart) == 5
