@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, UNDECIDABLE
-from cpt_repro.claims.verdicts import evaluate, quotient, settle
+from cpt_repro.claims.verdicts import evaluate, settle, share
 
 LOW, WEAK, HIGH = "405m/pile--sp/eta_max-1.5e-4", "405m/pile--sp/replay-0", "405m/pile--sp/eta_max-6e-4"
 OLD, UNION = "405m/pile", "405m/pile+sp"
@@ -128,10 +128,10 @@ def test_the_noise_of_a_quotient(declared, made_up):
     """0.6 over 1.0 by the delta method: the t-interval of 0.5, 0.6, 0.7."""
     test = declared.tests({"kind": "ratio", "of": RATES[0], "over": RATES[1], "at_most": 1})[0]
     values = {RATES[0]: [0.5, 0.6, 0.7], RATES[1]: [1.0, 1.0, 1.0]}
-    effect = quotient(test, made_up(values))
+    effect = share(test, made_up(values))
     assert effect.value == pytest.approx(0.6) and effect.noise == pytest.approx(0.2484138, rel=1e-6)
-    assert quotient(test, made_up(values | {RATES[1]: [-1, 1, 0]})) is None
-    assert quotient(test, made_up({})) is None
+    assert share(test, made_up(values | {RATES[1]: [-1, 1, 0]})) is None
+    assert share(test, made_up({})) is None
 
 
 def test_what_another_scale_alone_has_is_not_run(declared, made_up):
