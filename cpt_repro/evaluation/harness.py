@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,17 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
 
 
 class _Task(ConfigurableTask):
-    """lm-eval's task over items in memory: every key of its configuration names a field of them."""
+    """lm-eval's task over items in memory: every key of its configuration names a field of them.
+
+    What does not depend on the model is made for the first one and kept.
+    """
 
     def __init__(self, name: str, task: LoadedTask):
         self.declaration = task.declaration
+        #: What the latest model answered, by item.
+        self.answers: list[float] = []
+        #: Text -> its tokens.
+        self.known: dict[str, array[int]] = {}
         self._rows = [item.model_dump(mode="json", exclude_defaults=True) for item in task.items]
         scoring = task.scoring.model_dump(mode="json")
         metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
@@ -68,17 +77,26 @@ class _Task(ConfigurableTask):
         if scoring["metric"] == "mc2":
             config["process_results"] = _true_share
         super().__init__(config=config)
+        self.dataset["test"] = list(self.dataset["test"])  # it decodes a row anew whenever that is asked for
+        self._instances: list[Any] = []
 
     def download(self, *_: Any, **__: Any) -> None:
         self.dataset = {"test": datasets.Dataset.from_list(self._rows)}
 
     def build_all_requests(self, **_: Any) -> None:
         # lm-eval's own draws a progress bar that cannot be turned off.
-        self._instances = []
-        for number, row in self.doc_iterator():
+        self.answers.clear()
+        for instance in self._instances:
+            instance.resps, instance.filtered_resps = [], {}
+        for number, row in () if self._instances else self.doc_iterator():
             context = self.fewshot_context(row, num_fewshot=0)
             asked = self.construct_requests(row, context, metadata=(self.config.task, number, 1))
             self._instances += asked if isinstance(asked, list) else [asked]
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+        scored: dict[str, Any] = super().process_results(doc, results)
+        self.answers.append(float(scored[self.config.metric_list[0]["metric"]]))
+        return scored
 
 
 def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
@@ -89,23 +107,27 @@ def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> 
 
 
 class _Model(HFLM):
-    """lm-eval's model, silent, and tokenising all requests of a task at once: that took most of its time."""
+    """lm-eval's model, silent, all texts of a task tokenised at once, logits made where they are asked for.
+
+    Those three took most of its time on small models.
+    """
 
     generate_until = functools.partialmethod(HFLM.generate_until, disable_tqdm=True)
-    #: text -> its tokens, of the latest task
-    _known: Mapping[str, list[int]] = {}
+    #: Text -> its tokens, of the task that is scored.
+    known: dict[str, array[int]] = {}
 
     def loglikelihood(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         asked = [request.args for request in requests]
         texts = {context.rstrip() for context, _ in asked} | {context + choice for context, choice in asked}
         begin = self.tokenizer.decode(self.prefix_token_id)  # which lm-eval sees to
-        plain = sorted(text for text in texts if text and not text.startswith(begin))
-        self._known = dict(zip(plain, self.tokenizer(plain).input_ids, strict=True)) if plain else {}
+        if plain := sorted(text for text in texts - self.known.keys() if text and not text.startswith(begin)):
+            tokens = self.tokenizer(plain).input_ids
+            self.known |= {text: array("I", each) for text, each in zip(plain, tokens, strict=True)}
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        if add_special_tokens is None and not options and string in self._known:
-            return self._known[string]
+        if add_special_tokens is None and not options and string in self.known:
+            return self.known[string].tolist()
         return super().tok_encode(string, add_special_tokens, **options)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -115,12 +137,51 @@ class _Model(HFLM):
             raise UserError(what, do="Evaluate a model with a longer context, or leave the task out.")
         return pair
 
-    def _model_call(self, inps: torch.Tensor, **_: Any) -> torch.Tensor:
-        # Without a mask transformers builds one by tracing, in a third of the time; what is read comes before
-        # the padding. A bare mixed precision is lm-eval's own.
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, in nats, and whether it is what the model would have said.
+
+        A request is (anything, tokens of its context, tokens of its continuation). What several ask the model
+        to read is read once; contexts that are too long lose tokens at the left.
+        """
+        asked: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, (_, context, continuation) in enumerate(requests):
+            asked[tuple((context + continuation)[-self.max_length - 1 : -1])].append(place)
+        texts = sorted(asked, key=lambda read: (-len(read), read))
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        for first in range(0, len(texts), self.batch_size):
+            batch = texts[first : first + self.batch_size]
+            places = [(row, place) for row, read in enumerate(batch) for place in asked[read]]
+            wanted = [
+                (row, len(batch[row]) - len(requests[place][2]) + k, token)
+                for row, place in places
+                for k, token in enumerate(requests[place][2])
+            ]
+            likelihoods, greedy = self._likelihoods(batch, wanted)
+            end = 0
+            for _, place in places:
+                begin, end = end, end + len(requests[place][2])
+                answers[place] = sum(likelihoods[begin:end]), all(greedy[begin:end])
+        return answers
+
+    def _likelihoods(
+        self, batch: Sequence[Sequence[int]], wanted: Sequence[tuple[int, int, int]]
+    ) -> tuple[list[float], list[bool]]:
+        """Of (text, place, token): the log-likelihood of that token next, and whether it is the likeliest."""
+        texts = [torch.tensor(text, dtype=torch.long) for text in batch]
+        read = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).to(self.device)
+        # Without a mask transformers builds one by tracing, in a third of the time; what is asked for comes
+        # before the padding. A bare mixed precision is lm-eval's own.
         kind, half = self.device.type, self.mixed_precision_dtype
         with torch.no_grad(), torch.autocast(kind, dtype=half, enabled=half is not None):
-            return self.model(inps, attention_mask=torch.ones_like(inps, dtype=torch.bool)).logits
+            mask = torch.ones_like(read, dtype=torch.bool)
+            hidden = self.model.base_model(read, attention_mask=mask, use_cache=False).last_hidden_state
+            rows, places, targets = torch.tensor(wanted, device=self.device).unbind(dim=1)
+            logits = self.model.get_output_embeddings()(hidden[rows, places])
+        every = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        likelihoods = every.gather(1, targets[:, None]).squeeze(1)
+        return likelihoods.tolist(), (likelihoods == every.amax(dim=-1)).tolist()
 
     def tokens(self, asked: tuple[str, str | dict[str, Any]]) -> int:
         """Tokens that it reads of a prompt and a choice, or of a prompt and what is generated at most."""
@@ -199,15 +260,13 @@ class Harness:
             batch_size=self.batch_size,
             max_length=context,
             mixed_precision_dtype=_MIXED_PRECISION[self.scale.precision],
-            softmax_dtype="float32",
         )
 
     def _score(self, lm: _Model, task: _Task) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
-        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=True)
+        lm.known = task.known
+        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=False)
         result = output["results"][name]
-        # Samples come in the order in which they were scored.
-        answers = sorted((one["doc_id"], float(one[metric])) for one in output["samples"][name])
         too_long = {one.doc_id for one in task.instances if lm.tokens(one.args) > lm.max_length}
         return Score(
             metric=metric,
@@ -215,6 +274,6 @@ class Harness:
             stderr=float(result[f"{metric}_stderr,none"]),
             documents=len(task.eval_docs),
             truncated=len(too_long),
-            right=Score.packed([answer for _, answer in answers]),
+            right=Score.packed(task.answers),
             declaration=task.declaration,
         )

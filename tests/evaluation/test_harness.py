@@ -93,7 +93,7 @@ def test_scores_repeat_exactly_and_no_task_depends_on_the_others(world, trained)
 
 @pytest.mark.slow
 def test_likelihoods_are_those_of_lm_evals_own_path(world, guessing):
-    """Ours tokenises a task at once and gives the model a mask; the rest is lm-eval's."""
+    """Ours tokenises a task at once, and makes logits of the places that are asked for alone."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
