@@ -7,6 +7,7 @@ import io
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,15 @@ from cpt_repro.exhibits.draw import Drawn
 from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
+from cpt_repro.report.charts import Charts, library, packed
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
+from cpt_repro.report.receipts import Readable, Reader, anchor
 
 if TYPE_CHECKING:
     import jinja2
 
+#: What the page can do beside being read.
+SCRIPT = Path(__file__).with_name("page.js")
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
 #: Colours that a figure has on the page.
@@ -91,12 +96,26 @@ class Image:
         try:
             with Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture:
                 # A plot has few colours; that many keep its bands and the edges of its letters.
-                few = picture.convert("RGB").quantize(COLOURS, dither=Picture.Dither.NONE)
+                how = {"method": Picture.Quantize.FASTOCTREE, "dither": Picture.Dither.NONE}
+                few = picture.convert("RGB").quantize(COLOURS, **how)
             few.convert("RGB").save(small, "WEBP", lossless=True, quality=60, method=4)
         except (OSError, SyntaxError, ValueError):
             raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW) from None
         uri = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode("ascii")
         return cls(uri, width, height)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of a run, a merge or a corpus that an exhibit is drawn from."""
+
+    name: str
+    #: kind, seed, where the page finds it, SHA-256 (None: not run)
+    records: list[tuple[str, str, str, str | None]]
+
+    @property
+    def anchor(self) -> str:
+        return anchor(self.name)
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,17 @@ class Shown:
     records: tuple[tuple[str, str, str | None], ...]
 
     @property
+    def groups(self) -> list[Group]:
+        """The records by what they are of, the seeds of a run or merge together."""
+        groups: dict[str, Group] = {}
+        for record, to, sha256 in sorted(self.records):
+            kind, _, what = record.partition(" ")
+            name, seed = what.rsplit("/seed-", 1) if "/seed-" in what else (what, "")
+            group = groups.setdefault(name, Group(name, []))
+            group.records.append((kind, f" {seed}" if seed else "", to, sha256))
+        return list(groups.values())
+
+    @property
     def digest(self) -> str:
         """That of its records, which an image carries too."""
         return digest(self.drawn.sha256)
@@ -129,9 +159,14 @@ class Node:
     """A run in the tree of what starts from what."""
 
     run: PlannedRun
-    #: seed, state, where the page finds its receipt
-    seeds: list[tuple[int, str, str]]
+    readable: Readable
     children: list[Node]
+
+    def every(self) -> Iterator[Node]:
+        """It and all below it."""
+        yield self
+        for child in self.children:
+            yield from child.every()
 
 
 class Recorded(Strict):
@@ -152,6 +187,7 @@ class Page:
     def __init__(self, catalogue: Catalogue, records: Records, figures: Path):
         self.catalogue, self.records, self.plan = catalogue, records, records.plan
         self.figures, self.folder = figures, figures / self.plan.scale.name
+        self.reader = Reader(records, catalogue.models)
 
     def link(self, path: Path) -> str:
         """Where the page finds a record: `results` lies beside `figures`."""
@@ -194,12 +230,6 @@ class Page:
             records=tuple((record, self.link(self.place(record)), sha) for record, sha in hashes.items()),
         )
 
-    def state(self, run: PlannedRun) -> str:
-        """What there is of a run."""
-        if not self.records.has_receipt(run):
-            return NOT_RUN
-        return "to be measured" if self.records.incomplete_curves(run) else "done"
-
     def tree(self, paper: str) -> list[Node]:
         """A paper's runs under those they start from; one that starts from another paper's run is a root."""
         children: dict[str | None, dict[str, list[PlannedRun]]] = {}
@@ -209,12 +239,9 @@ class Page:
                 above = parent.name if parent and parent.paper == paper else None
                 children.setdefault(above, {}).setdefault(run.name, []).append(run)
 
-        def seed(run: PlannedRun) -> tuple[int, str, str]:
-            return run.seed, self.state(run), self.link(self.records.receipt_path(run))
-
         def nodes(above: str | None) -> list[Node]:
             below = children.get(above, {}).items()
-            return [Node(runs[0], [*map(seed, runs)], nodes(name)) for name, runs in below]
+            return [Node(runs[0], self.reader.of_run(runs), nodes(name)) for name, runs in below]
 
         return nodes(None)
 
@@ -260,6 +287,23 @@ class Page:
         worst = lambda one: min(map(order.index, one.claims.values()))  # noqa: E731
         return [Compared(one) for one in sorted(ledger.findings, key=worst)]
 
+    def charts(self, drawn: list[Shown], nodes: list[Node]) -> Charts:
+        """The curves that can be explored: of the figures that show losses, and of every run."""
+        charts = Charts(self.catalogue, self.records)
+        for one in drawn:
+            paper, key = one.name.split("/")
+            charts.add_figure(one.id, paper, key)
+        for node in nodes:
+            charts.add_run(node.readable.anchor, self.plan.find(node.run.paper, node.run.name))
+        return charts
+
+    @property
+    def unit(self) -> str:
+        """Label of the axis of tokens."""
+        if self.plan.scale.full_size:
+            return "tokens (B)"
+        return f"tokens (B of the paper; 1 B = {self.plan.scale.tokens_per_billion:,.0f} tokens here)"
+
     def render(self) -> str:
         """The page as text: the same files and records give the same text."""
         plan = self.plan
@@ -269,7 +313,23 @@ class Page:
         }
         drawn = [one for of in exhibits.values() for one in of if one.drawn]
         page, ledger = templates().get_template("page.html.j2"), self.ledger()
+        trees = {name: self.tree(name) for name in papers}
+        merges = {name: self.reader.merges(name) for name in papers}
+        nodes = [node for roots in trees.values() for root in roots for node in root.every()]
+        anchors = {node.readable.anchor for node in nodes} | {
+            one.anchor for of in merges.values() for one in of
+        }
+        charts = self.charts(drawn, nodes)
         return page.render(
+            charts=charts.charts,
+            library=packed(library()) if charts.charts else "",
+            curves=packed(charts.text()) if charts.charts else "",
+            script=markup(SCRIPT.read_text(encoding="utf-8")),
+            anchors=anchors,
+            merges=merges,
+            link=self.link,
+            unit=self.unit,
+            runs_of=Counter(run.paper for run in plan.runs.values()),
             plan=plan,
             scale=plan.scale,
             papers=papers,
@@ -285,12 +345,19 @@ class Page:
             seen=self.seen,
             verdicts=VERDICTS,
             seeds=seeds_text,
-            trees={name: self.tree(name) for name in papers},
-            states=Counter(self.state(run) for run in plan.runs.values()),
+            trees=trees,
+            states=Counter(seed.state for node in nodes for seed in node.readable.seeds),
             models=self.catalogue.models,
             environment=self.environment(),
             citation=citation(self.catalogue, figures=self.figures) if drawn else None,
         )
+
+
+def markup(text: str) -> Any:
+    """A text of our own that is no text to be shown."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704  a file of this room
 
 
 def templates() -> jinja2.Environment:

@@ -1,16 +1,23 @@
 """The page: complete, self-contained, true to the records, and the same every time."""
 
+import base64
+import html
+import json
 import re
 import shutil
 import subprocess
+import zlib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from cpt_repro.claims.ledger import Ledger, build_ledger, exhibits_of, write_ledger
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
+from cpt_repro.report.charts import Charts
 from cpt_repro.report.page import Compared, Page, write_report
+from cpt_repro.report.receipts import anchor
 
 from .conftest import DRAWN, opened, planned
 
@@ -50,7 +57,7 @@ LEDGER = Ledger(
 
 
 class Parsed(HTMLParser):
-    """Tags with their attributes, and the text outside style."""
+    """Tags with their attributes, and the text outside styles and scripts."""
 
     def __init__(self, text):
         super().__init__()
@@ -69,7 +76,7 @@ class Parsed(HTMLParser):
             self.text.append(" ")
 
     def handle_data(self, data):
-        if "style" not in self.opened:
+        if not {"style", "script"} & set(self.opened):
             self.text.append(data)
 
 
@@ -117,7 +124,12 @@ def test_page_shows_claims_and_counts(spoilt):
         "Decided by seeds; 1 to 3 seeds a run.",
         "As it should.",
     ]
-    parts += ["3.647 0.012 2.44 nats", "printed; Table 2, row 1", "first above second: 0.5 ± 0.01 (seeds)"]
+    parts += [
+        "held Falls with replay.",
+        "3.647 0.012 2.44 nats",
+        "printed; Table 2, row 1",
+        "first above second: 0.5 ± 0.01 (seeds)",
+    ]
     parts += ["Noise 0.01; by the published values held.", "1 held (1 test) 0 failed (0 tests)"]
     assert [part for part in parts if part not in text] == []
 
@@ -142,7 +154,10 @@ def test_page_shows_lineage_environment_discrepancies_and_citation(made, page):
 def test_page_loads_nothing_and_its_links_lead_somewhere(made, page):
     folder = made.project.figures / "pocket"
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base", "form"}
+    scripts = [attrs for tag, attrs in page.tags if tag == "script"]
+    packed = [{"type": "text/plain", "id": name} for name in ("library", "curves")]
+    assert scripts == [*packed, {}]  # those that hold data, and the page's own
     text = (folder / "index.html").read_text(encoding="utf-8")
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style
@@ -206,7 +221,7 @@ def test_page_escapes_text(spoilt):
     changed = {"caption": "<script>alert('c')</script>", "tables": [part]}
     write_json(sidecar, read_json(sidecar) | changed)
     text = rendered(spoilt())
-    assert "<script" not in text and "<img src=x" not in text
+    assert text.count("<script") == 3 and "<script>alert" not in text and "<img src=x" not in text
     shown = Parsed(text).text
     assert "<script>alert('c')</script>" in shown and "<img src=x onerror=alert(1)> | _é_" in shown
 
@@ -236,7 +251,7 @@ def test_page_names_what_is_missing_or_incomplete(spoilt):
     text = Parsed(rendered(one)).text
     assert "seed 0: not run" in text and "seed 0: to be measured" in text
     assert "1 of them miss records (marked “not run”)ibrahim2024/table_02" in text
-    assert "receipt ibrahim2024/405m/pile--sp/replay-0.05/seed-0 not run" in text
+    assert "ibrahim2024/405m/pile--sp/replay-0.05: receipt 0 not run" in text
     assert "; the curves of 1 lack points that are wanted." in text
 
 
@@ -246,44 +261,210 @@ def test_a_third_paper_stands_on_the_page_as_a_root_of_its_own(third_project, re
     roots = {node.run.name: node for node in page.tree("third2026")}
     assert set(roots) == {"german-alone", "continued/replay-0.02", "continued/replay-0.25"}
     # Trained once, under the other paper's name.
-    assert roots["german-alone"].seeds[0][1:] == (
-        "done", "../../results/pocket/runs/ibrahim2024/405m/german/seed-0/receipt.json",
-    )  # fmt: skip
+    first = roots["german-alone"].readable.seeds[0]
+    there = "../../results/pocket/runs/ibrahim2024/405m/german/seed-0/receipt.json"
+    assert first.state == "done" and page.link(first.receipt.path) == there
     assert "A made-up third paper" in page.render()
+
+
+def test_every_run_has_its_receipts_to_be_read(made, page, repository):
+    """What an exhibit is drawn from leads to a run's place, which has settings, values and files."""
+    anchors = {attrs["id"] for _, attrs in page.tags if attrs.get("id", "").startswith("run-")}
+    names = {f"{run.paper}/{run.name}" for run in made.plan.runs.values()}
+    assert anchors >= {anchor(name) for name in names}
+    text = (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
+    place = text[text.index(f'<li id="{anchor("ibrahim2024/405m/pile--sp/replay-0.05")}">') :]
+    own = Parsed(place[place.index("<details>") : place.index("</details>") + len("</details>")])
+    run = made.plan.runs["ibrahim2024/405m/pile--sp/replay-0.05/seed-0"]
+    receipt = made.records.receipt(run)
+    for part in (
+        "63,648 parameters (2 layers, width 24, 1 head), for the paper's 405m",
+        f"tokens: {run.training.tokens:,} (299B of the paper), in {run.training.iterations:,} iterations",
+        "text: 5 % pile, 95 % sp",
+        "schedule: cosine, eta_max 0.003, eta_min 0.0003, warmup_frac 0.01",
+        "from ibrahim2024/405m/pile",
+        "cpt-repro train ibrahim2024/405m/pile--sp/replay-0.05/ --scale pocket",
+        f"{receipt.losses['sp'].start:.3f} → {receipt.losses['sp'].final.loss:.4f}",
+        (receipt.measured.commit or "–")[:10],
+    ):
+        assert part in own.text
+    links = [attrs["href"] for tag, attrs in own.tags if tag == "a"]
+    assert f"#{anchor('ibrahim2024/405m/pile')}" in links
+    assert {Path(link).name for link in links[1:]} == {"receipt.json", "evaluation.json"}
+
+
+def test_curves_to_be_explored_are_those_of_the_records(made, page):
+    text = (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
+    packed = re.search(r'<script type="text/plain" id="curves">([^<]*)</script>', text)[1]
+    data = json.loads(zlib.decompress(base64.b64decode(packed)))
+    places = {attrs["data-chart"] for _, attrs in page.tags if "data-chart" in attrs}
+    assert places == set(data["charts"])
+    name = "ibrahim2024/405m/pile--sp/replay-0.05"
+    (panel,) = data["charts"][anchor(name)]
+    assert [curve["label"] for curve in panel["curves"]] == ["pile", "sp"]
+    for curve in panel["curves"]:
+        for seed, (xs, ys) in curve["seeds"].items():
+            run = made.plan.runs[f"{name}/seed-{seed}"]
+            there = made.records.curve(run, curve["label"])
+            assert data["arrays"][ys] == [round(loss, 4) for _, loss in there]
+            assert data["arrays"][xs] == [round(run.position(iteration), 4) for iteration, _ in there]
+    charts, exhibit = Charts(made.catalogue, made.records), made.catalogue.find("ibrahim2024", "figure_05")
+    assert charts.add_figure("here", "ibrahim2024", "figure_05")
+    assert not charts.add_figure("there", "ibrahim2024", "figure_02")  # rates alone
+    panels = charts.charts["here"]
+    assert [len(one["curves"]) for one in panels] == [len(one.curves) for one in exhibit.panels]
+    assert all(one["base"]["label"] == "final loss of the union" for one in panels)
+
+
+def test_the_library_is_d3_and_names_no_place(made):
+    text = (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
+    packed = re.search(r'<script type="text/plain" id="library">([^<]*)</script>', text)[1]
+    library = zlib.decompress(base64.b64decode(packed)).decode()
+    assert library.startswith("// https://d3js.org") and "</script" not in library
 
 
 # -- in a browser
 
-MEASURE = (
-    "<script>parent.postMessage([innerWidth, document.documentElement.scrollWidth, "
-    "Math.max(...[...document.querySelectorAll('img')].map(i => i.naturalWidth))].join(' '), '*')"
-    "</script></body>"
+#: What a frame reports of itself when `check` (JavaScript, which may wait) is through.
+REPORT = """<script>
+const faults = [];
+addEventListener("error", (event) => faults.push(event.message));
+addEventListener("unhandledrejection", (event) => faults.push(String(event.reason)));
+</script>"""
+CHECK = """<script>
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const until = async (what) => { for (let k = 0; k < 200 && !what(); k++) await pause(50); return what(); };
+(async () => { %s })().catch((fault) => { faults.push(String(fault)); return null; })
+  .then((result) => parent.postMessage(JSON.stringify({ result, faults }), "*"));
+</script></body>"""
+
+in_chromium = pytest.mark.skipif(
+    not shutil.which("chromium"), reason="chromium is not installed (apt-get install chromium)"
 )
+
+
+def in_browser(page, folder, check, width=1280, dark=False, scripts=""):
+    """What `check` gives in a frame of that width, once the page is there; no script may have failed."""
+    text = page.replace("<head>", "<head>" + REPORT, 1)
+    (folder / "page.html").write_text(text.replace("</body>", scripts + CHECK % check), encoding="utf-8")
+    # A window has a least width of its own; a frame has not.
+    frame = f"<iframe src='page.html' style='border: 0; width: {width}px; height: 1200px'></iframe>"
+    wrapper = folder / "wrapper.html"
+    listen = "<script>onmessage = e => document.querySelector('pre').textContent = e.data</script>"
+    wrapper.write_text(f"<pre></pre>{listen}{frame}")
+    command = [
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000",
+        "--window-size=1300,1200", *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+    ]  # fmt: skip
+    run = subprocess.run([*command, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True)
+    found = re.search(r"<pre>(.+?)</pre>", run.stdout, re.DOTALL)
+    assert found, run.stderr[-2000:]
+    told = json.loads(html.unescape(found[1]))
+    assert told["faults"] == []
+    return told["result"]
+
+
+@pytest.fixture(scope="module")
+def text(made):
+    return (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
+
+
+def opened_wide(text):
+    """All details open, so that what is inside them counts."""
+    return text.replace("<details", "<details open")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not shutil.which("chromium"), reason="chromium is not installed (apt-get install chromium)"
-)
+@in_chromium
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_the_window_in_chromium(made, tmp_path, width):
-    text = (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
-    # Details opened, so that tables inside them count.
-    opened = text.replace("<details>", "<details open>").replace("</body>", MEASURE)
-    (tmp_path / "page.html").write_text(opened, encoding="utf-8")
-    # A window has a least width of its own; a frame has not.
-    frame = f"<iframe src='page.html' style='border: 0; width: {width}px; height: 1200px'></iframe>"
-    wrapper = tmp_path / "wrapper.html"
-    wrapper.write_text(f"<title></title><script>onmessage = e => document.title = e.data</script>{frame}")
-    command = [
-        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000",
-        "--window-size=1300,1200",
-    ]  # fmt: skip
-    picture = tmp_path / "page.png"
-    run = subprocess.run([*command, "--dump-dom", wrapper.as_uri()], capture_output=True, text=True)
-    subprocess.run([*command, f"--screenshot={picture}", wrapper.as_uri()], capture_output=True)
-    inner, needed, image = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", run.stdout).groups())
-    assert inner == width
+def test_page_fits_the_window_in_chromium(text, tmp_path, width):
+    check = """
+      await until(() => document.querySelector("[data-chart] svg"));
+      return [innerWidth, document.documentElement.scrollWidth,
+        Math.max(...[...document.querySelectorAll("img")].map((image) => image.naturalWidth))];
+    """
+    inner, needed, image = in_browser(opened_wide(text), tmp_path, check, width)
+    assert inner == width and image > 300
     assert needed <= inner, f"the page is {needed} pixels wide in a window of {inner}"
-    assert image > 300 and picture.stat().st_size > 20_000
+
+
+@pytest.mark.slow
+@in_chromium
+def test_tables_sort_and_claims_are_found_in_chromium(text, tmp_path):
+    check = """
+      const box = document.querySelector("#claims input[type=search]");
+      const type = (value) => { box.value = value; box.dispatchEvent(new Event("input")); };
+      const rows = [...document.querySelectorAll("table.claims > tbody > tr")];
+      const shown = () => rows.filter((row) => !row.hidden);
+      const all = shown().length;
+      type("replay re-warming"); const some = shown().map((row) => row.textContent.toLowerCase());
+      type(""); document.querySelector("#claims input[type=checkbox]").click();
+      const without = shown().length;
+      const table = document.querySelector("table.effects");
+      const value = (row) => parseFloat(row.cells[1].textContent.replace("−", "-"));
+      const values = () => [...table.tBodies[0].rows].map(value);
+      const before = values(), button = table.querySelectorAll("button.sort")[1];
+      button.click(); const up = values(); button.click(); const down = values(); button.click();
+      location.hash = "#ibrahim2024-table_02"; await pause(200);
+      const fold = document.querySelector("#ibrahim2024-table_02 > details").open;
+      return { all, some, without, before, up, down, again: values(), fold };
+    """
+    told = in_browser(text, tmp_path, check)
+    assert told["all"] == text.count('<tr id="claim-') > 50
+    assert 0 < len(told["some"]) < told["all"]
+    assert all("replay" in row and "re-warming" in row for row in told["some"])
+    assert 0 < told["without"] < told["all"]
+    assert told["up"] == sorted(told["before"]) and told["down"] == told["up"][::-1] != told["up"]
+    assert told["again"] == told["before"] and told["fold"] is True
+
+
+@pytest.mark.slow
+@in_chromium
+def test_curves_are_explored_in_chromium(text, tmp_path):
+    place = anchor("ibrahim2024/405m/pile--sp/replay-0.05")
+    check = """
+      for (let e = document.getElementById("PLACE").querySelector("[data-chart]"); e; e = e.parentElement)
+        if (e.tagName === "DETAILS") e.open = true;
+      const panel = await until(() => document.getElementById("PLACE").querySelector(".panel"));
+      const lines = () => panel.querySelectorAll("svg path[stroke-width]").length;
+      const all = lines(), box = panel.querySelector("svg").getBoundingClientRect();
+      const move = (share) => panel.querySelector("svg").dispatchEvent(new MouseEvent("mousemove",
+        { clientX: box.left + share * box.width, clientY: box.top + box.height / 2, bubbles: true }));
+      move(0.9); const late = panel.querySelector(".tip").textContent;
+      move(0.2); const early = panel.querySelector(".tip").textContent;
+      const [log, ...seeds] = panel.querySelectorAll("input[type=checkbox]");
+      seeds[0].click(); const fewer = lines(); seeds[0].click();
+      panel.querySelector(".legend button").click(); const one = lines();
+      const axis = () => panel.querySelector("svg > text:last-of-type").textContent;
+      const choice = panel.querySelector("select"), loss = axis();
+      choice.value = "start"; choice.dispatchEvent(new Event("change"));
+      return { all, late, early, fewer, one, loss, start: axis(), seeds: seeds.length };
+    """.replace("PLACE", place)
+    told = in_browser(text, tmp_path, check)
+    # Of each of two corpora three seeds and their mean.
+    assert (told["seeds"], told["all"], told["fewer"], told["one"]) == (3, 8, 6, 4)
+    assert re.fullmatch(r"(pile|sp), (mean|seed \d): \d\.\d{4} at \d+\.\d\d", told["late"])
+    assert told["late"] != told["early"]
+    assert (told["loss"], told["start"]) == ("loss (nats/token)", "loss minus its start")
+
+
+@pytest.mark.slow
+@in_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_is_accessible_in_chromium(text, tmp_path, dark):
+    """What axe, the checker of the field, finds with everything unfolded: nothing."""
+    from axe_core_python import base
+
+    axe = Path(base.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    check = """
+      await until(() => document.querySelector("[data-chart] svg"));
+      const found = await axe.run(document, { resultTypes: ["violations"] });
+      const ground = getComputedStyle(document.body).backgroundColor;
+      const violations = found.violations.map(({ id, nodes }) =>
+        [id, nodes.length, nodes[0].html, nodes[0].failureSummary]);
+      return { ground, violations };
+    """
+    told = in_browser(opened_wide(text), tmp_path, check, dark=dark, scripts=f"<script>{axe}</script>")
+    assert told["violations"] == []
+    assert told["ground"] == ("rgb(23, 25, 27)" if dark else "rgb(255, 255, 255)")

@@ -1,0 +1,191 @@
+"""Receipts to be read: what a run was trained on and how, and a line for what each seed left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cpt_repro.planning.mixture import Mixture
+from cpt_repro.planning.plan import Plan, PlannedModel, PlannedRun
+from cpt_repro.records.lookup import NOT_RUN, Records
+from cpt_repro.records.receipts import Evaluation
+
+DONE, TO_BE_MEASURED = "done", "to be measured"
+
+
+def anchor(name: str) -> str:
+    """Where the page has a run or merge, `<paper>/<name>`."""
+    return "run-" + re.sub(r"[^A-Za-z0-9.-]", "_", name)
+
+
+class Record(NamedTuple):
+    """A file that a seed left."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one seed of a run or merge left."""
+
+    seed: int
+    state: str
+    receipt: Record | None
+    evaluation: Record | None
+    #: what was measured, by what it is called
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A run or merge with its seeds."""
+
+    name: str
+    #: (what, in words)
+    settings: tuple[tuple[str, str], ...]
+    #: anchor and name of what it starts from, or of what is merged
+    origins: tuple[tuple[str, str], ...]
+    seeds: tuple[Seed, ...]
+    command: str
+
+    @property
+    def anchor(self) -> str:
+        return anchor(self.name)
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of what was measured, in the order of the first seed that has them."""
+        return list(dict.fromkeys(name for seed in self.seeds for name in seed.values))
+
+
+class Reader:
+    """Makes them of a plan's records."""
+
+    def __init__(self, records: Records, models: tuple[str, ...]):
+        self.records, self.plan = records, records.plan
+        #: ids of models that are evaluated
+        self.models = set(models)
+
+    def state(self, run: PlannedRun) -> str:
+        """What there is of a run."""
+        if not self.records.has_receipt(run):
+            return NOT_RUN
+        return TO_BE_MEASURED if self.records.incomplete_curves(run) else DONE
+
+    def of_run(self, runs: list[PlannedRun]) -> Readable:
+        """A run, from its seeds."""
+        first = runs[0]
+        parent = self.plan.runs[first.parent] if first.parent else None
+        origins = (
+            ((anchor(f"{parent.paper}/{parent.name}"), f"{parent.paper}/{parent.name}"),) if parent else ()
+        )
+        return Readable(
+            name=f"{first.paper}/{first.name}",
+            settings=tuple(_settings(self.plan, first)),
+            origins=origins,
+            seeds=tuple(self._seed(run) for run in runs),
+            command=f"cpt-repro train {first.id.rsplit('/', 1)[0]}/ --scale {self.plan.scale.name}",
+        )
+
+    def merges(self, paper: str) -> list[Readable]:
+        """A paper's merges that are evaluated."""
+        seeds: dict[str, list[PlannedModel]] = {}
+        for model_id in sorted(self.models):
+            model = self.plan.model(model_id)
+            if model.density is not None and model_id.startswith(f"{paper}/"):
+                seeds.setdefault(model_id.rsplit("/", 1)[0], []).append(model)
+        return [self._merge(name, models) for name, models in seeds.items()]
+
+    def _merge(self, name: str, models: list[PlannedModel]) -> Readable:
+        merged = dict.fromkeys(f"{run.paper}/{run.name}" for run, _ in models[0].weights)
+        seeds = []
+        for model in models:
+            seed, evaluation = int(model.id.rsplit("-", 1)[1]), self._evaluation(model.id)
+            state = DONE if evaluation else NOT_RUN
+            seeds.append(Seed(seed, state, None, evaluation, self._scores(model.id)))
+        return Readable(
+            name=name,
+            settings=(("method", f"TIES, density {models[0].density:g}"),),
+            origins=tuple((anchor(run), run) for run in merged),
+            seeds=tuple(seeds),
+            command=f"cpt-repro evaluate {name}/ --scale {self.plan.scale.name}",
+        )
+
+    def _seed(self, run: PlannedRun) -> Seed:
+        receipt, values = self.records.receipt(run), {}
+        path, evaluation = self.records.receipt_path(run), None
+        if receipt:
+            for corpus in self.plan.scale.corpora:
+                if losses := self.records.losses(run, corpus):
+                    start = f"{losses.start or losses.curve[0][1]:.3f} → "
+                    values[f"loss on {corpus}"] = f"{start}{losses.final.loss:.4f}"
+        if run.id in self.models:
+            evaluation = self._evaluation(run.id)
+            values |= self._scores(run.id)
+        if receipt:
+            measured = receipt.measured
+            values["seconds"], values["tokens/s"] = (
+                f"{measured.seconds:,.0f}",
+                f"{measured.tokens_per_second:,.0f}",
+            )
+            values["commit"] = (measured.commit or "–")[:10]
+        record = Record(path, self.records.digest(path)) if receipt else None
+        return Seed(run.seed, self.state(run), record, evaluation, values)
+
+    def _evaluation(self, model_id: str) -> Record | None:
+        if not self.records.evaluation(model_id):
+            return None
+        path = self.records.evaluation_path(model_id)
+        return Record(path, self.records.digest(path))
+
+    def _scores(self, model_id: str) -> dict[str, str]:
+        evaluation: Evaluation | None = self.records.scores(model_id)
+        suites = evaluation.suites if evaluation else {}
+        return {f"{name} suite": f"{100 * suite.average:.1f} %" for name, suite in suites.items()}
+
+
+def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
+    training, scale = run.training, plan.scale
+    size = training.model
+    model = f"{training.parameters:,} parameters ({size.layers} layers, width {size.width}, {size.heads} head{'s' * (size.heads > 1)})"
+    yield "model", model if scale.full_size else f"{model}, for the paper's {run.model_name}"
+    length = f"{training.tokens:,} ({run.billions:,.0f}B of the paper), in {training.iterations:,} iterations"
+    yield "tokens", f"{length} of {training.batch_sequences} x {training.sequence_length}"
+    yield (
+        "text",
+        ", ".join(f"{percent:.3g} % {corpus}" for corpus, percent in _shares(training.mixture).items()),
+    )
+    yield "schedule", ", ".join([training.schedule.kind, *_fields(training.schedule)])
+    if run.keep:
+        yield "kept from its start", ", ".join(run.keep)
+    yield "identity", training.identity
+
+
+def _fields(schedule: Any) -> Iterator[str]:
+    for name, value in schedule.model_dump(exclude={"kind", "version"}).items():
+        if value is not None:
+            yield f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _shares(mixture: Mixture, whole: float = 100.0) -> dict[str, float]:
+    """Percent of the tokens by corpus, and domain where a corpus gives that one alone."""
+    shares: dict[str, float] = {}
+    domains: dict[str, set[str]] = {}
+
+    def add(parts: Mixture, of: float) -> None:
+        for part in parts:
+            if part.stream:
+                shares[part.stream.corpus] = shares.get(part.stream.corpus, 0.0) + of * part.share
+                domains.setdefault(part.stream.corpus, set()).add(part.stream.domain)
+            else:
+                add(part.parts, of * part.share)
+
+    add(mixture, whole)
+    return {
+        f"{corpus} ({', '.join(domains[corpus])})" if len(domains[corpus]) == 1 else corpus: share
+        for corpus, share in shares.items()
+    }
