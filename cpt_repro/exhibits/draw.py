@@ -12,7 +12,7 @@ from cpt_repro.errors import plain
 from cpt_repro.exhibits.agreement import Agreement, agreement
 from cpt_repro.exhibits.base import FigureKind, View
 from cpt_repro.exhibits.catalogue import Catalogue
-from cpt_repro.exhibits.typeset import Part, write_csv, write_markdown, write_tex
+from cpt_repro.exhibits.typeset import PAGE, Part, write_csv, write_markdown, write_tex
 from cpt_repro.files import digest, file_digest, write_json
 from cpt_repro.records.lookup import Records
 
@@ -102,7 +102,7 @@ def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path
         paths = [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
         write_csv(table, paths[0])
         write_markdown(parts, paths[1], f"{heading}: {exhibit.title}", text)
-        write_tex(parts, paths[2], exhibit.title, text, f"tab:{paper}-{number}")
+        write_tex(table.parts(scale, PAGE), paths[2], exhibit.title, text, f"tab:{paper}-{number}")
     drawn = Drawn(
         number=heading,
         title=exhibit.title,

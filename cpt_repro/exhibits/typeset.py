@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import field_serializer
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
@@ -24,10 +27,10 @@ TEX = {
     "…": r"\dots{}", "\u00a0": "~", "€": "EUR", "§": r"\S{}", "²": r"$^2$", "ᵈ": r"$^{\mathrm{d}}$",
     "ᶜ": r"$^{\mathrm{c}}$", "ᵃ": r"$^{\mathrm{a}}$", "ᵐ": r"$^{\mathrm{m}}$",
 }  # fmt: skip
-#: Characters across an upright page and across one on its side, at 5 points or more.
-UPRIGHT, SIDEWAYS = 130, 270
-#: Rows that a page has room for, with a caption and headings.
-UPRIGHT_ROWS, SIDEWAYS_ROWS = 50, 38
+#: Characters across a screen, and across the text of an upright page at 8 points.
+SCREEN, PAGE = 270, 118
+#: Lines that a page has room for, with a caption.
+PAGE_LINES = 58
 #: Longest entry that is set in one line.
 LINE = 60
 #: How a text begins that a spreadsheet computes, in its wide forms too.
@@ -73,7 +76,7 @@ class Ranks(NamedTuple):
         if self.best <= self.published <= self.worst:
             return "yes"
         here = f"{self.best}" + f"–{self.worst}" * (self.best < self.worst)
-        return f"no: {here}, not {self.published} of {self.rows}"
+        return f"no: {here}, not {self.published}"
 
 
 @dataclass
@@ -121,6 +124,8 @@ class Texts(NamedTuple):
     heading: str
     cells: list[str]
     names: bool = True
+    #: places of those that are the best of what compares
+    best: frozenset[int] = frozenset()
 
 
 class Values(NamedTuple):
@@ -147,11 +152,13 @@ class Values(NamedTuple):
         out, at = [], "reproduced" if self.scale == "paper" else f"{self.scale} scale"
         if any(cell.published for cell in self.cells):
             texts = [(c.printed(self.digits) or NOT_PUBLISHED) + c.sign for c in self.cells]
-            out.append(Texts(self._title("published", self.there), texts))
+            best = frozenset(k for k, c in enumerate(self.cells) if c.ranks and c.ranks.published == 1)
+            out.append(Texts(self._title("published", self.there), texts, best=best))
         if self.published_only:
             return out
         here = [cell.reproduced.text if cell.reproduced else cell.state for cell in self.cells]
-        out.append(Texts(self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here), here))
+        best = frozenset(k for k, c in enumerate(self.cells) if c.ranks and c.ranks.worst == 1)
+        out.append(Texts(self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here), here, best=best))
         compared = [cell.compared(self.digits or 0) for cell in self.cells]
         if any(compared):
             title = self._title("difference" if self.scale == "paper" else "agrees")
@@ -197,12 +204,29 @@ class Part(Strict):
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    #: (row, column) of the best values
+    best: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(cls, title: str, columns: list[Texts]) -> Part:
         cells = [map(plain, column.cells) for column in columns]
         heads = [plain(column.heading) for column in columns]
-        return cls(title=title, heads=heads, rows=tuple(zip(*cells, strict=True)))
+        best = frozenset((row, k) for k, column in enumerate(columns) for row in column.best)
+        return cls(title=title, heads=heads, rows=tuple(zip(*cells, strict=True)), best=best)
+
+    @field_serializer("best")
+    def _in_order(self, best: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
+        return sorted(best)
+
+    def marked(self, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+        """The rows with each text escaped, and the best values put into `bold`, a format."""
+        return [
+            [
+                bold.format(escape(text)) if (row, k) in self.best else escape(text)
+                for k, text in enumerate(texts)
+            ]
+            for row, texts in enumerate(self.rows)
+        ]
 
     @property
     def columns(self) -> list[Texts]:
@@ -224,28 +248,52 @@ class Table(NamedTuple):
         out += [f"{sign}: {mark}." for mark, sign in MARKS.items() if mark in marks]
         if any(cell.misprint for cell in cells):
             out.append(f"{MISPRINT}: a misprint, not compared.")
+        if any(cell.ranks for cell in cells):
+            out.append(
+                "Bold: the best published value of those that compare, and ours where noise leaves it first."
+            )
         return [*out, *self.notes]
 
-    def parts(self, scale: str) -> list[Part]:
-        """Tables to print one below the other: what only the paper has comes last, by itself."""
+    def parts(self, scale: str, width: int = SCREEN) -> list[Part]:
+        """Tables of `width` characters to print one below the other; what only the paper has comes last.
+
+        On a screen each begins with the columns that name its rows; on a page the first has these, with
+        numbers, which the others begin with.
+        """
         values = [column for column in self.columns if isinstance(column, Values)]
         texts = [column for column in self.columns if isinstance(column, Texts)]
+        if not values:
+            return [Part.of("", texts)]
+        lead = [column for column in texts if column.names]
         apart = [column for column in values if column.published_only]
+        here = [[column] for column in texts if not column.names]
+        here += [column.printed() for column in values if column not in apart]
         alone = f"Published columns that have no counterpart at scale {scale}:"
-        out: list[tuple[str, list[Texts]]] = []
-        for title, chosen, lead in (
-            ("", [column for column in values if column not in apart], texts),
-            (alone, apart, [column for column in texts if column.names]),
-        ):
-            part = list(lead)
-            for block in (column.printed() for column in chosen):
-                if len(part) > len(lead) and _width([*part, *block]) > SIDEWAYS:
-                    out.append((title, part))
-                    part = list(lead)
-                part += block
-            if chosen or not (title or values):
-                out.append((title, part))
-        return [Part.of(title, columns) for title, columns in out]
+        blocks = [("", here), (alone, [column.printed() for column in apart])]
+        parts = _split(blocks, lead, lead, width)
+        if len(parts) > 1 and width < SCREEN:
+            numbers = Texts("", [f"{row + 1}" for row in range(len(values[0].cells))])
+            parts = _split(blocks, [numbers, *lead], [numbers], width)
+        return parts
+
+
+def _split(
+    blocks: list[tuple[str, list[list[Texts]]]], first: list[Texts], others: list[Texts], width: int
+) -> list[Part]:
+    """Parts of a title's blocks of columns, as many in one as fit, behind columns that tell the rows."""
+    out: list[Part] = []
+    for title, of in blocks:
+        lead = others if out else first
+        part = list(lead)
+        for block in of:
+            if len(part) > len(lead) and _width([*part, *block]) > width:
+                out.append(Part.of(title, part))
+                lead = others
+                part = list(lead)
+            part += block
+        if len(part) > len(lead):
+            out.append(Part.of(title, part))
+    return out
 
 
 def count(tokens: float) -> str:
@@ -309,7 +357,7 @@ def write_markdown(parts: list[Part], path: Path, title: str, caption: str) -> N
         lines += ["", *([f"*{escape_markdown(part.title)}*", ""] if part.title else [])]
         lines.append("| " + " | ".join(escape_markdown(head) or " " for head in part.heads) + " |")
         lines.append("|" + " --- |" * len(part.heads))
-        lines += ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in part.rows]
+        lines += ["| " + " | ".join(row) + " |" for row in part.marked(escape_markdown, "**{}**")]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -327,13 +375,24 @@ def _width(columns: list[Texts]) -> int:
     return sum(3 + _longest(column) for column in columns)
 
 
+def _breaks(part: Part) -> bool:
+    """Whether it has texts too long, or too many columns, for one line a row."""
+    return max(map(_longest, part.columns)) > LINE or _width(part.columns) > PAGE
+
+
+def _lines(part: Part) -> int:
+    """About how many lines it takes."""
+    if _breaks(part):
+        return 6 + 2 * len(part.rows)
+    return 3 + max(len(_wrapped(column)) for column in part.columns) + len(part.rows)
+
+
 def _tabular(part: Part) -> str:
-    """Columns as wide as their texts, shrunk to the page; long texts break their lines."""
+    """Columns as wide as their texts; where these are too wide for the page they break their lines."""
     import pandas as pd
 
     longest = [_longest(column) for column in part.columns]
-    breaks = max(longest) > LINE
-    if breaks:
+    if _breaks(part):
         weights = [min(max(length, 4), 45) ** 0.7 for length in longest]
         shares = [weight / sum(weights) * (1 - 0.014 * len(weights)) for weight in weights]
         form = "".join(rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}" for share in shares)
@@ -341,28 +400,23 @@ def _tabular(part: Part) -> str:
     else:
         form, stacked = "l" * len(longest), [r"\\".join(map(escape_tex, _wrapped(c))) for c in part.columns]
         heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
-    frame = pd.DataFrame([[escape_tex(text) for text in row] for row in part.rows], columns=heads)
-    text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
-    fitting = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
-    return text if breaks else f"{fitting}{{%\n{text}}}\n"
+    frame = pd.DataFrame(part.marked(escape_tex, r"\textbf{{{}}}"), columns=heads)
+    return frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
 
 
 def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
-    """Booktabs tables in one float, in one each where they are long; on their side where they are wide."""
-    longest = max(len(text) for part in parts for row in part.rows for text in row)
-    wide = longest <= LINE and max(_width(part.columns) for part in parts) > UPRIGHT
-    name, place, high = ("sidewaystable*", "", SIDEWAYS_ROWS) if wide else ("table*", "[t]", UPRIGHT_ROWS)
-    floats = [[part] for part in parts] if len(parts[0].rows) * len(parts) > high else [parts]
+    """Booktabs tables at 8 points on an upright page, in one float, in one each where they are long."""
+    floats = [[part] for part in parts] if sum(map(_lines, parts)) > PAGE_LINES else [parts]
     title, caption = escape_tex(title), escape_tex(caption)
-    packages = r"\usepackage{booktabs,array,graphicx,rotating} and, before them, \usepackage[T1]{fontenc}"
+    packages = r"\usepackage{booktabs,array} and, before them, \usepackage[T1]{fontenc}"
     lines = [f"% needs {packages}"]
     for number, inside in enumerate(floats):
-        lines += [f"\\begin{{{name}}}{place}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
+        lines += [r"\begin{table*}[t]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
         if number:
             lines.append(f"\\textbf{{{title}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip")
         else:
             lines.append(f"\\caption{{\\textbf{{{title}.}} {caption}}}\n\\label{{{label}}}\\smallskip")
         above = [f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "" for part in inside]
         tabulars = [head + _tabular(part) for head, part in zip(above, inside, strict=True)]
-        lines.append("\\par\\medskip\n".join(tabulars) + f"\\end{{{name}}}")
+        lines.append("\\par\\medskip\n".join(tabulars) + r"\end{table*}")
     write_text(path, "\n".join(lines) + "\n")

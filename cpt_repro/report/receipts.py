@@ -151,7 +151,8 @@ class Reader:
 def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
     training, scale = run.training, plan.scale
     size = training.model
-    model = f"{training.parameters:,} parameters ({size.layers} layers, width {size.width}, {size.heads} head{'s' * (size.heads > 1)})"
+    heads = f"{size.heads} head{'s' * (size.heads > 1)}"
+    model = f"{training.parameters:,} parameters ({size.layers} layers, width {size.width}, {heads})"
     yield "model", model if scale.full_size else f"{model}, for the paper's {run.model_name}"
     length = f"{training.tokens:,} ({run.billions:,.0f}B of the paper), in {training.iterations:,} iterations"
     yield "tokens", f"{length} of {training.batch_sequences} x {training.sequence_length}"

@@ -1,5 +1,6 @@
 """Tables: every cell with both values or a state, ranks and effects by hand, three kinds of files."""
 
+import json
 import math
 import re
 import shutil
@@ -16,6 +17,7 @@ from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.draw import draw
 from cpt_repro.exhibits.rows import Anchors, Key, compare
 from cpt_repro.exhibits.typeset import (
+    PAGE,
     Cell,
     Part,
     Table,
@@ -114,7 +116,8 @@ def test_every_cell_has_both_values_or_a_state(drawn, pocket, exhibit):
     check_headings([*frame.columns, *heads])
     check_tex(files["tex"].read_text(encoding="utf-8"))
     # What the report shows is what stands in print.
-    shown = [[[*part["heads"]], *part["rows"]] for part in read_json(files["json"])["tables"]]
+    parts = [Part.model_validate(one) for one in read_json(files["json"])["tables"]]
+    shown = [[[*part.heads], *part.marked(str, "**{}**")] for part in parts]
     undone = lambda cell: re.sub(r"\\(.)", r"\1", cell.strip())  # noqa: E731
     printed = [[[undone(cell) for cell in row] for row in [table[0], *table[2:]]] for table in tables]
     assert [[[" ".join(cell.split()) for cell in row] for row in table] for table in shown] == printed
@@ -187,7 +190,7 @@ def test_ranks_and_effects_by_hand():
     # Scores: the highest is first, and there are no effects. What lacks a value is out of the ranking.
     cells = column(False, [30.0, 20.0, 40.0, None], [50.0, 60.0, None, 10.0])
     assert [cell.ranks for cell in cells] == [(1, 2, 2, 2), (2, 1, 1, 2), None, None]
-    assert cells[0].compared(2) == "no: 2, not 1 of 2" and cells[2].compared(2) == ""
+    assert cells[0].compared(2) == "no: 2, not 1" and cells[2].compared(2) == ""
     assert all(cell.effects == (None, None) for cell in cells)
     # Anchors that are equal in print, or closer than the noise here, carry no effect.
     published, here = column(True, [2.5, 2.5, 2.6, 2.7], [3.5, 4.0, 3.6, 3.7])[2].effects
@@ -198,7 +201,7 @@ def test_ranks_and_effects_by_hand():
     cells = column(True, [2.5, 2.6, 2.7, 2.8], [3.5, 3.51, 3.52, 3.53], error=0.2)
     assert [cell.compared(2) for cell in cells] == ["open"] * 4
     cells = column(True, [2.5, 2.6, 2.7, 2.8], [3.5, 3.7, 3.6, 3.5])
-    assert [cell.compared(2) for cell in cells] == ["yes", "no: 4, not 2 of 4", "yes", "no: 1–2, not 4 of 4"]
+    assert [cell.compared(2) for cell in cells] == ["yes", "no: 4, not 2", "yes", "no: 1–2, not 4"]
     assert over_seeds({0: Sample(3.5)}, 3).text == "3.500 [n = 1]"
     assert over_seeds({0: Sample(3.5, 0.0001)}, 3).text == "3.500 ± 0.0002 [1]"
 
@@ -328,7 +331,7 @@ def test_text_is_harmless_in_every_file(tmp_path):
     parts = table.parts("pocket")
     write_csv(table, tmp_path / "t.csv")
     write_markdown(parts, tmp_path / "t.md", "T", "c")
-    write_tex(parts, tmp_path / "t.tex", "T", "c", "tab:t")
+    write_tex(table.parts("pocket", PAGE), tmp_path / "t.tex", "T", "c", "tab:t")
     cells = list(pd.read_csv(tmp_path / "t.csv", dtype=str)["text"])
     assert cells[:5] == [f"'{HOSTILE[0]}", f"'{HOSTILE[1]}", f"'{HOSTILE[2]}", f"'{HOSTILE[3]}", "-2.5"]
     texts = [(tmp_path / f"t.{suffix}").read_bytes() for suffix in ("csv", "md", "tex")]
@@ -355,13 +358,50 @@ def test_a_wide_table_is_printed_in_parts_and_what_the_paper_has_alone_apart(dra
     )
 
 
+def test_the_best_is_bold_where_noise_leaves_it_first(tmp_path):
+    """Of each group: the published one, and ours if no other place is open to it."""
+    cells = column(True, [2.17, 2.44, 2.23, 2.18], [3.50, 4.00, 3.60, 3.4999])
+    clear = column(False, [30.0, 20.0, 40.0, 10.0], [50.0, 60.0, 70.0, 10.0])
+    columns = [Values(name, "", "", "pocket", of, 2) for name, of in (("loss", cells), ("score", clear))]
+    table = Table([Texts("run", ["union", "none", "5 %", "50 %"]), *columns], [])
+    (part,) = table.parts("pocket")
+    assert [part.rows[row][k] for row, k in sorted(part.best)] == ["2.17", "40.00", clear[2].reproduced.text]
+    assert Part.model_validate(json.loads(part.model_dump_json())) == part
+    write_markdown([part], tmp_path / "t.md", "T", "c")
+    assert [*re.findall(r"\*\*(.*?)\*\*", (tmp_path / "t.md").read_text())][1:] == [
+        "2.17",
+        "40.00",
+        part.rows[2][-2],
+    ]
+    write_tex([part], tmp_path / "t.tex", "T", "c", "tab:t")
+    assert r"\textbf{2.17}" in (tmp_path / "t.tex").read_text()
+    assert any(note.startswith("Bold") for note in table.caption("a paper"))
+    assert not any(note.startswith("Bold") for note in Table(columns[:0], []).caption("a paper"))
+
+
+def test_the_columns_of_a_narrow_page_stand_below_each_other(drawn, pocket):
+    """At 8 points; the first says what the rows are, by whose numbers the others begin."""
+    view = pocket().view("ibrahim2024/table_05")
+    table = view.exhibit.table(view)
+    whole, narrow = table.parts("pocket"), table.parts("pocket", PAGE)
+    assert len(narrow) > len(whole) and narrow[0].heads[:3] == ("", "Model size", "Training tokens")
+    numbers = [str(row + 1) for row in range(len(whole[0].rows))]
+    assert all([row[0] for row in part.rows] == numbers for part in narrow)
+    of_whole = [
+        head for part in whole for head in part.heads if head not in ("Model size", "Training tokens")
+    ]
+    assert [head for part in narrow for head in part.heads[1:]][2:] == of_whole
+    text = drawn("ibrahim2024/table_05")["tex"].read_text(encoding="utf-8")
+    assert r"\footnotesize" in text and not re.search("sideways|resizebox|tiny|scriptsize", text)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_the_tables_compile(drawn, pocket, tmp_path):
     tables = ["/".join(key) for key, one in pocket().catalogue.exhibits.items() if one.makes == "table"]
     paths = [drawn(exhibit)["tex"] for exhibit in tables]
     packages = r"\usepackage[T1]{fontenc}\usepackage[margin=2cm]{geometry}"
-    packages += r"\usepackage{booktabs,array,graphicx,rotating}"
+    packages += r"\usepackage{booktabs,array}"
     pages = "".join(rf"\input{{{path.relative_to(tmp_path)}}}\clearpage" for path in paths)
     text = rf"\documentclass[10pt,a4paper]{{article}}{packages}\begin{{document}}{pages}\end{{document}}"
     (tmp_path / "all.tex").write_text(text, encoding="utf-8")
