@@ -333,7 +333,10 @@ class _Axes:
     def title(self, title: str) -> str:
         corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
         paper, run = base.declaration(self.view.study, self.panel.curves[0].runs[0])
-        return f"{PUBLISHED}, {paper.models[run.model]}{corpus}"
+        # Names of narrow stages stand upright beside it.
+        stages = self.exhibit.published_stages(self.view, self.panel)
+        gap = ",\n" if any(stage.name and stage.is_narrow(self.panel) for stage in stages) else ", "
+        return f"{PUBLISHED}{gap}{paper.models[run.model]}{corpus}"
 
     def draw(self) -> None:
         self.axes.set(facecolor=style.TINT)
@@ -423,8 +426,8 @@ class _Ours(_Axes):
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
         super().__init__(axes, panel, exhibit, view)
         self.legend, self.x_label = legend, style.tokens_label(view)
-        #: (label, line) of curves that the limits leave no room for
-        self.apart: list[tuple[str, Line]] = []
+        #: (label, colour, line) of curves that the limits leave no room for
+        self.apart: list[tuple[str, str, Line]] = []
         self.nothing = not any(view.runs(name) for name in panel.runs)
         self.beside = exhibit.digitised and not view.full_size
         loss = style.LOSS.replace(" (", "\n(") if self.beside else style.LOSS
@@ -459,10 +462,13 @@ class _Ours(_Axes):
             return
         limits = (0, limits[1]) if panel.rates else self.draw_entropy_rate(limits)
         self.axes.set_ylim(*limits)
-        for label, (xs, ys) in self.apart:
+        for label, look, (xs, ys) in self.apart:
             late = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
             if min(late) > limits[1]:
-                self.legend.note(f"{label}: above the axes, ends at {ys[-1]:.2f}")
+                words, place = f"{label} ↑ {ys[-1]:.2f}", self.axes.transAxes
+                self.axes.text(
+                    0.98, 0.95, words, transform=place, ha="right", va="top", color=look, fontsize=7
+                )
 
     def draw_curve(self, index: int, curve: Curve, compared: list[Line]) -> None:
         """The mean over comparable seeds and a band over the same, or a note on what is missing."""
@@ -484,7 +490,7 @@ class _Ours(_Axes):
         if curve.fits:
             self.make_room(curve, lines)
         else:
-            self.apart.append((label, lines[0]))
+            self.apart.append((label, drawn["color"], lines[0]))
         xs = compared[0][0]
         values = [ys for other, ys in compared if len(other) == len(xs)]
         middle = np.mean(values, axis=0)

@@ -90,7 +90,7 @@ class Plane(FigureKind):
         edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
         colours = {"c": tokens, "cmap": TOKENS_MAP, "vmin": 0, "vmax": self.until}
         scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
-        axes.plot(xs[0], ys[0], **BEGUN, linestyle="none", zorder=5)
+        axes.plot(xs[0], ys[0], **BEGUN, linestyle="none", zorder=1.5)
         warm = warmup_end(runs[0].run)
         after = next((k for k, t in enumerate(tokens) if t >= warm), None)
         if warm and after is not None:

@@ -187,7 +187,9 @@ def test_boundaries_stand_where_stages_begin_and_name_their_domains(pocket, figu
 
 def test_a_curve_that_nothing_makes_room_for_is_told(pocket, figure_of):
     made = figure_of(pocket().view("ibrahim2024/figure_06"))
-    assert any(text.startswith("(d) Pile: above the axes, ends at ") for text in legend(made))
+    (note,) = [text.get_text() for text in made.axes[6].texts if "↑" in text.get_text()]
+    (run,) = pocket().view("ibrahim2024/figure_06").runs("405m/pile")[:1]
+    assert note == f"Pile ↑ {run.curve('german')[-1][1]:.2f}"
 
 
 @pytest.mark.parametrize("inside", [True, False])
