@@ -261,9 +261,14 @@ class Clip(Callback):
 
     def __init__(self, excess: float):
         self.excess = excess
+        #: as the model lists them, which walks all its modules
+        self.parameters: list[torch.nn.Parameter] = []
+
+    def fit_start(self, state, logger) -> None:
+        self.parameters = list(state.model.parameters())
 
     def after_train_batch(self, state, logger) -> None:
-        clip(state.model.parameters(), state.timestamp.batch.value, self.excess)
+        clip(self.parameters, state.timestamp.batch.value, self.excess)
 
 
 class Measure(Callback):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -36,12 +34,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip(parameters: Iterable[torch.nn.Parameter], iteration: int, excess: float = 1.0) -> None:
+def clip(parameters: list[torch.nn.Parameter], iteration: int, excess: float = 1.0) -> None:
     """Clips the global gradient norm to `CLIP`; one that is not finite is `NotFinite`, and no weight's.
 
     `excess`: what gradients are divided by first (see `execution.gradient_excess`).
     """
-    parameters = list(parameters)
     if excess != 1:
         for parameter in parameters:
             parameter.grad.div_(excess)
