@@ -36,8 +36,6 @@ from cpt_repro.report.receipts import Readable, Reader, anchor
 if TYPE_CHECKING:
     import jinja2
 
-#: What the page can do beside being read.
-SCRIPT = Path(__file__).with_name("page.js")
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
 #: Colours that a figure has on the page.
@@ -324,7 +322,7 @@ class Page:
             charts=charts.charts,
             library=packed(library()) if charts.charts else "",
             curves=packed(charts.text()) if charts.charts else "",
-            script=markup(SCRIPT.read_text(encoding="utf-8")),
+            script=own_script(),
             anchors=anchors,
             merges=merges,
             link=self.link,
@@ -353,10 +351,11 @@ class Page:
         )
 
 
-def markup(text: str) -> Any:
-    """A text of our own that is no text to be shown."""
+def own_script() -> Any:
+    """What the page can do beside being read, as no text to be shown."""
     from markupsafe import Markup
 
+    text = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return Markup(text)  # noqa: S704  a file of this room
 
 

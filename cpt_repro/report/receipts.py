@@ -126,13 +126,6 @@ class Reader:
         if run.id in self.models:
             evaluation = self._evaluation(run.id)
             values |= self._scores(run.id)
-        if receipt:
-            measured = receipt.measured
-            values["seconds"], values["tokens/s"] = (
-                f"{measured.seconds:,.0f}",
-                f"{measured.tokens_per_second:,.0f}",
-            )
-            values["commit"] = (measured.commit or "–")[:10]
         record = Record(path, self.records.digest(path)) if receipt else None
         return Seed(run.seed, self.state(run), record, evaluation, values)
 

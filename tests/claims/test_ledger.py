@@ -116,10 +116,10 @@ def test_one_claim_is_selected(committed):
 @pytest.mark.parametrize("details", [False, True])
 def test_it_is_printed(committed, monkeypatch, capsys, details):
     monkeypatch.setenv("COLUMNS", "200")
-    ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/8"), details)
+    ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/7"), details)
     text = capsys.readouterr().out
-    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "maximum rate 1.5e-4" in text
-    assert ("At the upper end only" in text) == details
+    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "weak shift" in text
+    assert ("Rates, which was tested" in text) == details
 
 
 # -- other records

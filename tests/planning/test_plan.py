@@ -111,7 +111,7 @@ def test_earlier_upstream_checkpoints(plan_of, scale, iterations):
     upstream, *_ = plan.find("gupta2023", "410m/pile")
     assert plan.kept(upstream.identity) == dict.fromkeys(iterations, False)
     for published, expected in zip((10000, 27000), iterations, strict=False):
-        (child,) = plan.find("gupta2023", f"410m/pile@{published}--sp/warmup-0.01")
+        child, *_ = plan.find("gupta2023", f"410m/pile@{published}--sp/warmup-0.01")
         assert child.parent_iteration == expected
 
 

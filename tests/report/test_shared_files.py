@@ -309,7 +309,9 @@ def test_hostile_text_is_text_at_every_border(cpt, hostile):
         if files[path] == ".html":
             page = Parsed(text)
             assert page.text.count("<script>x</script>") > 20 and page.opened == []
-            assert "script" not in dict(page.tags)
+            # Those that hold data and the page's own, none from what is shared.
+            scripts = [attrs.get("id") for tag, attrs in page.tags if tag == "script"]
+            assert scripts in (["library", "curves", None], [None])
             assert all(tag[1]["src"].startswith("data:") for tag in page.tags if tag[0] == "img")
         if files[path] == ".md":
             tokens = [one for token in reader.parse(text) for one in (token, *(token.children or ()))]
