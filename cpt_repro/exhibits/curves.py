@@ -425,7 +425,7 @@ class _Ours(_Axes):
 
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
         super().__init__(axes, panel, exhibit, view)
-        self.legend, self.x_label = legend, style.tokens_label(view)
+        self.legend, self.x_label = legend, style.tokens_label(view.scale)
         #: (label, colour, line) of curves that the limits leave no room for
         self.apart: list[tuple[str, str, Line]] = []
         self.nothing = not any(view.runs(name) for name in panel.runs)
@@ -462,13 +462,11 @@ class _Ours(_Axes):
             return
         limits = (0, limits[1]) if panel.rates else self.draw_entropy_rate(limits)
         self.axes.set_ylim(*limits)
-        for label, look, (xs, ys) in self.apart:
+        for label, colour, (xs, ys) in self.apart:
             late = [y for x, y in zip(xs, ys, strict=True) if x >= panel.xlim[0] + 0.5 * (xs[-1] - xs[0])]
             if min(late) > limits[1]:
-                words, place = f"{label} ↑ {ys[-1]:.2f}", self.axes.transAxes
-                self.axes.text(
-                    0.98, 0.95, words, transform=place, ha="right", va="top", color=look, fontsize=7
-                )
+                text = self.axes.text(0.98, 0.95, f"{label} ↑ {ys[-1]:.2f}", transform=self.axes.transAxes)
+                text.set(ha="right", va="top", color=colour, fontsize=7)
 
     def draw_curve(self, index: int, curve: Curve, compared: list[Line]) -> None:
         """The mean over comparable seeds and a band over the same, or a note on what is missing."""

@@ -65,7 +65,7 @@ class Plane(FigureKind):
             axes.set_xticks([])
         else:
             bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
-            bar.set_label(style.tokens_label(view).replace("; ", ";\n"))
+            bar.set_label(style.tokens_label(view.scale).replace("; ", ";\n"))
             bar.outline.set_linewidth(0.5)
             legend.add("before the first update", reference=True, **BEGUN, linestyle="none")
             legend.add("end of the warm-up", reference=True, **WARMED_UP, linestyle="none")

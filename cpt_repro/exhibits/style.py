@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpt_repro.declarations.scale import Scale
 from cpt_repro.errors import plain
-from cpt_repro.exhibits.base import Style, View
+from cpt_repro.exhibits.base import Style
 from cpt_repro.files import whole_file
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ def figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure
     return made, list(axes.flat)
 
 
-def tokens_label(view: View) -> str:
+def tokens_label(scale: Scale) -> str:
     """Label of an axis of tokens."""
-    here = f"tokens (B of the paper; 1 B = {view.scale.tokens_per_billion:,.0f} tokens here)"
-    return "tokens (B)" if view.full_size else here
+    here = f"tokens (B of the paper; 1 B = {scale.tokens_per_billion:,.0f} tokens here)"
+    return "tokens (B)" if scale.full_size else here
 
 
 def empty(axes: Axes, words: str) -> None:

@@ -50,19 +50,18 @@ class Charts:
         self._arrays: dict[tuple[float | None, ...], int] = {}
         self.charts: dict[str, list[dict[str, Any]]] = {}
 
-    def add_figure(self, place: str, paper: str, key: str) -> bool:
-        """A figure's losses; False where it shows none."""
+    def add_figure(self, place: str, paper: str, key: str) -> None:
+        """A figure's losses, if it shows any."""
         exhibit = self.catalogue.find(paper, key)
         if not isinstance(exhibit, Curves):
-            return False
+            return
         view = View(self.catalogue, self.records, paper, key)
         panels = [self._panel(exhibit, view, panel) for panel in exhibit.panels if not panel.rates]
         if panels := [panel for panel in panels if panel["curves"]]:
             self.charts[place] = panels
-        return bool(panels)
 
-    def add_run(self, place: str, runs: Iterable[PlannedRun]) -> bool:
-        """A run's losses on every corpus; False where there are none."""
+    def add_run(self, place: str, runs: Iterable[PlannedRun]) -> None:
+        """A run's losses on every corpus, if it has left any."""
         receipts = ((run, self.records.receipt(run)) for run in runs)
         seeds = [Trained(self.records, run, receipt) for run, receipt in receipts if receipt]
         curves = []
@@ -74,7 +73,6 @@ class Charts:
                 curves.append(self._curve(corpus, {"colour": style.COLOURS[hue], "dash": ""}, lines))
         if curves:
             self.charts[place] = [{"title": "validation losses", "base": None, "curves": curves}]
-        return bool(curves)
 
     def text(self) -> str:
         """All of it as JSON."""

@@ -26,6 +26,7 @@ from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
 from cpt_repro.exhibits.draw import Drawn
+from cpt_repro.exhibits.style import tokens_label
 from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
@@ -295,13 +296,6 @@ class Page:
             charts.add_run(node.readable.anchor, self.plan.find(node.run.paper, node.run.name))
         return charts
 
-    @property
-    def unit(self) -> str:
-        """Label of the axis of tokens."""
-        if self.plan.scale.full_size:
-            return "tokens (B)"
-        return f"tokens (B of the paper; 1 B = {self.plan.scale.tokens_per_billion:,.0f} tokens here)"
-
     def render(self) -> str:
         """The page as text: the same files and records give the same text."""
         plan = self.plan
@@ -314,19 +308,18 @@ class Page:
         trees = {name: self.tree(name) for name in papers}
         merges = {name: self.reader.merges(name) for name in papers}
         nodes = [node for roots in trees.values() for root in roots for node in root.every()]
-        anchors = {node.readable.anchor for node in nodes} | {
-            one.anchor for of in merges.values() for one in of
-        }
+        readable = [*(node.readable for node in nodes), *(one for of in merges.values() for one in of)]
         charts = self.charts(drawn, nodes)
         return page.render(
             charts=charts.charts,
             library=packed(library()) if charts.charts else "",
             curves=packed(charts.text()) if charts.charts else "",
             script=own_script(),
-            anchors=anchors,
+            anchors={one.anchor for one in readable},
             merges=merges,
             link=self.link,
-            unit=self.unit,
+            anchor=anchor,
+            unit=tokens_label(plan.scale),
             runs_of=Counter(run.paper for run in plan.runs.values()),
             plan=plan,
             scale=plan.scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,12 @@ class Readable:
     """A run or merge with its seeds."""
 
     name: str
+    #: what its seeds left: Receipts, or of a merge Evaluations
+    left: str
     #: (what, in words)
     settings: tuple[tuple[str, str], ...]
-    #: anchor and name of what it starts from, or of what is merged
-    origins: tuple[tuple[str, str], ...]
+    #: names of what it starts from, or of what is merged
+    origins: tuple[str, ...]
     seeds: tuple[Seed, ...]
     command: str
 
@@ -79,16 +82,13 @@ class Reader:
     def of_run(self, runs: list[PlannedRun]) -> Readable:
         """A run, from its seeds."""
         first = runs[0]
-        parent = self.plan.runs[first.parent] if first.parent else None
-        origins = (
-            ((anchor(f"{parent.paper}/{parent.name}"), f"{parent.paper}/{parent.name}"),) if parent else ()
-        )
         return Readable(
-            name=f"{first.paper}/{first.name}",
+            name=_name(first),
+            left="Receipts",
             settings=tuple(_settings(self.plan, first)),
-            origins=origins,
+            origins=(_name(self.plan.runs[first.parent]),) if first.parent else (),
             seeds=tuple(self._seed(run) for run in runs),
-            command=f"cpt-repro train {first.id.rsplit('/', 1)[0]}/ --scale {self.plan.scale.name}",
+            command=f"cpt-repro train {_name(first)}/ --scale {self.plan.scale.name}",
         )
 
     def merges(self, paper: str) -> list[Readable]:
@@ -101,7 +101,6 @@ class Reader:
         return [self._merge(name, models) for name, models in seeds.items()]
 
     def _merge(self, name: str, models: list[PlannedModel]) -> Readable:
-        merged = dict.fromkeys(f"{run.paper}/{run.name}" for run, _ in models[0].weights)
         seeds = []
         for model in models:
             seed, evaluation = int(model.id.rsplit("-", 1)[1]), self._evaluation(model.id)
@@ -109,8 +108,9 @@ class Reader:
             seeds.append(Seed(seed, state, None, evaluation, self._scores(model.id)))
         return Readable(
             name=name,
+            left="Evaluations",
             settings=(("method", f"TIES, density {models[0].density:g}"),),
-            origins=tuple((anchor(run), run) for run in merged),
+            origins=tuple(dict.fromkeys(_name(run) for run, _ in models[0].weights)),
             seeds=tuple(seeds),
             command=f"cpt-repro evaluate {name}/ --scale {self.plan.scale.name}",
         )
@@ -141,6 +141,10 @@ class Reader:
         return {f"{name} suite": f"{100 * suite.average:.1f} %" for name, suite in suites.items()}
 
 
+def _name(run: PlannedRun) -> str:
+    return f"{run.paper}/{run.name}"
+
+
 def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
     training, scale = run.training, plan.scale
     size = training.model
@@ -149,10 +153,8 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
     yield "model", model if scale.full_size else f"{model}, for the paper's {run.model_name}"
     length = f"{training.tokens:,} ({run.billions:,.0f}B of the paper), in {training.iterations:,} iterations"
     yield "tokens", f"{length} of {training.batch_sequences} x {training.sequence_length}"
-    yield (
-        "text",
-        ", ".join(f"{percent:.3g} % {corpus}" for corpus, percent in _shares(training.mixture).items()),
-    )
+    shares = _shares(training.mixture).items()
+    yield "text", ", ".join(f"{100 * share:.3g} % {corpus}" for corpus, share in shares)
     yield "schedule", ", ".join([training.schedule.kind, *_fields(training.schedule)])
     if run.keep:
         yield "kept from its start", ", ".join(run.keep)
@@ -165,20 +167,19 @@ def _fields(schedule: Any) -> Iterator[str]:
             yield f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _shares(mixture: Mixture, whole: float = 100.0) -> dict[str, float]:
-    """Percent of the tokens by corpus, and domain where a corpus gives that one alone."""
-    shares: dict[str, float] = {}
-    domains: dict[str, set[str]] = {}
+def _shares(mixture: Mixture) -> dict[str, float]:
+    """Shares of the tokens by corpus, with the domain where a corpus gives that one alone."""
+    shares: Counter[str] = Counter()
+    domains: defaultdict[str, set[str]] = defaultdict(set)
 
-    def add(parts: Mixture, of: float) -> None:
+    def add(parts: Mixture, whole: float) -> None:
         for part in parts:
+            add(part.parts, whole * part.share)
             if part.stream:
-                shares[part.stream.corpus] = shares.get(part.stream.corpus, 0.0) + of * part.share
-                domains.setdefault(part.stream.corpus, set()).add(part.stream.domain)
-            else:
-                add(part.parts, of * part.share)
+                shares[part.stream.corpus] += whole * part.share
+                domains[part.stream.corpus].add(part.stream.domain)
 
-    add(mixture, whole)
+    add(mixture, 1.0)
     return {
         f"{corpus} ({', '.join(domains[corpus])})" if len(domains[corpus]) == 1 else corpus: share
         for corpus, share in shares.items()

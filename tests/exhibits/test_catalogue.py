@@ -70,8 +70,7 @@ def test_curves_of_a_panel_can_be_told_apart(pocket, paper):
             assert all(len(looks) == 1 for looks in chains), key  # one look along a chain
             looks = [looks.pop() for looks in chains]
             labels = [curve.label or look.label for curve, look in zip(panel.curves, looks, strict=True)]
-            # A hue may be that of a size, the dash that of a share of replay; in grey dash and marker tell.
-            assert len(set(labels)) == len({(look.colour, look.dash) for look in looks}) == len(looks), key
+            assert len(set(labels)) == len({look.colour for look in looks}) == len(looks), key
             assert len({(look.dash, look.marker) for look in looks}) == len(looks), key
             if reference := getattr(panel, "reference", None):
                 assert declared.style(reference.run).colour not in {look.colour for look in looks}, key

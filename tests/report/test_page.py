@@ -267,7 +267,7 @@ def test_a_third_paper_stands_on_the_page_as_a_root_of_its_own(third_project, re
     assert "A made-up third paper" in page.render()
 
 
-def test_every_run_has_its_receipts_to_be_read(made, page, repository):
+def test_every_run_has_its_receipts_to_be_read(made, page):
     """What an exhibit is drawn from leads to a run's place, which has settings, values and files."""
     anchors = {attrs["id"] for _, attrs in page.tags if attrs.get("id", "").startswith("run-")}
     names = {f"{run.paper}/{run.name}" for run in made.plan.runs.values()}
@@ -308,9 +308,10 @@ def test_curves_to_be_explored_are_those_of_the_records(made, page):
             assert data["arrays"][ys] == [round(loss, 4) for _, loss in there]
             assert data["arrays"][xs] == [round(run.position(iteration), 4) for iteration, _ in there]
     charts, exhibit = Charts(made.catalogue, made.records), made.catalogue.find("ibrahim2024", "figure_05")
-    assert charts.add_figure("here", "ibrahim2024", "figure_05")
-    assert not charts.add_figure("there", "ibrahim2024", "figure_02")  # rates alone
-    panels = charts.charts["here"]
+    for key in ("figure_05", "figure_02", "table_02"):  # a diagram and a table have no curves
+        charts.add_figure(key, "ibrahim2024", key)
+    assert list(charts.charts) == ["figure_05"]
+    panels = charts.charts["figure_05"]
     assert [len(one["curves"]) for one in panels] == [len(one.curves) for one in exhibit.panels]
     assert all(one["base"]["label"] == "final loss of the union" for one in panels)
 
