@@ -249,7 +249,8 @@ class Measured:
     def quotient(self, pool: Iterable[Reading], of: Quantity, over: Quantity) -> Effect | None:
         """One quantity over another with its noise; None where the latter is not clearly above zero."""
         (above, _), (below, _) = linear([(1, of)]), linear([(1, over)])
-        return quotient(above, below, self._read(pool, {**above, **below}))
+        read = self._read(pool, {**above, **below})
+        return quotient(above, below, read) if combined(below, read).sign > 0 else None
 
     def _read(self, pool: Iterable[Reading], readings: Iterable[Reading]) -> dict[Reading | None, Samples]:
         """Readings by the seeds common to `pool`; beside a point of a curve all are of its sequences."""

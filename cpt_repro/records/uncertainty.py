@@ -125,17 +125,17 @@ def quotient(
 ) -> Effect | None:
     """One weighted sum over another, with its noise (delta method), over the seeds that all in `read` have.
 
-    None where they have none in common, or where the sum below is not clearly above zero.
+    None where they have none in common, or where the sum below is not clear of its noise.
     """
     if not set.intersection(*(set(samples) for samples in read.values())):
         return None
     whole = combined(below, read)
-    if whole.sign <= 0:
+    if not whole.sign:
         return None
     value = combined(above, read).value / whole.value
     rest = {key: above.get(key, 0.0) - value * below.get(key, 0.0) for key in {**above, **below}}
     noise = combined(rest, read)
-    return Effect(value=value, noise=noise.noise / whole.value, by=noise.by)
+    return Effect(value=value, noise=abs(noise.noise / whole.value), by=noise.by)
 
 
 def _document_error(

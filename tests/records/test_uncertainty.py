@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_repro.records.receipts import Evaluation, Score, SuiteScores
-from cpt_repro.records.uncertainty import combined, difference, scores
+from cpt_repro.records.uncertainty import Sample, combined, difference, quotient, scores
 
 NORMAL = 1.96
 
@@ -47,6 +47,16 @@ def test_models_that_fail_on_the_same_documents_are_compared_document_by_documen
     alone = [NORMAL * sample[0].documents for sample in (first, unknown)]
     assert difference(first, unknown).noise == pytest.approx(math.hypot(*alone))
     assert combined({"it": 1}, {"it": first}).noise == pytest.approx(alone[0])
+
+
+def test_a_share_of_a_fall_is_what_the_same_share_of_a_rise_is():
+    """Tables tell losses on new data as shares of a distance that is negative; its size must be clear."""
+    read = {"none": [0.0, 0.0, 0.0], "some": [0.5, 0.6, 0.7], "all": [1.0, 1.01, 0.99]}
+    read = {name: dict(enumerate(Sample(value) for value in values)) for name, values in read.items()}
+    rise = quotient({"some": 1.0, "none": -1.0}, {"all": 1.0, "none": -1.0}, read)
+    fall = quotient({"none": 1.0, "some": -1.0}, {"none": 1.0, "all": -1.0}, read)
+    assert (fall.value, fall.noise) == pytest.approx((rise.value, rise.noise)) and rise.noise > 0
+    assert quotient({"some": 1.0}, {"all": 1.0, "some": -1.66}, read) is None  # 0 within its noise
 
 
 def test_the_average_of_a_suite_has_the_noise_of_its_tasks():
