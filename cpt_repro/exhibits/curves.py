@@ -68,7 +68,7 @@ class Panel(Strict):
     ylim: Range | None = None
     #: first part of the x-range that the y-limits may cut off
     settle: float = Field(default=0.05, ge=0, le=1)
-    #: the transient is the subject: nothing is cut off
+    #: the transient is the subject: effects are not told from a start that the paper's axes may cut off
     spike: bool = False
     warmup_ends: bool = False
     boundaries: bool = False
@@ -364,10 +364,7 @@ class _Axes:
 
     @property
     def base(self) -> float | None:
-        """The loss that effects are measured from: the line of reference, else where all curves start.
-
-        Where a spike is the subject the start may be cut off by the paper's axes.
-        """
+        """The loss that effects are measured from: the line of reference, else where all curves start."""
         if self.panel.reference:
             return self.levels[-1] if self.levels else None
         if self.panel.spike:
@@ -405,7 +402,7 @@ class _Axes:
         mixed = len({scratch for scratch, _ in self.lines}) > 1
         shown, settled = [], list(self.levels)
         for scratch, line in self.lines:
-            settle = 0 if panel.spike else max(panel.settle, 0.4) if mixed and scratch else panel.settle
+            settle = max(panel.settle, 0.4) if mixed and scratch else panel.settle
             points = [(x, y) for x, y in zip(*line, strict=True) if x <= right and y == y]
             shown += [y for _, y in points]
             settled += [y for x, y in points if x >= left + settle * (right - left)]

@@ -157,7 +157,7 @@ def test_limits_cut_a_transient_and_keep_what_lies_low():
     spiked = [9.0, *flat[1:]]
     low, high = axes_of(panel, [(False, spiked)]).limits()
     assert high < 3.2 and low < flat[-1]
-    assert axes_of(panel.model_copy(update={"spike": True}), [(False, spiked)]).limits()[1] > 9
+    assert axes_of(panel.model_copy(update={"settle": 0}), [(False, spiked)]).limits()[1] > 9
     # What begins low, as the loss before forgetting, is always inside, and so is a level.
     assert axes_of(panel, [(False, [2.0, *flat[1:]])]).limits()[0] < 2.0
     assert axes_of(panel, [(False, flat)], [2.5]).limits()[0] < 2.5
