@@ -494,6 +494,17 @@ def bench_job(scale: Scale = "smoke", rounds: Rounds = 1, append: Append = None)
     _say_rows([job.bench_job(work.project, scale, f"{paper}/{figure}", rounds, _say)], append)
 
 
+@bench.command("grid")
+def bench_grid(
+    runs: _option(int, "Runs of the study.", min=1) = 10_000, rounds: Rounds = 3, append: Append = None
+) -> None:
+    """Seconds and memory of `plan` and of the workflow's graph for a study of many runs: a JSON row."""
+    from cpt_repro.bench import grid
+    from cpt_repro.project import Project
+
+    _say_rows([grid.bench_grid(Project.at(), runs, rounds, _say)], append)
+
+
 @bench.command("table")
 def bench_table(
     into: _option(

@@ -1,11 +1,12 @@
 """What is measured of speed: rows that `cpt-repro plan` reads, with ratios taken in one run."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from third_study import put_third_study
+from third_study import REPOSITORY, put_third_study
 
 from cpt_repro import cli
 from cpt_repro.bench.rows import in_turns
@@ -136,6 +137,7 @@ def test_exhibits_from_records_and_their_verification(third_project):
 
 def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch):
     from cpt_repro.bench import job
+    from cpt_repro.bench.starting import Spent
 
     calls = []
 
@@ -145,7 +147,7 @@ def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch)
         calls.append((command[2:], figure.exists()))
         figure.parent.mkdir(parents=True, exist_ok=True)
         figure.write_text("")
-        return 2.0, 1.0
+        return Spent(2.0, 1.0, 0.1)
 
     monkeypatch.setattr(job, "timed", made)
     (third_project.root / "Snakefile").touch()
@@ -155,6 +157,18 @@ def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch)
     assert calls == [(whole, False), (whole, True), (whole, False)] * 2
     assert row["again_seconds"] == row["one_figure_seconds"] == [2.0] * 3 and row["rounds"] == 2
     assert row["whole_core_seconds"][0] >= 0 and job.busy() > 0
+
+
+def test_a_grid_of_runs_is_planned_and_its_graph_made(third_project):
+    from cpt_repro.bench.grid import bench_grid
+
+    shutil.copy(REPOSITORY / "Snakefile", third_project.root)
+    shutil.copytree(REPOSITORY / "profiles", third_project.root / "profiles", dirs_exist_ok=True)
+    row = bench_grid(third_project, runs=150, rounds=1, say=lambda _: None)
+    assert row["runs"] == 150
+    assert row["plan_seconds"][0] > 0 < row["graph_seconds"][0] and 0.01 < row["graph_gib"][0] < 10
+    with pytest.raises(UserError, match="300000 combinations are too many"):
+        bench_grid(third_project, runs=300_000, rounds=1, say=lambda _: None)
 
 
 def test_the_latest_rows_are_a_table(repository):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_repro.bench.rows import in_turns, least_to_most, measured_here
-from cpt_repro.bench.starting import timed
+from cpt_repro.bench.starting import Spent, timed
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.processes import cores
@@ -46,7 +46,7 @@ def bench_exhibits(
         for line in _table(one_by_one):
             say(line)
 
-        def run(*command: str) -> tuple[float, float]:
+        def run(*command: str) -> Spent:
             return timed([sys.executable, *command], plan.project.root)
 
         verify = ("-m", "cpt_repro.cli", "verify", "--scale", plan.scale.name)
@@ -56,8 +56,8 @@ def bench_exhibits(
     row = measured_here("exhibits", plan.scale.name, rounds)
     row |= {"exhibits": len(catalogue.exhibits), "processes": cores(), "load": os.getloadavg()[0]}
     for arm, of in measured.items():
-        row[f"{arm}_seconds"] = least_to_most([wall for wall, _ in of], 2)
-        row[f"{arm}_cpu_seconds"] = least_to_most([cpu for _, cpu in of], 2)
+        row[f"{arm}_seconds"] = least_to_most([one.seconds for one in of], 2)
+        row[f"{arm}_cpu_seconds"] = least_to_most([one.cpu_seconds for one in of], 2)
     return row | {"each_cpu_seconds": {made.what: round(made.cpu_seconds, 3) for made in one_by_one}}
 
 

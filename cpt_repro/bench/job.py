@@ -32,6 +32,13 @@ def busy() -> float:
     return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
+def put_project(project: Project, folder: Path) -> None:
+    """Copies what a checkout needs for a job, and no results, to `folder`."""
+    for part in PARTS:
+        copy = shutil.copytree if (project.root / part).is_dir() else shutil.copy
+        copy(project.root / part, folder / part)
+
+
 def bench_job(
     project: Project, scale: str, figure: str, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -46,16 +53,14 @@ def bench_job(
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            for part in PARTS:
-                copy = shutil.copytree if (project.root / part).is_dir() else shutil.copy
-                copy(project.root / part, folder / part)
+            put_project(project, folder)
             before, began = busy(), time.perf_counter()
             timed(command, folder)
             seconds["whole"].append(time.perf_counter() - began)
             worked.append(busy() - before)
-            seconds["again"].append(timed(command, folder)[0])
+            seconds["again"].append(timed(command, folder).seconds)
             (folder / "figures" / scale / f"{figure}.png").unlink()
-            seconds["one_figure"].append(timed(command, folder)[0])
+            seconds["one_figure"].append(timed(command, folder).seconds)
         say(f"[{number + 1}/{rounds}] {seconds['whole'][-1]:.0f} s, {worked[-1] / 60:.1f} core-minutes")
     row = measured_here("job", scale, rounds) | {"processes": cores(), "load": os.getloadavg()[0]}
     row |= {f"{name}_seconds": least_to_most(of, 1) for name, of in seconds.items()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cpt_repro.bench.rows import in_turns, least_to_most, measured_here
 from cpt_repro.errors import UserError
@@ -20,15 +20,29 @@ from cpt_repro.workflow.warm import imports_of
 JOBS = ("corpus", "suites", "train", "measure", "evaluate", "draw", "claims", "report")
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    """(seconds by the clock, seconds of CPU) of a process and its children; a failure is a `UserError`."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    told = subprocess.run(command, cwd=folder, capture_output=True, text=True)  # noqa: S603  our own commands
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if told.returncode:
-        what = f"it ended with status {told.returncode}: {told.stderr.strip()[-300:]}"
-        raise UserError(what, where=" ".join(command), do="Run it by itself.")
-    return wall, sum(getattr(after, of) - getattr(before, of) for of in ("ru_utime", "ru_stime"))
+class Spent(NamedTuple):
+    """What a process took, its children included."""
+
+    seconds: float
+    cpu_seconds: float
+    #: resident memory of the largest process at its most
+    gib: float
+
+
+def timed(command: list[str], folder: Path) -> Spent:
+    """Runs a command; its failure is a `UserError`."""
+    with tempfile.TemporaryFile() as told:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=told)  # noqa: S603  our own commands
+        _, status, used = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            told.seek(0)
+            words = told.read().decode(errors="replace").strip()[-300:]
+            what = f"it ended with status {process.returncode}: {words}"
+            raise UserError(what, where=" ".join(command), do="Run it by itself.")
+    kibibyte = 1 if sys.platform == "darwin" else 1024  # in which memory is counted
+    return Spent(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * kibibyte / 2**30)
 
 
 def bench_imports(root: Path, scale: str, rounds: int) -> dict[str, Any]:
@@ -44,9 +58,12 @@ def bench_imports(root: Path, scale: str, rounds: int) -> dict[str, Any]:
         commands[name] = ["-c", f"import {modules}"]
     arms = {name: partial(timed, [sys.executable, *command], root) for name, command in commands.items()}
     measured = in_turns(arms, rounds)
-    seconds = {name: least_to_most([wall for wall, _ in of], 3) for name, of in measured.items()}
-    cpu = {name: least_to_most([cpu for _, cpu in of], 3) for name, of in measured.items()}
-    nothing = statistics.median(cpu for _, cpu in measured["pass"])
-    ratio = {name: round(statistics.median(c for _, c in of) / nothing, 1) for name, of in measured.items()}
+    seconds = {name: least_to_most([one.seconds for one in of], 3) for name, of in measured.items()}
+    cpu = {name: least_to_most([one.cpu_seconds for one in of], 3) for name, of in measured.items()}
+    nothing = statistics.median(one.cpu_seconds for one in measured["pass"])
+    ratio = {
+        name: round(statistics.median(one.cpu_seconds for one in of) / nothing, 1)
+        for name, of in measured.items()
+    }
     about = {"seconds": seconds, "cpu_seconds": cpu, "ratio_to_pass": ratio, "load": os.getloadavg()[0]}
     return measured_here("imports", scale, rounds) | about

@@ -21,6 +21,10 @@ SECONDS = {
         "exhibits_seconds": "all exhibits, claims and report from receipts",
         "verify_seconds": "`verify`",
     },
+    "grid": {
+        "plan_seconds": "`plan` of a grid of runs",
+        "graph_seconds": "the workflow's graph of a grid of runs",
+    },
 }
 #: Ways of training that are compared.
 ARMS = {

@@ -62,14 +62,20 @@ def _table(
     return out
 
 
+#: Runs that are listed; whoever has more reads totals, or lets a program read.
+MOST_ROWS = 500
+
+
 def _runs(cost: Cost, unit: str) -> Table:
-    rows = []
-    for depth, name, seeds in _tree(cost.runs):
+    rows, tree = [], list(_tree(cost.runs))
+    for depth, name, seeds in tree[:MOST_ROWS]:
         part, done = Work.sum(seeds), sum(run.done for run in seeds)
         many = f" [dim]({len(seeds)} seeds)[/]" if len(seeds) > 1 else ""
         state = "yes" if done == len(seeds) else f"{done} of {len(seeds)}" if done else "no"
         numbers = _in(_TOKENS, part.tokens), f"{part.training_flops:.1e}", _number(part.device_hours)
         rows.append(("  " * depth + name + many, *numbers, state))
+    if len(tree) > MOST_ROWS:
+        rows.append((f"and {len(tree) - MOST_ROWS:,} more, which --json lists",))
     heads = "run", "tokens", "FLOP", f"{unit}-h", "done"
     return _table(f"{cost.scale}: runs, below what they start from", heads, rows)
 

@@ -162,22 +162,24 @@ class Workflow:
 
     def named(self, folder: str) -> str:
         """The id of the run or merge whose records lie, or are to lie, in a folder of the results."""
-        if folder in self.plan.runs and self._folder(self.plan.runs[folder]) == folder:
-            return folder
-        if folder in self._others:
-            return self._others[folder]
+        if name := self._names.get(folder):
+            return name
         if folder in self.plan.runs:
             path = self.records.receipt_path(self.plan.runs[folder])
             raise UserError(f"'{folder}' is the same training as that of {path}.", do="Ask for that file.")
         raise UserError(f"there is no run '{folder}' at this scale.", do="See `cpt-repro plan`.")
 
     @cached_property
-    def _others(self) -> dict[str, str]:
-        """Folders of models, and of runs whose receipts lie under another name."""
-        runs = {self._folder(run): run.id for run in self.plan.runs.values()}
-        paths = {model: self.records.evaluation_path(model).parent for model in self.models}
-        models = {str(path.relative_to(self.records.folder / "runs")): model for model, path in paths.items()}
-        return models | runs
+    def _names(self) -> dict[str, str]:
+        """Folder -> id of what is recorded there: of that very name, or of an equal training."""
+        paths = [(self.records.evaluation_path(model), model) for model in self.models]
+        paths += [(self.records.receipt_path(run), run.id) for run in self.plan.runs.values()]
+        names: dict[str, str] = {}
+        for path, name in paths:
+            folder = str(path.parent.relative_to(self.records.folder / "runs"))
+            if names.get(folder) != folder:
+                names[folder] = name
+        return names
 
     def _folder(self, run: PlannedRun) -> str:
         return str(self.records.receipt_path(run).parent.relative_to(self.records.folder / "runs"))

@@ -186,6 +186,14 @@ def test_exhibit_without_training(work, capsys):
     assert "nothing to train" in capsys.readouterr().out
 
 
+def test_of_very_many_runs_the_first_are_listed(work, capsys, monkeypatch):
+    cost = cost_of(work("paper"), "ibrahim2024/figure_10")
+    monkeypatch.setattr("cpt_repro.workflow.cost_table.MOST_ROWS", 4)
+    print_estimate(cost)
+    told = capsys.readouterr().out
+    assert "and 12 more, which --json lists" in told and "16 trainings" in told
+
+
 def leave(workflow, run, identity=None):
     """As much of a receipt as tells that its training is done."""
     path = workflow.records.place_of(run.id) / "receipt.json"
