@@ -54,10 +54,10 @@ class Removed(Strict):
 
 
 class Planned(Strict):
-    """What is known of a run from the plan: its parameters, or the tokens that each of them saw."""
+    """What the plan says of a run: its parameters, the tokens that each of them saw, its highest rate."""
 
     run: RunRef
-    what: Literal["parameters", "tokens per parameter"]
+    what: Literal["parameters", "tokens per parameter", "highest rate"]
 
     @property
     def runs(self) -> list[str]:
@@ -68,7 +68,11 @@ class Planned(Strict):
         planned = view.planned(self.run)
         if planned is None:
             return None
-        value = planned.training.parameters
+        training = planned.training
+        if self.what == "highest rate":
+            rate = max(value for name, value in training.schedule if name.startswith("eta_"))
+            return Measured(rate, f"{rate:g}", 0.0)
+        value = training.parameters
         if self.what == "tokens per parameter":
             value = view.plan.lineage_tokens(planned.id) / value
         return Measured(value, count(value), 0.0)
@@ -183,7 +187,7 @@ class Relation(FigureKind):
 
 
 def _logarithmic(axes: Axes) -> None:
-    """A logarithmic x-axis with plain numbers: 50, 200, 1k, 10M."""
+    """A logarithmic x-axis with plain numbers: 0.005, 50, 1k, 10M."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -191,5 +195,7 @@ def _logarithmic(axes: Axes) -> None:
     axes.xaxis.set_major_locator(
         LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,), numticks=8)
     )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(".0", "")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1 else count(value).replace(".0", ""))
+    )
     axes.xaxis.set_minor_formatter(NullFormatter())

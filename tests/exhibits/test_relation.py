@@ -39,6 +39,8 @@ def test_points_by_hand(view):
     assert planned("parameters").value == parameters
     tokens = sum(view.planned(names[run]).training.tokens for run in (OLD, WEAK))
     assert planned("tokens per parameter").value == pytest.approx(tokens / parameters)
+    factor = view.scale.models["405m"].eta_factor
+    assert planned("highest rate").value == pytest.approx(3e-4 * factor)
 
 
 def test_what_was_not_run_is_told_and_published_points_are_there(view):
