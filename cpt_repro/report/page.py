@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
 #: Colours that a figure has on the page.
-COLOURS = 64
+COLOURS = 40
 #: How a PNG begins, and the longest side and most bytes of one that is drawn here.
 PNG, MOST_PIXELS, MOST_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000, 10**8
 #: Ends of the axis of effects, as multiples of the published one.
