@@ -188,12 +188,15 @@ def test_the_latest_rows_are_a_table(repository):
         "date": "2030-01-01",
         "tokens_per_second": 7e4,
         "tokens_per_second_range": [6e4, 8e4],
+        "shares": {"forward": 0.404, "backward": 0.596},
     }
     lines = table([old, new, train, old | {"benchmark": "data"}, train | {"arm": "unknown"}])
     assert lines[2:] == [
         "| smoke: the same, work of the cores | 410 s (400 to 420) | 1 rounds, 2 cores of X, 2030-01-02 |",
         "| smoke: main job, whole | 210 s (200 to 220) | 1 rounds, 2 cores of X, 2030-01-02 |",
         "| pocket, 63,648 parameters: the same with our loss | 70,000 tokens/s (60,000 to 80,000) "
+        "| 3 rounds, ? cores of X, 2030-01-01 |",
+        "| pocket, 63,648 parameters: the same with our loss: a step | forward 40.4%, backward 59.6% "
         "| 3 rounds, ? cores of X, 2030-01-01 |",
     ]
     text = (repository.root / "docs" / "scales.md").read_text(encoding="utf-8")

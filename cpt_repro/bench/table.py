@@ -56,5 +56,10 @@ def table(rows: Iterable[dict[str, Any]]) -> list[str]:
             low, high = row["tokens_per_second_range"]
             text = f"{row['tokens_per_second']:,.0f} tokens/s ({low:,.0f} to {high:,.0f})"
             lines["train", row["scale"], row["arm"]] = f"| {what} | {text} | {where} |"
+            if shares := row.get("shares"):
+                text = ", ".join(f"{phase} {share:.1%}" for phase, share in shares.items())
+                lines["train", row["scale"], f"{row['arm']}, shares"] = (
+                    f"| {what}: a step | {text} | {where} |"
+                )
     heads = ["| what | median (least to most) | measured |", "| --- | --- | --- |"]
     return [*heads, *(lines[key] for key in sorted(lines))]
