@@ -1,6 +1,7 @@
 """Records are found by what they are, whatever they are called; what is missing is measured."""
 
 import json
+import re
 import shutil
 from statistics import fmean
 
@@ -85,7 +86,7 @@ def test_a_run_of_evidence(pocket):
 
 
 def test_a_run_that_the_scale_lacks_is_no_gap(pocket, third_project):
-    large = "10b: {layers: 3, width: 64, heads: 1, eta_factor: 20}"
+    (large,) = re.findall("10b: {.*}", (third_project.scales / "pocket.yaml").read_text())
     edit(third_project, "configs/scales/pocket.yaml", large, "10b: null")
     evidence = Evidence(pocket("ibrahim2024"), "ibrahim2024")
     assert evidence.runs("10b/pile") == [] and evidence.without
