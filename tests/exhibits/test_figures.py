@@ -115,7 +115,7 @@ def test_pieces_of_a_published_curve_are_not_joined(pocket, figure_of):
 
 
 def test_a_pair_is_the_last_common_point(pocket):
-    view = pocket(seeds=(0,)).view("ibrahim2024/figure_05")
+    view = pocket(seeds=(0,), more_seeds=None).view("ibrahim2024/figure_05")
     pairs = view.exhibit.pairs(view)
     assert len(pairs) == 28 and {pair.group for pair in pairs} == {"5a", "5b", "5c", "5d"}
     (one,) = view.runs("405m/pile--sp/replay-0")
@@ -195,9 +195,9 @@ def test_a_curve_that_nothing_makes_room_for_is_told(pocket, figure_of):
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_entropy_rate_of_a_language_is_a_line_or_a_note(pocket, figure_of, inside):
-    plain = figure_of(pocket(seeds=(0,)).view("ibrahim2024/figure_13"))
+    plain = figure_of(pocket(seeds=(0,), more_seeds=None).view("ibrahim2024/figure_13"))
     rate = sum(plain.axes[0].get_ylim()) / 2 if inside else 0.2
-    made = figure_of(pocket(entropy=rate, seeds=(0,)).view("ibrahim2024/figure_13"))
+    made = figure_of(pocket(entropy=rate, seeds=(0,), more_seeds=None).view("ibrahim2024/figure_13"))
     heights = {line.get_ydata()[0] for line in made.axes[0].get_lines() if len(line.get_xdata()) == 2}
     assert heights == ({rate} if inside else set())
     if inside:
@@ -309,7 +309,7 @@ def test_text_is_large_enough_and_every_figure_fits_a_page(pocket, figure_of):
 
 
 def test_a_corpus_that_the_scale_lacks_is_told(pocket, figure_of):
-    view = pocket(seeds=(0,)).view("ibrahim2024/figure_13")
+    view = pocket(seeds=(0,), more_seeds=None).view("ibrahim2024/figure_13")
     exhibit = changed(
         view.exhibit, y="german", reference=None, curves=(Curve(runs=("405m/sp",), label="SP"),)
     )

@@ -66,8 +66,8 @@ def test_what_is_measured_and_said_changes_no_identity(third_project, file, old,
 
 def test_a_renamed_run_keeps_its_identity_and_its_children(third_project):
     before = identities(third_project)
-    for file in ("runs", "exhibits"):
-        path = third_project.papers / "gupta2023" / f"{file}.yaml"
+    paper = third_project.papers / "gupta2023"
+    for path in (paper / "runs.yaml", paper / "exhibits.yaml", third_project.scales / "pocket.yaml"):
         text = path.read_text()
         path.write_text(re.sub(r"410m/pile(?=[:,}\s\"@])(?!@)", "410m/upstream", text))
     after = identities(third_project)
@@ -98,11 +98,7 @@ def descendants(project, name, scale="pocket"):
     ],
 )
 def test_what_decides_weights_changes_the_identity_of_the_run_alone(third_project, old, new):
-    own = {
-        "ibrahim2024/405m/german/seed-0",
-        "ibrahim2024/405m/german/seed-1",
-        "ibrahim2024/405m/german/seed-2",
-    }
+    own = {run for run in identities(third_project) if run.startswith("ibrahim2024/405m/german/")}
     assert changed(third_project, RUNS, RUN, RUN.replace(old, new))[0] == own
 
 
@@ -163,4 +159,4 @@ def test_a_new_field_with_a_default_changes_no_identity(plan_of):
 def test_the_identity_is_no_accident(plan_of):
     """Receipts are known by it: a change here makes all of them stale, and must be meant."""
     first = next(iter(plan_of("pocket").runs.values()))
-    assert (first.id, first.identity[:16]) == ("gupta2023/410m/pile/seed-0", "11521d9fc0cd3af1")
+    assert (first.id, first.identity[:16]) == ("gupta2023/410m/pile/seed-0", "5927c2484772f540")
