@@ -118,8 +118,8 @@ def test_it_is_printed(committed, monkeypatch, capsys, details):
     monkeypatch.setenv("COLUMNS", "200")
     ledgers.print_ledger(ledgers.selected(committed, "ibrahim2024/7"), details)
     text = capsys.readouterr().out
-    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "weak shift" in text
-    assert ("Rates, which was tested" in text) == details
+    assert "1 claims at scale pocket: 0 held, 1 failed" in text and "strong shift" in text
+    assert ("The rate, under the strong shift" in text) == details
 
 
 # -- other records
@@ -190,7 +190,7 @@ def test_what_a_scale_cannot_decide_does_not_count(pocket):
 
 def test_a_claim_says_on_how_many_seeds_it_rests(committed, pocket):
     told = {name: ledgers.seeds_text(claim_in(committed, "ibrahim2024", name)) for name in ("3", "11", "28")}
-    assert told == {"3": "no seed", "11": "3 seeds a run", "28": "3 seeds a run"}
+    assert told == {"3": "no seed", "11": "3 seeds a run", "28": "1 seed a run"}
     pocket.bring(LOW, WEAK)
     claim = claim_in(ledger_of(pocket), "ibrahim2024", "8")
     assert claim.seeds == (0, 3) and ledgers.seeds_text(claim) == "0 to 3 seeds a run"

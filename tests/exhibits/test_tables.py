@@ -282,7 +282,9 @@ def test_domains_settings_and_generations(drawn, pocket):
     embeddings = 2 * 1024 * 24
     assert frame["Non-embedding parameters"] == f"{receipt.parameters - embeddings:,}"
     frame = drawn("ibrahim2024/table_14")["frame"]
-    assert (frame["Value, reproduced (pocket scale)"][3], frame["Value, published"][3]) == (3e-3, 3e-4)
+    factor = pocket().catalogue.plan.scale.models["405m"].eta_factor
+    rates = (frame["Value, reproduced (pocket scale)"][3], frame["Value, published"][3])
+    assert rates == pytest.approx((factor * 3e-4, 3e-4)) and factor > 1
     frame = drawn("ibrahim2024/table_09", ("ibrahim2024/405m/german/",))["frame"]
     evaluation = pocket().records.evaluation("ibrahim2024/405m/pile/seed-0")
     texts = frame[frame["Training tokens"] == "300B Pile"]["Generation (pocket scale)"]

@@ -276,12 +276,12 @@ def test_every_run_has_its_receipts_to_be_read(made, page):
     place = text[text.index(f'<li id="{anchor("ibrahim2024/405m/pile--sp/replay-0.05")}">') :]
     own = Parsed(place[place.index("<details>") : place.index("</details>") + len("</details>")])
     run = made.plan.runs["ibrahim2024/405m/pile--sp/replay-0.05/seed-0"]
-    receipt = made.records.receipt(run)
+    receipt, rate = made.records.receipt(run), run.training.schedule.eta_max
     for part in (
         "63,648 parameters (2 layers, width 24, 1 head), for the paper's 405m",
         f"tokens: {run.training.tokens:,} (299B of the paper), in {run.training.iterations:,} iterations",
         "text: 5 % pile, 95 % sp",
-        "schedule: cosine, eta_max 0.003, eta_min 0.0003, warmup_frac 0.01",
+        f"schedule: cosine, eta_max {rate:g}, eta_min {rate / 10:g}, warmup_frac 0.01",
         "from ibrahim2024/405m/pile",
         "cpt-repro train ibrahim2024/405m/pile--sp/replay-0.05/ --scale pocket",
         f"{receipt.losses['sp'].start:.3f} → {receipt.losses['sp'].final.loss:.4f}",
