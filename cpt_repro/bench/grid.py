@@ -15,6 +15,7 @@ from cpt_repro.bench.job import put_project
 from cpt_repro.bench.rows import in_turns, least_to_most, measured_here
 from cpt_repro.bench.starting import Spent, timed
 from cpt_repro.declarations.runs import number
+from cpt_repro.declarations.scale import Scale, load_scale
 from cpt_repro.project import Project
 
 SCALE = "smoke"
@@ -22,26 +23,27 @@ SCALE = "smoke"
 REPLAYED = [round(0.01 * k, 2) for k in range(100)]
 
 
-def grid(runs: int) -> dict[str, Any]:
+def grid(scale: Scale, runs: int) -> dict[str, Any]:
     """Declarations by file of a study that goes on from one run in `runs` ways, all rows of one table."""
+    model, (old, new, *_) = next(iter(scale.models)), scale.corpora
     rates = [1e-4 + 1e-6 * k for k in range(-(-runs // len(REPLAYED)))]
-    trained = {"model": "405m", "iterations": 86000, "validate": ["pile", "sp"]}
+    trained = {"model": model, "iterations": 86000, "validate": [old, new]}
     schedule = {"kind": "constant", "eta_const": "{eta}"}
-    continued = {"data": {"sp": 1}, "init_from": {"run": "pile"}, "schedule": schedule}
+    continued = {"data": {new: 1}, "init_from": {"run": "base"}, "schedule": schedule}
     declared = {
-        "pile": trained | {"data": {"pile": 1}, "schedule": schedule | {"eta_const": 3e-4}},
+        "base": trained | {"data": {old: 1}, "schedule": schedule | {"eta_const": 3e-4}},
         "replay-{r}/eta-{eta}": trained
         | continued
         | {"each": {"r": REPLAYED, "eta": rates}, "replay_fraction": "{r}"},
     }
     columns = [
         {"show": "name", "heading": "Run"},
-        {"show": "loss", "heading": "loss", "corpus": "pile"},
+        {"show": "loss", "heading": "loss", "corpus": old},
     ]
     rows = [f"replay-{number(r)}/eta-{number(eta)}" for r in REPLAYED for eta in rates]
     corpora = {
         name: {"role": role, "called": role, "stands_for": name}
-        for name, role in (("pile", "old"), ("sp", "new"))
+        for name, role in ((old, "old"), (new, "new"))
     }
     table = {"kind": "rows", "title": "Grid", "see": "Every run.", "columns": columns, "rows": rows}
     return {
@@ -51,7 +53,7 @@ def grid(runs: int) -> dict[str, Any]:
             "batch": {"sequences": 1104, "sequence_length": 2048},
             "unit": {"billions": 300, "name": "300B tokens"},
             "corpora": corpora,
-            "models": {"405m": "405M"},
+            "models": {model: model},
             "runs": declared,
         },
         "exhibits": {"paper": "grid", "exhibits": {"table_01": table}},
@@ -65,7 +67,7 @@ def bench_grid(project: Project, runs: int, rounds: int, say: Callable[[str], No
         put_project(project, folder)
         study = folder / "configs" / "papers" / "grid"
         study.mkdir()
-        for name, content in grid(runs).items():
+        for name, content in grid(load_scale(project, SCALE), runs).items():
             (study / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         config = [f"scale={SCALE}", "papers=grid"]
         ask = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -380,33 +381,58 @@ def _breaks(part: Part) -> bool:
     return max(map(_longest, part.columns)) > LINE or _width(part.columns) > PAGE
 
 
+def _shares(part: Part) -> list[float]:
+    """Shares of the page's width that columns have where lines are broken."""
+    weights = [min(max(_longest(column), 4), 45) ** 0.7 for column in part.columns]
+    return [weight / sum(weights) * (1 - 0.014 * len(weights)) for weight in weights]
+
+
 def _lines(part: Part) -> int:
     """About how many lines it takes."""
     if _breaks(part):
-        return 6 + 2 * len(part.rows)
+        room = [0.9 * PAGE * share for share in _shares(part)]
+        deep = [max(len(text) / wide for text, wide in zip(row, room, strict=True)) for row in part.rows]
+        return 6 + sum(max(2, math.ceil(lines)) for lines in deep)
     return 3 + max(len(_wrapped(column)) for column in part.columns) + len(part.rows)
 
 
-def _tabular(part: Part) -> str:
-    """Columns as wide as their texts; where these are too wide for the page they break their lines."""
+def _tabular(part: Part, whole: Part) -> str:
+    """Columns as wide as the texts of the whole part; too wide for the page, they break their lines."""
     import pandas as pd
 
-    longest = [_longest(column) for column in part.columns]
-    if _breaks(part):
-        weights = [min(max(length, 4), 45) ** 0.7 for length in longest]
-        shares = [weight / sum(weights) * (1 - 0.014 * len(weights)) for weight in weights]
-        form = "".join(rf">{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}" for share in shares)
+    if _breaks(whole):
+        widths = [rf"p{{{share:.3f}\linewidth}}" for share in _shares(whole)]
+        form = "".join(rf">{{\raggedright\arraybackslash}}{width}" for width in widths)
         heads = [escape_tex(heading) for heading in part.heads]
     else:
-        form, stacked = "l" * len(longest), [r"\\".join(map(escape_tex, _wrapped(c))) for c in part.columns]
+        form, stacked = (
+            "l" * len(part.heads),
+            [r"\\".join(map(escape_tex, _wrapped(c))) for c in part.columns],
+        )
         heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
-    frame = pd.DataFrame(part.marked(escape_tex, r"\textbf{{{}}}"), columns=heads)
+    marked = part.marked(lambda text: escape_tex(text).replace(r"\_", r"\_\allowbreak{}"), r"\textbf{{{}}}")
+    frame = pd.DataFrame(marked, columns=heads)
     return frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
+
+
+def _pages(part: Part) -> list[Part]:
+    """The part, halved until each piece has room on a page."""
+    half = len(part.rows) // 2
+    if not half or _lines(part) <= PAGE_LINES:
+        return [part]
+    upper = {(row, column) for row, column in part.best if row < half}
+    lower = {(row - half, column) for row, column in part.best - upper}
+    first = part.model_copy(update={"rows": part.rows[:half], "best": frozenset(upper)})
+    rest = part.model_copy(update={"rows": part.rows[half:], "best": frozenset(lower)})
+    return [*_pages(first), *_pages(rest)]
 
 
 def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
     """Booktabs tables at 8 points on an upright page, in one float, in one each where they are long."""
-    floats = [[part] for part in parts] if sum(map(_lines, parts)) > PAGE_LINES else [parts]
+    fits = sum(map(_lines, parts)) <= PAGE_LINES
+    floats = [[(part, part) for part in parts]]
+    if not fits:
+        floats = [[(page, part)] for part in parts for page in _pages(part)]
     title, caption = escape_tex(title), escape_tex(caption)
     packages = r"\usepackage{booktabs,array} and, before them, \usepackage[T1]{fontenc}"
     lines = [f"% needs {packages}"]
@@ -416,7 +442,7 @@ def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: st
             lines.append(f"\\textbf{{{title}}} (Table~\\ref{{{label}}}), continued.\\par\\medskip")
         else:
             lines.append(f"\\caption{{\\textbf{{{title}.}} {caption}}}\n\\label{{{label}}}\\smallskip")
-        above = [f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "" for part in inside]
-        tabulars = [head + _tabular(part) for head, part in zip(above, inside, strict=True)]
+        above = [f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "" for part, _ in inside]
+        tabulars = [head + _tabular(*both) for head, both in zip(above, inside, strict=True)]
         lines.append("\\par\\medskip\n".join(tabulars) + r"\end{table*}")
     write_text(path, "\n".join(lines) + "\n")
