@@ -24,7 +24,7 @@ REPLAYED = [round(0.01 * k, 2) for k in range(100)]
 
 
 def grid(scale: Scale, runs: int) -> dict[str, Any]:
-    """Declarations by file of a study that goes on from one run in `runs` ways, all rows of one table."""
+    """Declarations by file of a study that goes on from one run in `runs` ways or a few more, all in a table."""
     model, (old, new, *_) = next(iter(scale.models)), scale.corpora
     rates = [1e-4 + 1e-6 * k for k in range(-(-runs // len(REPLAYED)))]
     trained = {"model": model, "iterations": 86000, "validate": [old, new]}
@@ -61,13 +61,14 @@ def grid(scale: Scale, runs: int) -> dict[str, Any]:
 
 
 def bench_grid(project: Project, runs: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """A row: `plan` of a made-up study of `runs` runs, and the graph of all its jobs."""
+    """A row: `plan` of a made-up study of at least `runs` runs, and the graph of all its jobs."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         put_project(project, folder)
         study = folder / "configs" / "papers" / "grid"
         study.mkdir()
-        for name, content in grid(load_scale(project, SCALE), runs).items():
+        files = grid(load_scale(project, SCALE), runs)
+        for name, content in files.items():
             (study / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         config = [f"scale={SCALE}", "papers=grid"]
         ask = {
@@ -83,7 +84,8 @@ def bench_grid(project: Project, runs: int, rounds: int, say: Callable[[str], No
         measured = in_turns(
             {name: lambda command=command: arm(command) for name, command in ask.items()}, rounds
         )
-    row = measured_here("grid", SCALE, rounds) | {"runs": runs, "load": os.getloadavg()[0]}
+    made = 1 + len(files["exhibits"]["exhibits"]["table_01"]["rows"])
+    row = measured_here("grid", SCALE, rounds) | {"runs": made, "load": os.getloadavg()[0]}
     for name, of in measured.items():
         row[f"{name}_seconds"] = least_to_most([one.seconds for one in of], 1)
         row[f"{name}_gib"] = least_to_most([one.gib for one in of], 2)

@@ -33,9 +33,16 @@ def timed(command: list[str], folder: Path) -> Spent:
     """Runs a command; its failure is a `UserError`."""
     with tempfile.TemporaryFile() as told:
         began = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=told)  # noqa: S603  our own commands
-        _, status, used = os.wait4(process.pid, 0)
-        seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
+        with subprocess.Popen(  # noqa: S603  our own commands
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=told
+        ) as process:
+            try:
+                _, status, used = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                raise
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
         if process.returncode:
             told.seek(0)
             words = told.read().decode(errors="replace").strip()[-300:]
