@@ -24,7 +24,7 @@ REPLAYED = [round(0.01 * k, 2) for k in range(100)]
 
 
 def grid(scale: Scale, runs: int) -> dict[str, Any]:
-    """Declarations by file of a study that goes on from one run in `runs` ways or a few more, all in a table."""
+    """Declarations by file of a study that goes on from one run in at least `runs` ways, all in one table."""
     model, (old, new, *_) = next(iter(scale.models)), scale.corpora
     rates = [1e-4 + 1e-6 * k for k in range(-(-runs // len(REPLAYED)))]
     trained = {"model": model, "iterations": 86000, "validate": [old, new]}
