@@ -35,6 +35,8 @@ class Drawn(Strict):
     evaluations: tuple[str, ...]
     #: record -> digest of its content
     sha256: dict[Record, str]
+    #: run of whose plan something is shown -> identity of its training
+    plans: dict[str, str]
     #: records that were wanted and are not there
     missing: tuple[Record, ...]
     #: run or merge -> why the scale has none
@@ -113,6 +115,7 @@ def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path
         runs=tuple(exhibit.runs),
         evaluations=tuple(exhibit.evaluations),
         sha256=view.digests,
+        plans=dict(sorted(view.plans.items())),
         missing=tuple(sorted(view.missing)),
         no_counterpart=view.without,
         to_be_measured=tuple(sorted(view.to_be_measured)),

@@ -230,7 +230,9 @@ class Evidence:
         self.study: Study = self.plan.studies[paper]
         #: "receipt <id>", "evaluation <id>" or "corpus <name>" -> SHA-256 of its content
         self.digests: dict[str, str] = {}
-        #: the same names, wanted and not there
+        #: runs of whose plan something is shown -> identity of their training
+        self.plans: dict[str, str] = {}
+        #: names as of digests, wanted and not there
         self.missing: set[str] = set()
         #: runs and merges without counterpart -> why
         self.without: dict[str, str] = {}
@@ -289,7 +291,10 @@ class Evidence:
         """The run as planned (first seed); of a merge, its task's."""
         paper, name = self.study.resolve(name)
         merge = self.plan.studies[paper].paper.merges.get(name)
-        return next(iter(self.plan.find(paper, merge.task if merge else name)), None)
+        run = next(iter(self.plan.find(paper, merge.task if merge else name)), None)
+        if run:
+            self.plans[run.id] = run.identity
+        return run
 
     def corpus(self, corpus: str) -> str:
         """A corpus in words, as at this scale: upstream (its text here, for that of the paper)."""

@@ -321,7 +321,9 @@ class Workflow:
         if current and all(path.is_file() for path in (*files, sidecar)):
             now = {name: self.records.digest(path) for name, path in records.items()}
             with suppress(UserError):  # of another version
-                if parse(Drawn, read_json(sidecar), str(sidecar)).sha256 == now:
+                drawn = parse(Drawn, read_json(sidecar), str(sidecar))
+                planned = {name: run.identity for name, run in self.plan.runs.items() if name in drawn.plans}
+                if (drawn.sha256, drawn.plans) == (now, planned):
                     return []
         return [*dict.fromkeys(map(str, records.values())), *self._anew(sidecar)]
 

@@ -53,6 +53,7 @@ LEDGER = Ledger(
         },
     ],
     sha256={},
+    plans={},
 )  # fmt: skip
 
 

@@ -170,6 +170,15 @@ def test_an_exhibit_is_current_by_what_it_was_drawn_from(project):
     assert f"{TABLE[0]}/{TABLE[1]}" in work(project).status().to_draw
 
 
+def test_an_exhibit_of_settings_is_stale_when_they_change(project):
+    """It shows the plan and no record."""
+    settings, jobs = ("ibrahim2024", "table_14"), work(project)
+    draw(jobs.catalogue, jobs.records, *settings)
+    assert work(project).exhibit(*settings) == []
+    edit(project, SCALE, ("eta_factor: ", "eta_factor: 1"))
+    assert work(project).exhibit(*settings) == [NEW]
+
+
 def test_an_exhibit_of_what_is_missing_is_not_current(project):
     lost = receipt(project, CHILD)
     Path(lost).unlink()
