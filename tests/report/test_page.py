@@ -53,7 +53,6 @@ LEDGER = Ledger(
         },
     ],
     sha256={},
-    plans={},
 )  # fmt: skip
 
 
