@@ -61,8 +61,7 @@ def bench_imports(root: Path, scale: str, rounds: int) -> dict[str, Any]:
     commands = {"pass": ["-c", "pass"]}
     commands |= {name: ["-m", "cpt_repro.cli", name, "--scale", scale] for name in ("status", "plan")}
     for name in JOBS:
-        modules = ", ".join(("cpt_repro.cli", "cpt_repro.workflow.jobs", *imports_of(name)))
-        commands[name] = ["-c", f"import {modules}"]
+        commands[name] = ["-c", f"import {', '.join(imports_of(name))}"]
     arms = {name: partial(timed, [sys.executable, *command], root) for name, command in commands.items()}
     measured = in_turns(arms, rounds)
     seconds = {name: least_to_most([one.seconds for one in of], 3) for name, of in measured.items()}

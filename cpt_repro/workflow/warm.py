@@ -26,16 +26,22 @@ from pathlib import Path
 from cpt_repro.processes import end_with
 
 SOCKET = "CPT_REPRO_WARM"
-#: Command -> what it needs that takes long to import; imported when the first job of a kind comes.
+#: What every command needs, and command -> what else takes long to import; imported when the first job of a
+#: kind comes, also where the command itself imports it late.
+_ALL = ("cpt_repro.cli", "cpt_repro.workflow.jobs")
 _MODULES = {
     "corpus": ("cpt_repro.data.build",),
     "suites": ("cpt_repro.evaluation.suites",),
     "train": ("cpt_repro.training.train", "cpt_repro.training.composer"),
     "measure": ("cpt_repro.training.train",),
-    "evaluate": ("cpt_repro.evaluation.evaluate", "cpt_repro.evaluation.harness"),
+    "evaluate": (
+        *("cpt_repro.evaluation.evaluate", "cpt_repro.evaluation.generate"),
+        "cpt_repro.evaluation.harness",
+    ),
     "draw": (
         *("cpt_repro.exhibits.draw", "cpt_repro.exhibits.style", "seaborn", "matplotlib.figure"),
         *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+        "matplotlib.backends.backend_pdf",
     ),
     "claims": ("cpt_repro.claims.ledger", "scipy.stats"),
     "report": ("cpt_repro.report.page",),
@@ -45,7 +51,7 @@ _LENGTH = struct.Struct("!I")
 
 def imports_of(command: str) -> tuple[str, ...]:
     """What a command needs that takes long to import."""
-    return _MODULES.get(command, ())
+    return (*_ALL, *_MODULES.get(command, ()))
 
 
 def start(path: Path) -> None:
