@@ -190,7 +190,7 @@ def test_what_a_scale_cannot_decide_does_not_count(pocket):
 
 def test_a_claim_says_on_how_many_seeds_it_rests(committed, pocket):
     told = {name: ledgers.seeds_text(claim_in(committed, "ibrahim2024", name)) for name in ("3", "11", "28")}
-    assert told == {"3": "no seed", "11": "3 seeds a run", "28": "1 seed a run"}
+    assert told == {"3": "no seed", "11": "3 seeds a run", "28": "3 seeds a run"}
     pocket.bring(LOW, WEAK)
     claim = claim_in(ledger_of(pocket), "ibrahim2024", "8")
     assert claim.seeds == (0, 3) and ledgers.seeds_text(claim) == "0 to 3 seeds a run"
