@@ -9,9 +9,13 @@ from cpt_repro.exhibits.relation import Planned, Removed, Rise
 OLD, WEAK, KEPT = ("405m/pile", "405m/pile--sp/replay-0", "405m/pile--sp/replay-0.05")
 
 
+MIXED = ("regime/405m/mix-25", "regime/405m/mix-50", "regime/405m/mix-75")
+
+
 @pytest.fixture
 def view(pocket):
-    made = pocket(papers=("ibrahim2024", "regime"))
+    """Pocket's records without those of the mixtures."""
+    made = pocket(gone=MIXED, papers=("ibrahim2024", "regime"))
     return View(made.catalogue, made.records, "regime", "figure_01")
 
 
