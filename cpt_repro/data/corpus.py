@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -53,43 +53,25 @@ def open_domain(
     return Sequences(project.data / place, fingerprint.sequence_length + 1, hashes, far, check)
 
 
-def _quotas(shares: dict[str, float], available: dict[str, int], n: int) -> dict[str, int]:
-    """Splits n in proportion to the shares (largest remainder), never more than is available of a domain."""
-    quotas = dict.fromkeys(shares, 0)
-    while (left := n - sum(quotas.values())) > 0:
-        # What a small domain cannot give is shared out among the others.
-        open_ = {name: share for name, share in shares.items() if share and quotas[name] < available[name]}
-        exact = {name: left * share / sum(open_.values()) for name, share in open_.items()}
-        extra = {name: int(value) for name, value in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: (extra[name] - exact[name], name))
-        for name in by_remainder[: left - sum(extra.values())]:
-            extra[name] += 1
-        for name, count in extra.items():
-            quotas[name] = min(quotas[name] + count, available[name])
-    return quotas
-
-
 def validation_sample(
     project: Project, scale_name: str, corpus: str, n: int, check: bool = True
 ) -> np.ndarray:
-    """A fixed sample of `n` validation sequences: shape (n, L+1), uint16.
+    """A fixed sample of `n` validation sequences: shape (n, L+1), uint16; more than there is: `UserError`.
 
-    Every domain gives its share (largest remainder), evenly spaced over its sequences; the order is shuffled
-    by a fixed seed, so that the first rows are a fair sample too. More than there is: `UserError`.
+    What is drawn of a domain (`Fingerprint.validation_draw`) is evenly spaced over its sequences.
     """
     fingerprint = load_fingerprint(project.data / scale_name / corpus)
-    available = {domain: built.sequences for domain, built in fingerprint.splits["validation"].items()}
-    possible = sum(count for domain, count in available.items() if fingerprint.shares[domain])
-    if n > possible:
-        what = f"{n} validation sequences are wanted of corpus '{corpus}', there are {possible}."
+    try:
+        draw = fingerprint.validation_draw(n)
+    except ValueError as error:
+        what = f"{n} validation sequences are wanted of corpus '{corpus}', {error}."
         do = "Lower 'validation.sequences' of the scale, or give the corpus more validation text."
-        raise UserError(what, do=do)
-    rows = []
-    for domain, quota in _quotas(fingerprint.shares, available, n).items():
-        if quota:
-            # Middles of `quota` equal stretches.
-            chosen = (2 * np.arange(quota) + 1) * available[domain] // (2 * quota)
-            sequences = open_domain(project, scale_name, corpus, "validation", domain, fingerprint, check)
-            rows.append(sequences.take(chosen))
-    rng = random.Random(0)
-    return np.concatenate(rows)[np.argsort([rng.random() for _ in range(n)])]
+        raise UserError(what, do=do) from None
+    taken = {}
+    for domain, quota in Counter(domain for domain, _ in draw).items():
+        # Middles of `quota` equal stretches.
+        available = fingerprint.splits["validation"][domain].sequences
+        chosen = (2 * np.arange(quota) + 1) * available // (2 * quota)
+        sequences = open_domain(project, scale_name, corpus, "validation", domain, fingerprint, check)
+        taken[domain] = sequences.take(chosen)
+    return np.stack([taken[domain][k] for domain, k in draw])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -12,19 +13,75 @@ from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.base import INTERVAL, CorpusRef, FigureKind, RunRef, View, unique
 from cpt_repro.exhibits.typeset import Measured, count
-from cpt_repro.records.uncertainty import quotient
+from cpt_repro.planning.mixture import streams
+from cpt_repro.records.lookup import Trained
+from cpt_repro.records.uncertainty import Sample, Samples, quotient
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-class Rise(Strict):
+#: Runs with weights; one may stand twice.
+Weighted = tuple[tuple[str, int], ...]
+
+
+class _OfLosses(Strict):
+    """Base of what is worked out from final losses on one corpus."""
+
+    corpus: CorpusRef
+    #: on the text of its so many largest domains alone, as the last evaluation has it
+    domains: int | None = Field(default=None, ge=1)
+
+    def _share(self, view: View, above: Weighted, below: Weighted) -> Measured | None:
+        """One weighted sum of losses over another, in percent."""
+        losses = {name: self._loss(view, name) for name, _ in (*above, *below)}
+        if not all(losses.values()):
+            return None
+        sums = [Counter[str](), Counter[str]()]
+        for of, parts in zip(sums, (above, below), strict=True):
+            for name, weight in parts:
+                of[name] += weight
+        share = quotient(*sums, losses)
+        return Measured(100 * share.value, f"{100 * share.value:.1f}", 100 * share.noise) if share else None
+
+    def _loss(self, view: View, name: str) -> Samples:
+        """A run's losses by seed."""
+        if self.domains is None:
+            loss = view.loss(name, self.corpus)
+            return loss.samples if loss else {}
+        built = view.fingerprint(self.corpus)
+        largest = [*view.plan.shares(self.corpus)][: self.domains]
+        samples = {}
+        for run in view.runs(name) if built else ():
+            losses = run.sequence_losses(self.corpus)
+            draw = built.validation_draw(len(losses))
+            rows = [row for row, (domain, _) in enumerate(draw) if domain in largest]
+            if rows:
+                part = _OfSome(run, rows)
+                samples[run.seed] = Sample(
+                    fmean(part.sequence_losses(self.corpus)), losses={self.corpus: part}
+                )
+        return samples
+
+
+class _OfSome(Trained):
+    """A run's losses on some of the validation sequences."""
+
+    def __init__(self, run: Trained, rows: list[int]):
+        super().__init__(run.records, run.run, run.receipt)
+        self._rows = rows
+
+    def sequence_losses(self, corpus: str, along: bool = False) -> tuple[float, ...]:
+        losses = super().sequence_losses(corpus)
+        return tuple(losses[row] for row in self._rows)
+
+
+class Rise(_OfLosses):
     """A run's final loss over that of another, less one, in percent."""
 
     rise_of: RunRef
     over: RunRef
-    corpus: CorpusRef
 
     @property
     def runs(self) -> list[str]:
@@ -32,16 +89,15 @@ class Rise(Strict):
 
     def measure(self, view: View) -> Measured | None:
         """None where a run is missing."""
-        return _share(view, self.corpus, ((self.rise_of, 1), (self.over, -1)), ((self.over, 1),))
+        return self._share(view, ((self.rise_of, 1), (self.over, -1)), ((self.over, 1),))
 
 
-class Removed(Strict):
+class Removed(_OfLosses):
     """How much of a rise of the final loss replay removes, in percent."""
 
     removed_by: RunRef
     of: RunRef
     over: RunRef
-    corpus: CorpusRef
 
     @property
     def runs(self) -> list[str]:
@@ -50,14 +106,14 @@ class Removed(Strict):
     def measure(self, view: View) -> Measured | None:
         """None where a run is missing, or where there is no clear rise."""
         rise = ((self.of, 1), (self.over, -1))
-        return _share(view, self.corpus, ((self.of, 1), (self.removed_by, -1)), rise)
+        return self._share(view, ((self.of, 1), (self.removed_by, -1)), rise)
 
 
 class Planned(Strict):
-    """What the plan says of a run: its parameters, the tokens that each of them saw, its highest rate."""
+    """What the plan says of a run: its parameters, the tokens each of them saw, its highest rate, domains."""
 
     run: RunRef
-    what: Literal["parameters", "tokens per parameter", "highest rate"]
+    what: Literal["parameters", "tokens per parameter", "highest rate", "domains"]
 
     @property
     def runs(self) -> list[str]:
@@ -72,6 +128,9 @@ class Planned(Strict):
         if self.what == "highest rate":
             rate = max(value for name, value in training.schedule if name.startswith("eta_"))
             return Measured(rate, f"{rate:g}", 0.0)
+        if self.what == "domains":
+            read = len({(stream.corpus, stream.domain) for stream in streams(training.mixture)})
+            return Measured(read, str(read), 0.0)
         value = training.parameters
         if self.what == "tokens per parameter":
             value = view.plan.lineage_tokens(planned.id) / value
@@ -79,21 +138,6 @@ class Planned(Strict):
 
 
 Coordinate = Rise | Removed | Planned
-#: Runs with weights; one may stand twice.
-Weighted = tuple[tuple[str, int], ...]
-
-
-def _share(view: View, corpus: str, above: Weighted, below: Weighted) -> Measured | None:
-    """One weighted sum of losses over another, in percent."""
-    losses = {name: view.loss(name, corpus) for name, _ in (*above, *below)}
-    if not all(losses.values()):
-        return None
-    sums = [Counter[str](), Counter[str]()]
-    for of, parts in zip(sums, (above, below), strict=True):
-        for name, weight in parts:
-            of[name] += weight
-    share = quotient(*sums, {name: loss.samples for name, loss in losses.items()})
-    return Measured(100 * share.value, f"{100 * share.value:.1f}", 100 * share.noise) if share else None
 
 
 class Point(Strict):
@@ -141,8 +185,17 @@ class Relation(FigureKind):
 
     @property
     def runs(self) -> list[str]:
+        return unique(run for coordinate in self._coordinates for run in coordinate.runs)
+
+    @property
+    def corpora(self) -> list[str]:
+        of = [c.corpus for c in self._coordinates if isinstance(c, Rise | Removed) and c.domains]
+        return unique(of)
+
+    @property
+    def _coordinates(self) -> list[Coordinate]:
         points = [point for panel in self.panels for series in panel.series for point in series.points]
-        return unique(run for point in points for run in [*point.x.runs, *point.y.runs])
+        return [coordinate for point in points for coordinate in (point.x, point.y)]
 
     def caption(self, view: View) -> list[str]:
         marks = {p.mark for panel in self.panels for series in panel.series for p in series.published}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -235,6 +236,37 @@ class Fingerprint(Strict):
         if any(set(domains) != set(self.shares) for domains in self.splits.values()):
             raise ValueError("'splits' and 'shares' must name the same domains")
         return self
+
+    def validation_draw(self, n: int) -> list[tuple[str, int]]:
+        """Which sequences a validation sample of `n` is made of: (domain, k), the k-th of those drawn of it.
+
+        Every domain gives its share (largest remainder); the order is shuffled by a fixed seed, so that the
+        first are a fair sample too. More than there is: `ValueError`.
+        """
+        available = {domain: built.sequences for domain, built in self.splits["validation"].items()}
+        possible = sum(count for domain, count in available.items() if self.shares[domain])
+        if n > possible:
+            raise ValueError(f"there are {possible}")
+        drawn = [(d, k) for d, quota in _quotas(self.shares, available, n).items() for k in range(quota)]
+        rng = random.Random(0)
+        by = [rng.random() for _ in drawn]
+        return [drawn[index] for index in sorted(range(n), key=by.__getitem__)]
+
+
+def _quotas(shares: dict[str, float], available: dict[str, int], n: int) -> dict[str, int]:
+    """Splits n in proportion to the shares (largest remainder), never more than is available of a domain."""
+    quotas = dict.fromkeys(shares, 0)
+    while (left := n - sum(quotas.values())) > 0:
+        # What a small domain cannot give is shared out among the others.
+        open_ = {name: share for name, share in shares.items() if share and quotas[name] < available[name]}
+        exact = {name: left * share / sum(open_.values()) for name, share in open_.items()}
+        extra = {name: int(value) for name, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda name: (extra[name] - exact[name], name))
+        for name in by_remainder[: left - sum(extra.values())]:
+            extra[name] += 1
+        for name, count in extra.items():
+            quotas[name] = min(quotas[name] + count, available[name])
+    return quotas
 
 
 def read_fingerprint(path: Path) -> Fingerprint:

@@ -1,32 +1,9 @@
 """Samples of a built corpus to validate on."""
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_corpora import LENGTH, flip, refused
 
-from cpt_repro.data.corpus import _quotas, validation_sample
-
-
-@pytest.mark.parametrize(
-    ("available", "n", "quotas"),
-    [((99, 99, 99), 7, (4, 2, 1)), ((99, 99, 1), 10, (6, 3, 1)), ((2, 2, 2), 6, (2, 2, 2))],
-)
-def test_quotas_by_hand(available, n, quotas):
-    given = _quotas({"a": 0.5, "b": 0.3, "c": 0.2}, dict(zip("abc", available, strict=True)), n)
-    assert tuple(given.values()) == quotas
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 40)), min_size=1, max_size=8), st.data())
-def test_quotas_sum_and_stay_within_what_is_there(domains, data):
-    shares = {f"d{i}": share for i, (share, _) in enumerate(domains)}
-    available = {f"d{i}": count for i, (_, count) in enumerate(domains)}
-    possible = sum(count for name, count in available.items() if shares[name])
-    n = data.draw(st.integers(0, possible))
-    quotas = _quotas(shares, available, n)
-    assert sum(quotas.values()) == n
-    assert all(quotas[name] <= (available[name] if shares[name] else 0) for name in shares)
+from cpt_repro.data.corpus import validation_sample
 
 
 def test_a_validation_sample_follows_the_declared_shares(local):
@@ -61,6 +38,10 @@ def test_a_validation_sample_is_fixed_and_fair(local):
         wanted += [*sequences.take([len(sequences) * (2 * k + 1) // 12 for k in range(6)])]
     assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in wanted)
     assert not np.array_equal(rows, wanted)
+    # row by row, `validation_draw` says of which domain it is, and which of those drawn of it
+    of = {"law": wanted[:6], "prose": wanted[6:]}
+    draw = local.fingerprint().validation_draw(12)
+    assert np.array_equal(rows, [of[domain][k] for domain, k in draw])
     assert "of corpus 'pile', there are" in refused(lambda: sample(10_000))
     path = local.corpus / "validation" / "law" / "part.00000" / "shard.00000.mds"
     flip(path)  # losses are not taken on damaged shards

@@ -36,6 +36,27 @@ def test_points_by_hand(view):
     )
     assert Rise(rise_of="405m/mix-25", over=names[OLD], corpus="pile").measure(view) is None  # not run
 
+    # On the text of the two largest domains alone: those sequences of the last evaluation.
+    rows = [
+        row
+        for row, (domain, _) in enumerate(view.fingerprint("pile").validation_draw(1000))
+        if domain in ("formal_maths", "blogs")
+    ]
+    assert len(rows) == 330
+
+    def mean(run):
+        losses = [one.sequence_losses("pile") for one in view.runs(names[run])]
+        return np.mean(np.array(losses)[:, rows])
+
+    of_two = {"over": names[OLD], "corpus": "pile", "domains": 2}
+    rise = Rise(rise_of=names[WEAK], **of_two).measure(view)
+    assert rise.value == pytest.approx(100 * (mean(WEAK) / mean(OLD) - 1)) and 0 < rise.error < rise.value
+    removed = Removed(removed_by=names[KEPT], of=names[WEAK], **of_two).measure(view)
+    assert removed.value == pytest.approx(100 * (mean(WEAK) - mean(KEPT)) / (mean(WEAK) - mean(OLD)))
+    everything = Rise(rise_of=names[WEAK], over=names[OLD], corpus="pile", domains=11).measure(view)
+    whole = Rise(rise_of=names[WEAK], over=names[OLD], corpus="pile").measure(view)
+    assert everything.error == pytest.approx(whole.error, rel=0.2) and everything.value != rise.value
+
     def planned(what):
         return Planned(run=names[WEAK], what=what).measure(view)
 
@@ -45,6 +66,8 @@ def test_points_by_hand(view):
     assert planned("tokens per parameter").value == pytest.approx(tokens / parameters)
     factor = view.scale.models["405m"].eta_factor
     assert planned("highest rate").value == pytest.approx(3e-4 * factor)
+    assert planned("domains").value == len(view.fingerprint("sp").shares) == 7
+    assert Planned(run=names[OLD], what="domains").measure(view).value == 11
 
 
 def test_what_was_not_run_is_told_and_published_points_are_there(view):
