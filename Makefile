@@ -16,7 +16,8 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
-	touch $@
+	@echo "The environment is in $(VENV): tested on Linux x86-64; it also resolves for Linux aarch64 and macOS arm64 (CPU)."
+	@touch $@
 
 figures: env
 	$(ON) snakemake --cores all figures/ --config scale=$(scale)

@@ -57,8 +57,13 @@ def opened(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        fault = f"it cannot be read ({error.strerror})"
+        raise _unreadable(path, error) from None
     raise UserError(f"{fault}.", where=str(path), do="Look at the file.")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    what = f"it cannot be read ({error.strerror})."
+    return UserError(what, where=str(path), do="Look at the file.")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -69,6 +74,8 @@ def read_bytes(path: Path, most: int) -> bytes:
     except FileNotFoundError:
         do = "Run the rule that makes it first."
         raise UserError("the file does not exist.", where=str(path), do=do) from None
+    except OSError as error:  # a disk that fails
+        raise _unreadable(path, error) from None
     if len(content) > most:
         what = f"it has more than the {most:,} bytes that such a file may have."
         raise UserError(what, where=str(path), do="Look at the file.")
@@ -78,7 +85,10 @@ def read_bytes(path: Path, most: int) -> bytes:
 def file_digest(path: Path, kind: str = "sha256") -> str:
     """Hash (hex) of a file's bytes."""
     with opened(path) as stream:
-        return hashlib.file_digest(stream, kind).hexdigest()
+        try:
+            return hashlib.file_digest(stream, kind).hexdigest()
+        except OSError as error:
+            raise _unreadable(path, error) from None
 
 
 def _refusal(error: BaseException | None) -> OSError | None:

@@ -27,9 +27,10 @@ def lock_entries():
     return [(Requirement(line.split(" --hash=")[0].strip()), line) for line in lines]
 
 
-def versions(requirements, python):
-    """Name -> exact version of the requirements that hold for this Python on Linux."""
-    machine = {"sys_platform": "linux", "platform_machine": "x86_64", "implementation_name": "cpython"}
+def versions(requirements, python, system="linux", processor="x86_64"):
+    """Name -> exact version of the requirements that hold for this Python on a machine."""
+    machine = {"sys_platform": system, "platform_machine": processor, "implementation_name": "cpython"}
+    machine |= {"platform_system": {"linux": "Linux", "darwin": "Darwin"}[system]}
     machine |= {
         "python_version": python,
         "python_full_version": f"{python}.5",
@@ -136,3 +137,16 @@ def test_licence_and_citation_agree_with_the_project(project):
     assert citation["version"] == project["version"] == __version__ == "0.1.0"
     numbers = {identifier["value"] for r in citation["references"] for identifier in r["identifiers"]}
     assert numbers == {"arXiv:2308.04014", "arXiv:2403.08763"}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_holds_for_other_machines_without_cuda(project, python):
+    requirements = [requirement for requirement, _ in lock_entries()]
+    here = versions(requirements, python)
+    assert any(name.startswith("nvidia-") for name in here)
+    for machine in (("linux", "aarch64"), ("darwin", "arm64")):
+        there = versions(requirements, python, *machine)
+        assert not any(name.startswith(("nvidia-", "triton")) for name in there)
+        needed = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+        assert {"torch", "mosaicml", "lm-eval"} <= needed
+        assert {name: there.get(name) for name in needed} == {name: here[name] for name in needed}

@@ -102,6 +102,7 @@ def lies_at(path, kind):
         ("pipe", "it is no regular file"),
         ("/dev/zero", "it is no regular file"),
         ("folder", "Is a directory"),
+        ("/proc/self/mem", "it cannot be read"),  # a regular file whose reading fails, as on a broken disk
         ("huge", "bytes that such a file may have"),
         (None, "the file does not exist"),
     ],

@@ -35,11 +35,13 @@ from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation.benchmarks import PublishedTask
 from cpt_repro.evaluation.items import Choices, Item, kind_of
-from cpt_repro.files import file_digest, locked, read_json, write_json, write_text
+from cpt_repro.files import file_digest, locked, opened, read_bytes, read_json, write_json, write_text
 from cpt_repro.project import Project
 from cpt_repro.records.receipts import read_fingerprint
 
 CHOICES = 4
+#: Bytes of a held-out document with its names, and of the items of a task, far beyond any that is.
+_MOST_OF_A_LINE, _MOST_OF_A_TASK = 64 << 20, 1 << 30
 _REMAKE = "Make the tasks again: `cpt-repro suites --scale SCALE`."
 
 
@@ -128,7 +130,7 @@ def read_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> dict
 
 
 def _read_items(path: Path, expected: str, kind: type[Item]) -> list[Item]:
-    content = path.read_bytes() if path.is_file() else b""
+    content = read_bytes(path, _MOST_OF_A_TASK) if path.is_file() else b""
     if (actual := hashlib.sha256(content).hexdigest()) != expected:
         fault = f"the task is altered: SHA-256 {expected} expected, {actual} found."
         raise UserError(fault, where=str(path), do=_REMAKE)
@@ -159,10 +161,12 @@ def held_out(folder: Path) -> list[Document]:
         do = "Rebuild the corpus: `cpt-repro corpus NAME --scale SCALE --rebuild`."
         raise UserError(fault, where=str(path), do=do)
     documents = []
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
+    with opened(path) as stream:
+        lines = iter(lambda: stream.readline(_MOST_OF_A_LINE), b"")
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
+                row["text"].encode()  # half a pair of surrogates is no text
                 documents.append(Document(str(row["id"]), row["text"].split()))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 what, where = "not an object with 'id' and 'text'.", f"{path}, line {number}"

@@ -109,7 +109,7 @@ class Group:
     """The records of a run, a merge or a corpus that an exhibit is drawn from."""
 
     name: str
-    #: kind, seed, where the page finds it, SHA-256 (None: not run)
+    #: kind, seed, where it lies, SHA-256 (None: not run)
     records: list[tuple[str, str, str, str | None]]
 
     @property
@@ -128,7 +128,7 @@ class Shown:
     commands: tuple[str, str]
     drawn: Drawn | None
     image: Image | None
-    #: record, where the page finds it, SHA-256 (None: not run)
+    #: record, where it lies, SHA-256 (None: not run)
     records: tuple[tuple[str, str, str | None], ...]
 
     @property
@@ -188,12 +188,12 @@ class Page:
         self.figures, self.folder = figures, figures / self.plan.scale.name
         self.reader = Reader(records, catalogue.models)
 
-    def link(self, path: Path) -> str:
-        """Where the page finds a record: `results` lies beside `figures`."""
-        return f"../../results/{self.plan.scale.name}/{path.relative_to(self.records.folder).as_posix()}"
+    def place(self, path: Path) -> str:
+        """Where a record lies, in words: the page may be sent by mail, away from the records."""
+        return f"results/{self.plan.scale.name}/{path.relative_to(self.records.folder).as_posix()}"
 
-    def place(self, record: str) -> Path:
-        """Where the record of a name lies (`receipt <id>`, as exhibits list them)."""
+    def _record(self, record: str) -> Path:
+        """The file of a record's name (`receipt <id>`, as exhibits list them)."""
         kind, _, what = record.partition(" ")
         if kind == "corpus":
             return self.records.corpus_path(what)
@@ -226,7 +226,7 @@ class Page:
             ),
             drawn=drawn,
             image=image,
-            records=tuple((record, self.link(self.place(record)), sha) for record, sha in hashes.items()),
+            records=tuple((record, self.place(self._record(record)), sha) for record, sha in hashes.items()),
         )
 
     def tree(self, paper: str) -> list[Node]:
@@ -267,6 +267,10 @@ class Page:
         """The verdicts, if they were written."""
         path = self.folder / "claims.json"
         return parse(Ledger, read_json(path), str(path)) if path.exists() else None
+
+    def of_run(self, paper: str, name: str) -> str:
+        """Where the page has a run that a paper names."""
+        return anchor("/".join(self.plan.studies[paper].resolve(name)))
 
     def seen(self, claim: ClaimRecord) -> list[str]:
         """The exhibits on the page that a claim's source names."""
@@ -317,7 +321,8 @@ class Page:
             script=own_script(),
             anchors={one.anchor for one in readable},
             merges=merges,
-            link=self.link,
+            place=self.place,
+            of_run=self.of_run,
             anchor=anchor,
             unit=tokens_label(plan.scale),
             runs_of=Counter(run.paper for run in plan.runs.values()),

@@ -60,6 +60,11 @@ class Readable:
         return anchor(self.name)
 
     @property
+    def records(self) -> list[Record]:
+        """Every file that its seeds left."""
+        return [record for seed in self.seeds for record in (seed.receipt, seed.evaluation) if record]
+
+    @property
     def heads(self) -> list[str]:
         """Names of what was measured, in the order of the first seed that has them."""
         return list(dict.fromkeys(name for seed in self.seeds for name in seed.values))
@@ -123,6 +128,7 @@ class Reader:
                 if losses := self.records.losses(run, corpus):
                     start = f"{losses.start or losses.curve[0][1]:.3f} → "
                     values[f"loss on {corpus}"] = f"{start}{losses.final.loss:.4f}"
+            values["trained in"] = f"{receipt.measured.seconds / 60:,.1f} min"
         if run.id in self.models:
             evaluation = self._evaluation(run.id)
             values |= self._scores(run.id)

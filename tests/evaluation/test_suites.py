@@ -89,9 +89,11 @@ def test_too_little_text_says_how_many_and_which_key(project):
 
 def test_missing_and_broken_text_is_named(project):
     path = project.data / "tiny" / "new" / "validation.jsonl"
-    path.write_text('{"id": "a", "text": "b c"}\n{"id": "a"}\n')
-    with pytest.raises(UserError, match="line 2"):
-        build_suites(project, SCALE, DATA)
+    # A key that lacks, bytes that are no UTF-8, half a pair of surrogates, a line without end.
+    for broken in (b'{"id": "a"}', b"\xff", b'{"id": "a", "text": "\\ud800 b"}', b'"' + b"x" * (65 << 20)):
+        path.write_bytes(b'{"id": "a", "text": "b c"}\n' + broken + b"\n")
+        with pytest.raises(UserError, match="line 2"):
+            build_suites(project, SCALE, DATA)
     path.unlink()
     with pytest.raises(UserError, match="held-out text does not exist"):
         build_suites(project, SCALE, DATA)

@@ -85,8 +85,12 @@ def page(made):
     return Parsed((made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8"))
 
 
+def opened_page(one):
+    return Page(one.catalogue, one.records, one.project.figures)
+
+
 def rendered(one):
-    return Page(one.catalogue, one.records, one.project.figures).render()
+    return opened_page(one).render()
 
 
 def test_page_has_every_exhibit_with_its_command(made, page):
@@ -262,8 +266,8 @@ def test_a_third_paper_stands_on_the_page_as_a_root_of_its_own(third_project, re
     assert set(roots) == {"german-alone", "continued/replay-0.02", "continued/replay-0.25"}
     # Trained once, under the other paper's name.
     first = roots["german-alone"].readable.seeds[0]
-    there = "../../results/pocket/runs/ibrahim2024/405m/german/seed-0/receipt.json"
-    assert first.state == "done" and page.link(first.receipt.path) == there
+    there = "results/pocket/runs/ibrahim2024/405m/german/seed-0/receipt.json"
+    assert first.state == "done" and page.place(first.receipt.path) == there
     assert "A made-up third paper" in page.render()
 
 
@@ -288,8 +292,23 @@ def test_every_run_has_its_receipts_to_be_read(made, page):
     ):
         assert part in own.text
     links = [attrs["href"] for tag, attrs in own.tags if tag == "a"]
-    assert f"#{anchor('ibrahim2024/405m/pile')}" in links
-    assert {Path(link).name for link in links[1:]} == {"receipt.json", "evaluation.json"}
+    assert links == [f"#{anchor('ibrahim2024/405m/pile')}"]
+    assert all(head in own.text for head in ("Record", "SHA-256", "trained in", "receipt", "evaluation"))
+    assert f"{receipt.measured.seconds / 60:,.1f} min" in own.text
+    assert "records below results/pocket/runs/ibrahim2024/405m/pile--sp/replay-0.05" in own.text
+
+
+def test_page_may_be_sent_alone(made, page):
+    """Nothing on it leads to a file beside it."""
+    leads = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    assert leads and all(lead.startswith(("#", "https://")) for lead in leads)
+    assert all(attrs["src"].startswith("data:") for tag, attrs in page.tags if tag == "img")
+
+
+def test_what_failed_is_told_with_its_reason_on_the_first_screen(made, page):
+    first = page.text[: page.text.index("What this is")]
+    failed = [claim for claim in opened_page(made).ledger().claims if claim.verdict == "failed"]
+    assert failed and all(claim.statement in first and claim.analysis in first for claim in failed)
 
 
 def test_curves_to_be_explored_are_those_of_the_records(made, page):
