@@ -47,10 +47,10 @@ def digest(value: Any) -> str:
 
 def opened(path: Path) -> BinaryIO:
     """A regular file, to be read; a pipe, a device and a folder are a `UserError`, a missing file is not."""
-    fault = "it is no regular file"
     try:
         # A pipe would be waited for.
-        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        at_once = lambda name, flags: os.open(name, flags | os.O_NONBLOCK)  # noqa: E731
+        stream = open(path, "rb", opener=at_once)  # noqa: SIM115
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             return stream
         stream.close()
@@ -58,7 +58,7 @@ def opened(path: Path) -> BinaryIO:
         raise
     except OSError as error:
         raise _unreadable(path, error) from None
-    raise UserError(f"{fault}.", where=str(path), do="Look at the file.")
+    raise UserError("it is no regular file.", where=str(path), do="Look at the file.")
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
