@@ -113,6 +113,8 @@ class FindingRecord(Strict):
     place: str | None
     #: ids of claims -> their verdicts
     claims: dict[str, Verdict]
+    #: runs and merges that it is worked out from
+    runs: tuple[str, ...] = ()
 
 
 class Ledger(Strict):
@@ -183,7 +185,7 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
         more = f" and {len(left) - 2} more" if len(left) > 2 else ""
         reason += f"; not at this scale: {'; '.join(left[:2])}{more}"
     readings = dict.fromkeys(reading for test in claim.tests for reading in test.readings())
-    runs = dict.fromkeys(measured.run(reading) or reading.runs[0] for reading in readings)
+    runs = dict.fromkeys(run for test in claim.tests for run in _runs(test, measured))
     seeds = [count for reading in readings if (count := measured.number_of_seeds(reading)) is not None]
     return ClaimRecord(
         **claim.model_dump(exclude={"tests"}),
@@ -196,6 +198,11 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
         tests=tests,
         analysis=analysis,
     )
+
+
+def _runs(test: Test | Finding, measured: Measured) -> tuple[str, ...]:
+    """The runs and merges that it reads; of those without counterpart the first that was asked for."""
+    return tuple(dict.fromkeys(measured.run(one) or one.runs[0] for one in test.readings()))
 
 
 def _finding(
@@ -212,6 +219,7 @@ def _finding(
         mark=there and there.mark,
         place=there and there.place,
         claims={claim: verdicts[claim] for claim in finding.claims},
+        runs=_runs(finding, measured),
     )
 
 

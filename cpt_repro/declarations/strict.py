@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import pickle
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -87,6 +90,24 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
+@lru_cache(maxsize=256)
+def _read(text: str) -> bytes:
+    """What a text says, pickled, so that every reader has its own; libyaml takes ten times as long."""
+    _check_depth(text)
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is not None and _written_out(node, {}) > _MOST_NODES:
+        raise ValueError("its aliases, written out, are too many values")
+    return pickle.dumps(None if node is None else loader.construct_document(node))
+
+
+def warm_up(folder: Path) -> None:
+    """Reads the declarations of the project in a folder, for processes that are forked from this one."""
+    for path in (*folder.glob("configs/**/*.yaml"), *folder.glob("data_manifests/*.yaml")):
+        with suppress(UserError):  # who needs it says so
+            read_yaml(path)
+
+
 def read_yaml(path: Path) -> Any:
     """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line.
 
@@ -97,12 +118,7 @@ def read_yaml(path: Path) -> Any:
         raise UserError("the file does not exist.", where=str(path), do=do)
     try:
         text = read_bytes(path, DECLARATION_BYTES).decode("utf-8")
-        _check_depth(text)
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is not None and _written_out(node, {}) > _MOST_NODES:
-            raise ValueError("its aliases, written out, are too many values")
-        return None if node is None else loader.construct_document(node)
+        return pickle.loads(_read(text))  # noqa: S301  made by this process
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, impossible dates
         fault = " ".join(str(error).split())
         raise UserError(f"not valid YAML ({fault}).", where=str(path), do="Correct it.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
@@ -102,7 +102,7 @@ class Bars(FigureKind):
     def published_table(self) -> tuple[list[str], int]:
         return unique(panel.published for panel in self.panels), sum(len(group.runs) for group in self.groups)
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         error = f"Error bars: {INTERVAL}."
         where = "the diamonds" if view.full_size else "the outlined bars below"
         published = f"Published: {where}, as printed or digitised."
@@ -111,14 +111,16 @@ class Bars(FigureKind):
     def results(self, view: View) -> list[Result]:
         return [
             Result(
-                f"{bar.group.label}, {self.bars[bar.place]}",
-                panel.title,
-                bar.published,
-                panel.height(view, bar.group, bar.run),
-                bar.run,
+                line=line,
+                row=f"{bar.group.label}, {self.bars[bar.place]}",
+                column=panel.title,
+                published=bar.published,
+                ours=panel.height(view, bar.group, bar.run),
+                run=bar.run,
+                record="evaluation" if panel.show == "suite" else "receipt",
             )
             for panel in self.panels
-            for bar in self.of(view, panel)
+            for line, bar in enumerate(self.of(view, panel), 1)
         ]
 
     def pairs(self, view: View) -> list[Pair]:
@@ -145,6 +147,7 @@ class Bars(FigureKind):
         return 0.8 / len(self.bars)
 
     def draw(self, view: View) -> Figure:
+        from matplotlib.legend_handler import HandlerTuple
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
@@ -167,11 +170,15 @@ class Bars(FigureKind):
                 _cut(ax)
             ax.grid(axis="x", visible=False)
             ax.set_ylabel(self.panels[index % count].label(view))
-        hatches = style.HATCHES[: len(self.bars)]
-        looks = [Patch(facecolor="#777777", edgecolor="white", hatch=hatch) for hatch in hatches]
+        looks: list[Any] = []
+        for place, hatch in enumerate(style.HATCHES[: len(self.bars)]):
+            runs = (group.runs[place] for group in self.groups if place < len(group.runs))
+            colours = unique(style.COLOURS[view.declared.style(run).colour] for run in runs)
+            looks.append(tuple(Patch(facecolor=one, edgecolor="white", hatch=hatch) for one in colours))
         both = published and view.full_size
         looks, labels = looks + [Line2D([], [], **MARK)] * both, [*self.bars, *["published"] * both]
-        figure.legend(looks, labels, loc="outside lower center", ncols=len(looks))
+        beside = {tuple: HandlerTuple(ndivide=None, pad=0)}
+        figure.legend(looks, labels, handler_map=beside, loc="outside lower center", ncols=len(looks))
         return figure
 
     def _draw_panel(self, axes: Axes, panel: BarPanel, view: View) -> None:

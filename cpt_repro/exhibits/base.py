@@ -170,6 +170,24 @@ class View(Evidence):
                 samples[one.seed] = Sample(loss, error, losses=dict.fromkeys(corpora, one))
         return over_seeds(samples, 3) if samples else None
 
+    def loss_at(self, run: str, corpus: str, most: float) -> tuple[float, Measured] | None:
+        """(where, loss) of a run's last point up to `most`, in billions of the paper's tokens since it began.
+
+        Only points that all its seeds have count; None where there is none.
+        """
+        curves = {one: dict(one.curve(corpus)) for one in self.runs(run)}
+        shared = set.intersection(*map(set, curves.values())) if curves else set()
+        # Ends of digitised curves are read to about a hundredth.
+        x = max((x for x in shared if x <= 1.01 * most), default=None)
+        if x is None:
+            return None
+        if all(x == max(points) for points in curves.values()) and (loss := self.loss(run, corpus)):
+            return x, loss
+        samples = {
+            one.seed: Sample(points[x], losses={corpus: one}, along=True) for one, points in curves.items()
+        }
+        return x, over_seeds(samples, 3)
+
     def score(self, model: str, suite: str, task: str | None = None) -> Measured | None:
         """A run's or merge's value of a task, or average of a suite, in percent."""
         samples = scores(self.evaluations(model), suite, task)
@@ -179,6 +197,10 @@ class View(Evidence):
         """How a run's paper calls its model, and how large it is here."""
         paper, run = declaration(self.study, name)
         return self.here(paper.models[run.model])
+
+    def full_name(self, name: str) -> str:
+        """`<paper>/<name>` of a run or merge as this paper writes it."""
+        return "/".join(self.study.resolve(name))
 
     def called(self, row: Row) -> str:
         """What a row is called."""
@@ -197,7 +219,8 @@ class View(Evidence):
     def here(self, text: str, run: str | None = None) -> str:
         """A label with what was trained at this scale before what it stands for.
 
-        Sizes of models, such as 64k (for 405M), and, of a run, learning rates: 3e-3 (3e-4).
+        Sizes of models, such as 64k (for 405M), and, of a run, learning rates, 3e-3 (3e-4), and the iteration
+        of what it starts from, iter 21 (10000).
         """
         if self.full_size:
             return text
@@ -205,6 +228,8 @@ class View(Evidence):
         planned = self.planned(run) if run else None
         if planned is None:
             return text
+        if planned.parent:
+            text = re.sub(r"\biter (\d+)\b", rf"iter {planned.parent_iteration} (\1)", text)
         factor = self.scale.models[planned.model_name].eta_factor
         return re.sub(
             r"\b\d(\.\d+)?e-\d+\b", lambda match: f"{rate_text(float(match[0]) * factor)} ({match[0]})", text
@@ -219,12 +244,16 @@ class View(Evidence):
 class Result(NamedTuple):
     """One value of an exhibit, published and ours; None where there is none."""
 
+    #: its place in the exhibit from 1, and what it is called there
+    line: int
     row: str
     column: str
     published: Value | None
     ours: Measured | None
-    #: the run or merge that it is of
-    run: str
+    #: the run or merge that it is of, if it is of one
+    run: str | None
+    #: which of its records tell it
+    record: Literal["receipt", "evaluation", "corpus"] = "receipt"
 
 
 class Kind(Strict):
@@ -249,12 +278,12 @@ class Kind(Strict):
     #: columns of its published table, and how many rows that must have
     published_table: ClassVar[tuple[list[str], int]] = ([], 0)
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         """Sentences on what its values are."""
         return []
 
     def results(self, view: View) -> list[Result]:
-        """Every value that it compares with a published one, or could; no inputs, no curves."""
+        """Every number that it shows, of curves their ends; those of one line and column are one."""
         return []
 
     def pairs(self, view: View) -> list[Pair]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import base, style
 from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import FigureKind, RunRef, View, check_known, unique
+from cpt_repro.exhibits.base import FigureKind, Result, RunRef, View, check_known, unique
 from cpt_repro.planning.plan import PlannedRun
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ class Curve(Strict):
 
 
 class Reference(Strict):
-    """A horizontal line: a run's final loss on the panel's corpus."""
+    """A run's final loss on the panel's corpus, from which effects are told; a horizontal line."""
 
     run: RunRef
     label: str
+    #: whether there is a line, or effects are told from it and no more
+    drawn: bool = True
     #: label of the printed line in the digitised panel
     published: str | None = None
 
@@ -119,7 +122,10 @@ class Panel(Strict):
         return xs, [y * unit for y in ys]
 
     def published_level(self, view: View) -> float | None:
-        """The published line of reference."""
+        """The published line of reference, or where none is drawn the published final loss."""
+        if self.reference and not self.reference.drawn:
+            value = view.counterparts.loss(self.reference.run, (self.y,))
+            return value and float(value.value)
         return view.study.digitised.panels[self.published].lines[self.line] if self.line else None
 
     def finals(self, view: View) -> dict[int, float]:
@@ -134,10 +140,6 @@ class Stage(NamedTuple):
     start: float
     billions: float
     name: str
-
-    def is_narrow(self, panel: Panel) -> bool:
-        """Whether its name has to stand upright."""
-        return self.billions < 0.15 * (panel.xlim[1] - panel.xlim[0])
 
 
 class Curves(FigureKind):
@@ -160,7 +162,7 @@ class Curves(FigureKind):
         """Whether anything of it was."""
         return any(panel.published for panel in self.panels)
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         bands = "bands reach from the lowest to the highest of them"
         out = [f"Lines are means over {view.common_seeds}, {bands}."] if view.several_seeds else []
         if not self.digitised:
@@ -171,6 +173,25 @@ class Curves(FigureKind):
         out += [f"Published curves ({where}): {source}."]
         if not view.full_size:
             out += ["Where an axis in percent stands at the right, both have the same span in it."]
+        return out
+
+    def results(self, view: View) -> list[Result]:
+        """Each curve's last point that was measured and drawn, here and in the paper."""
+        out = []
+        for index, panel in enumerate(self.panels):
+            for line, curve in enumerate(panel.curves if not panel.rates else (), 1):
+                last, published = curve.runs[-1], panel.published_line(view, curve)
+                planned, ends = view.planned(last), [panel.xlim[1], *(published[0][-1:] if published else ())]
+                start = self.origin(view, planned) if planned else 0.0
+                x, ours = view.loss_at(last, panel.y, min(ends) - start) or (min(ends) - start, None)
+                value = None
+                if published:
+                    place = f"Figure {int(view.key[-2:])}{panel.published[-1]}, {curve.published[-1]}"
+                    value = Value(value=_at(published, start + x), mark="digitised", place=place)
+                title = style.letter(index, len(self.panels), f"{panel.title}: loss on {panel.y}").strip(": ")
+                label = curve.label or view.declared.style(curve.runs[0]).label
+                row = f"{label}, at {start + x:.4g}B"
+                out.append(Result(line, row, title, value, ours, last))
         return out
 
     def pairs(self, view: View) -> list[Pair]:
@@ -199,7 +220,8 @@ class Curves(FigureKind):
                 end = min(published[0][-1], *(xs[-1] for xs, _ in lines))
                 here = mean(_at(line, end) for line in lines)
                 out.append(Pair(panel.published, _at(published, end), here))
-        if finals and (level := panel.published_level(view)) is not None:
+        drawn = panel.reference and panel.reference.drawn
+        if finals and drawn and (level := panel.published_level(view)) is not None:
             out.append(Pair(panel.published, level, mean(finals)))
         return out
 
@@ -249,17 +271,17 @@ class Curves(FigureKind):
         columns = 1 if beside else min(self.columns, count)
         rows = math.ceil(count / columns)
         of = (self.stages, self.published_stages) if beside else (self.stages,)
-        rooms = [_room_for_names(panel, stages(view, panel)) for panel in self.panels for stages in of]
-        pad, room = max(level for level, _ in rooms), max(max(both) for both in rooms)
+        named = any(stage.name for panel in self.panels for stages in of for stage in stages(view, panel))
+        pad = 13 if named else 4
         width = style.DOUBLE if beside or columns > 1 else style.SINGLE
         height = 2.2 if not beside else 1.7 if count > 2 else 2.1
-        figure, axes = style.figure(width, (height + room / 72) * rows, rows, 2 if beside else columns)
+        figure, axes = style.figure(width, height * rows, rows, 2 if beside else columns)
         legend = style.Legend()
         for index, panel in enumerate(self.panels):
             legend.begin(style.letter(index, count, ""))
             ours = axes[2 * index if beside else index]
             drawn = [_Ours(ours, panel, self, view, legend)]
-            drawn += [_Axes(axes[2 * index + 1], panel, self, view)] if beside else []
+            drawn += [_Axes(axes[2 * index + 1], panel, self, view, legend)] if beside else []
             for one in drawn:
                 one.draw()
                 title = one.title(style.letter(index, count, panel.title))
@@ -289,7 +311,9 @@ def _shared_span(ours: _Ours, there: _Axes) -> None:
     axes, level = halves[1]
     turned = (lambda y: 100 * (y / level - 1), lambda percent: level * (1 + percent / 100))
     percent = axes.secondary_yaxis("right", functions=turned)
-    percent.set_ylabel(f"against the {'line' if there.panel.reference else 'start'} (%)")
+    reference = there.panel.reference
+    against = "start" if not reference else "line" if reference.drawn else reference.label
+    percent.set_ylabel(f"against the {against} (%)")
 
 
 def _joined(pieces: Iterable[tuple[float, Any]], gap: float) -> Line:
@@ -308,23 +332,19 @@ def _at(line: Line, x: float) -> float:
     return float(np.interp(x, *zip(*known, strict=True)))
 
 
-def _room_for_names(panel: Panel, stages: list[Stage]) -> tuple[float, float]:
-    """Points that names of stages take above a panel: level ones, and upright ones, beside the title."""
-    named = [stage for stage in stages if stage.name]
-    level = 4 if all(stage.is_narrow(panel) for stage in named) else 13
-    return level, max((4.4 * len(stage.name) for stage in named if stage.is_narrow(panel)), default=0)
-
-
 class _Axes:
     """Axes while they are drawn: here those of the published curves alone, on the paper's y-axis."""
 
-    x_label = "tokens (B)"
+    x_label, where = "tokens (B)", "published"
 
-    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View):
+    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
         self.axes, self.panel, self.exhibit, self.view = axes, panel, exhibit, view
+        self.legend = legend
         #: what the y-limits must have room for: (whether from scratch, line), and levels
         self.lines: list[tuple[bool, Line]] = []
         self.levels: list[float] = []
+        #: the final loss of reference
+        self.level: float | None = None
         axes.set_xlim(*panel.xlim)
 
     def look(self, run: str) -> dict[str, Any]:
@@ -333,10 +353,7 @@ class _Axes:
     def title(self, title: str) -> str:
         corpus = "" if self.panel.rates else f": {self.view.study.paper.corpora[self.panel.y].stands_for}"
         paper, run = base.declaration(self.view.study, self.panel.curves[0].runs[0])
-        # Names of narrow stages stand upright beside it.
-        stages = self.exhibit.published_stages(self.view, self.panel)
-        gap = ",\n" if any(stage.name and stage.is_narrow(self.panel) for stage in stages) else ", "
-        return f"{PUBLISHED}{gap}{paper.models[run.model]}{corpus}"
+        return f"{PUBLISHED}, {paper.models[run.model]}{corpus}"
 
     def draw(self) -> None:
         self.axes.set(facecolor=style.TINT)
@@ -357,7 +374,8 @@ class _Axes:
                 look, gid = self.look(curve.runs[0]), f"published-{panel.published}-{index}"
                 self.axes.plot(*line, **look, linewidth=0.7, zorder=1.8, gid=gid)
                 self.make_room(curve, [line] if curve.fits else [])
-        if (level := panel.published_level(self.view)) is not None:
+        self.level = level = panel.published_level(self.view)
+        if level is not None and panel.reference.drawn:
             look, gid = self.look(panel.reference.run), f"published-{panel.published}-line"
             self.axes.axhline(level, **look, linewidth=0.5, zorder=1.55, gid=gid)
             self.levels.append(level)
@@ -366,7 +384,7 @@ class _Axes:
     def base(self) -> float | None:
         """The loss that effects are measured from: the line of reference, else where all curves start."""
         if self.panel.reference:
-            return self.levels[-1] if self.levels else None
+            return self.level
         if self.panel.spike:
             return None
         early = 0.01 * (self.panel.xlim[1] - self.panel.xlim[0])
@@ -386,14 +404,20 @@ class _Axes:
             self.axes.axvline(base.warmup_end(run), **look, zorder=1.5)
 
     def draw_boundaries(self, stages: list[Stage]) -> None:
+        """Where stages begin, above them their numbers, in the legend their names."""
         place = self.axes.get_xaxis_transform()
-        for stage in stages:
+        named = [stage for stage in stages if stage.name]
+        for number, stage in enumerate(stages, 1):
             if stage.start > 0:
                 look = {"color": "#777777", "linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.4}
                 self.axes.axvline(stage.start, **look)
-            narrow, middle = stage.is_narrow(self.panel), stage.start + stage.billions / 2
-            text = self.axes.text(middle, 1.015, stage.name, transform=place, ha="center", va="bottom")
-            text.set(fontsize=6.5 if narrow else 7, color="#444444", rotation=90 * narrow, in_layout=narrow)
+            if stage.name:
+                middle = stage.start + stage.billions / 2
+                text = self.axes.text(middle, 1.015, str(number), transform=place, ha="center", va="bottom")
+                text.set(fontsize=7, color="#444444", in_layout=False)
+        if named:
+            names = ", ".join(f"{number} {stage.name}" for number, stage in enumerate(stages, 1))
+            self.legend.note(f"{self.where}: {names}")
 
     def limits(self) -> Range | None:
         """Limits of y that an early transient does not squash: beyond 1.5 of the settled span it is cut."""
@@ -421,8 +445,8 @@ class _Ours(_Axes):
     """The axes of this scale's curves."""
 
     def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
-        super().__init__(axes, panel, exhibit, view)
-        self.legend, self.x_label = legend, style.tokens_label(view.scale)
+        super().__init__(axes, panel, exhibit, view, legend)
+        self.x_label, self.where = style.tokens_label(view.scale), "here"
         #: (label, colour, line) of curves that the limits leave no room for
         self.apart: list[tuple[str, str, Line]] = []
         self.nothing = not any(view.runs(name) for name in panel.runs)
@@ -436,7 +460,7 @@ class _Ours(_Axes):
         if panel.rates:
             return title
         if self.beside:
-            return f"{title}: {view.corpus_here(panel.y)}"
+            return f"{title}: {view.plan.corpus_title(panel.y)}"
         return f"{title}{chr(10) if panel.title else ' '}{view.corpus(panel.y)}".strip()
 
     def draw(self) -> None:
@@ -500,12 +524,15 @@ class _Ours(_Axes):
 
     def draw_reference(self, finals: list[float]) -> None:
         reference = self.panel.reference
-        if reference and finals:
+        self.level = mean(finals) if finals else None
+        if not reference or not reference.drawn:
+            return
+        if finals:
             look = self.look(reference.run) | {"linewidth": 0.8}
-            self.levels.append(mean(finals))
-            self.axes.axhline(self.levels[-1], **look, zorder=1.6)
+            self.levels.append(self.level)
+            self.axes.axhline(self.level, **look, zorder=1.6)
             self.legend.add(reference.label, reference=True, **look)
-        elif reference:
+        else:
             self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
 
     def draw_entropy_rate(self, limits: Range) -> Range:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cpt_repro.exhibits.base import CorpusRef, TableKind, View
+from cpt_repro.exhibits.base import CorpusRef, Result, TableKind, View
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, count, decimals
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -43,6 +43,17 @@ class Domains(TableKind):
             raise ValueError("'published' is not as long as 'columns'; name one for each, or none")
         return self
 
+    def results(self, view: View) -> list[Result]:
+        """Shares and sizes."""
+        columns = self.table(view).columns
+        names = next(column.cells for column in columns if isinstance(column, Texts))
+        return [
+            Result(line, name, column.heading, cell.published, cell.reproduced, None, "corpus")
+            for column in columns
+            for line, (name, cell) in enumerate(zip(names, column.cells, strict=True), 1)
+            if isinstance(cell, Cell)
+        ]
+
     def table(self, view: View) -> Table:
         here = self.corpus in view.scale.corpora
         built = view.fingerprint(self.corpus) if here else None
@@ -76,6 +87,6 @@ class Domains(TableKind):
             for cell in cells if view.full_size else ():
                 if cell.comparable:
                     cell.difference = cell.reproduced.value / unit - cell.published.value
-            name = "" if view.full_size or not here else view.corpus_here(self.corpus)
+            name = "" if view.full_size or not here else view.plan.corpus_title(self.corpus)
             columns.append(Values(HEADINGS[kind], there, name, view.scale.name, cells, decimals(printed)))
         return Table(columns, [])

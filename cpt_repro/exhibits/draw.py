@@ -26,7 +26,10 @@ class Drawn(Strict):
     #: such as: Figure 5
     number: str
     title: str
+    #: what to see, in a sentence or a few
     caption: str
+    #: what it is made of, how values are marked, what is missing
+    notes: tuple[str, ...]
     paper: str
     scale: str
     #: run or merge -> how many seeds it has
@@ -51,10 +54,10 @@ class Drawn(Strict):
     tables: tuple[Part, ...] = ()
 
 
-def caption(view: View) -> str:
-    """What to see; the scale, the seeds, what the kind says of its values; what is missing and why."""
+def notes(view: View) -> list[str]:
+    """The scale, the seeds, what the kind says of its values; what is missing and why."""
     scale, exhibit, counts = view.scale, view.exhibit, view.seed_counts
-    parts = [exhibit.see]
+    parts = []
     if scale.variants:
         parts.append(f"Variants of the papers' declarations: {', '.join(scale.variants)}.")
     if exhibit.scaled:
@@ -62,7 +65,7 @@ def caption(view: View) -> str:
         seeds = f"; {span} seed{'s' * view.several_seeds} a run" if span else ""
         size = f"a billion of the paper's tokens is {scale.tokens_per_billion:,.0f} tokens"
         parts.append(f"Scale {scale.name}: {size}{seeds}.")
-    parts += exhibit.caption(view)
+    parts += exhibit.notes(view)
     for why in sorted(set(view.without.values())):
         names = sorted(name for name, reason in view.without.items() if reason == why)
         parts.append(f"No counterpart at this scale ({why}): {', '.join(names)}.")
@@ -72,7 +75,7 @@ def caption(view: View) -> str:
     if view.to_be_measured:
         runs = f"{len(view.to_be_measured)} run{'s' * (len(view.to_be_measured) > 1)}"
         parts.append(f"To be measured: wanted points of {runs}, which a new training would give.")
-    return " ".join(parts)
+    return parts
 
 
 def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path | None = None) -> list[Path]:
@@ -96,19 +99,22 @@ def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path
         with style.drawing():
             title = plain(f"{paper}, {heading}: {exhibit.title} ({scale} scale)")
             paths = style.save(exhibit.draw(view), stem, title, digest(view.digests))
-        text = caption(view)
+        below = notes(view)
     else:
         table = exhibit.table(view)
         parts = table.parts(scale)
-        text = " ".join([caption(view), *table.caption(view.study.published.source)])
+        below = [*notes(view), *table.all_notes(view.study.published.source)]
+        text = " ".join(below)
         paths = [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
         write_csv(table, paths[0])
-        write_markdown(parts, paths[1], f"{heading}: {exhibit.title}", text)
-        write_tex(table.parts(scale, PAGE), paths[2], exhibit.title, text, f"tab:{paper}-{number}")
+        write_markdown(parts, paths[1], f"{heading}: {exhibit.title}", exhibit.see, text)
+        label = f"tab:{paper}-{number}"
+        write_tex(table.parts(scale, PAGE), paths[2], exhibit.title, exhibit.see, text, label)
     drawn = Drawn(
         number=heading,
         title=exhibit.title,
-        caption=text,
+        caption=exhibit.see,
+        notes=tuple(below),
         paper=paper,
         scale=scale,
         seeds={n: len(view.plan.ids(paper, n)) for n in {*exhibit.runs, *exhibit.evaluations}},

@@ -44,6 +44,7 @@ class Generations(TableKind):
             columns = {"Prompt": prompts, **self._as_published(view), f"Text{at}": list(asked)}
             return Table([Texts(heading, cells) for heading, cells in columns.items()], [])
         columns = {"Prompt": [], "Training tokens": [], **self._as_published(view), f"Generation{at}": []}
+        runs = dict(enumerate(view.full_name(row.model) for _ in prompts for row in self.rows))
         for k, prompt in enumerate(prompts):
             for row in self.rows:
                 texts = first[row.model].generations if first[row.model] else ()
@@ -53,7 +54,8 @@ class Generations(TableKind):
         notes = (
             [] if view.full_size else ["The two columns continue different prompts (see the table before)."]
         )
-        return Table([Texts(heading, cells) for heading, cells in columns.items()], notes)
+        *texts, (heading, cells) = columns.items()
+        return Table([*(Texts(*both) for both in texts), Texts(heading, cells, runs=runs)], notes)
 
     def _as_published(self, view: View) -> dict[str, list[str]]:
         """Columns of the published texts, and of what is printed beside them."""

@@ -8,7 +8,7 @@ from statistics import correlation, mean
 from typing import TYPE_CHECKING, Literal
 
 from cpt_repro.exhibits import style
-from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, View, unique, warmup_end
+from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, Result, View, unique, warmup_end
 from cpt_repro.exhibits.curves import Curve
 from cpt_repro.records.lookup import Trained
 
@@ -42,9 +42,21 @@ class Plane(FigureKind):
     def runs(self) -> list[str]:
         return unique(run for curve in self.curves for run in curve.runs)
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         paths = f"Paths are those of the mean losses over {view.common_seeds}."
         return [paths, NOT_DIGITISED] if view.several_seeds else [NOT_DIGITISED]
+
+    def results(self, view: View) -> list[Result]:
+        """The losses where each path ends."""
+        out = []
+        for corpus in (self.x, self.y):
+            for line, curve in enumerate(self.curves, 1):
+                x, ours = view.loss_at(curve.runs[0], corpus, self.until) or (self.until, None)
+                label = curve.label or view.declared.style(curve.runs[0]).label
+                out.append(
+                    Result(line, f"{label}, at {x:.4g}B", f"loss on {corpus}", None, ours, curve.runs[0])
+                )
+        return out
 
     def draw(self, view: View) -> Figure:
         figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)

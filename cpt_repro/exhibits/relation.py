@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count as count_from
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cpt_repro.declarations.published import Mark
+from cpt_repro.declarations.published import Mark, Value
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.exhibits import style
-from cpt_repro.exhibits.base import INTERVAL, CorpusRef, FigureKind, RunRef, View, unique
+from cpt_repro.exhibits.base import INTERVAL, CorpusRef, FigureKind, Result, RunRef, View, unique
 from cpt_repro.exhibits.typeset import Measured, count
 from cpt_repro.planning.mixture import streams
 from cpt_repro.records.lookup import Trained
@@ -197,10 +198,31 @@ class Relation(FigureKind):
         points = [point for panel in self.panels for series in panel.series for point in series.points]
         return [coordinate for point in points for coordinate in (point.x, point.y)]
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         marks = {p.mark for panel in self.panels for series in panel.series for p in series.published}
         published = f"Hollow: published ({', '.join(sorted(marks))})." if marks else ""
         return [text for text in (f"Bars: {INTERVAL}.", published) if text]
+
+    def results(self, view: View) -> list[Result]:
+        """Where the points stand, then the published ones."""
+        out, lines = [], count_from(1)
+        for index, panel in enumerate(self.panels):
+            axes = [style.letter(index, len(self.panels), name) for name in (panel.x, panel.y)]
+            for series in panel.series:
+                for point in series.points:
+                    line, run = next(lines), (*point.y.runs, *point.x.runs)[0]
+                    both = zip(axes, (point.x, point.y), strict=True)
+                    out += [
+                        Result(line, series.label, axis, None, of.measure(view), run) for axis, of in both
+                    ]
+                for there in series.published:
+                    line, both = next(lines), zip(axes, (there.x, there.y), strict=True)
+                    marked = {"mark": there.mark, "place": there.place}
+                    out += [
+                        Result(line, series.label, axis, Value(value=value, **marked), None, None)
+                        for axis, value in both
+                    ]
+        return out
 
     def draw(self, view: View) -> Figure:
         panels = len(self.panels)

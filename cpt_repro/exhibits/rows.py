@@ -6,7 +6,7 @@ Below the scale `paper` losses and scores do not compare as they are; ranks and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -108,7 +108,7 @@ class Rows(TableKind):
                     raise ValueError(f"the row of '{row.model}' is validated on no new corpus: give it 'new'")
         return self
 
-    def caption(self, view: View) -> list[str]:
+    def notes(self, view: View) -> list[str]:
         out = []
         if any(column.losses for column in self.columns):
             out.append("Losses in nats per token; AVG is the mean of D0 and D1.")
@@ -136,10 +136,9 @@ class Rows(TableKind):
 
     def results(self, view: View) -> list[Result]:
         return [
-            Result(view.called(row), column.heading, cell.published, cell.reproduced, row.model)
-            for column in _Builder(self, view).columns()
-            for row, cell in zip(self.rows, column.cells, strict=True)
-            if isinstance(cell, Cell)
+            Result(line, view.called(row), column.heading, cell.published, cell.reproduced, row.model, record)
+            for column, record in _Builder(self, view).results()
+            for line, (row, cell) in enumerate(zip(self.rows, column.cells, strict=True), 1)
         ]
 
     def pairs(self, view: View) -> list[Pair]:
@@ -176,15 +175,19 @@ class _Builder:
 
     def columns(self) -> list[Texts | Values]:
         """All columns, compared."""
-        out: list[Texts | Values] = []
+        return [made for column in self.exhibit.columns for made in self._of(column)]
+
+    def results(self) -> Iterator[tuple[Values, str]]:
+        """The columns of results, with the kind of record that tells them."""
         for column in self.exhibit.columns:
-            if column.losses:
-                out.append(self._losses(column))
-            elif column.suite:
-                out += self._scores(column)
-            else:
-                out.append(self._texts(column))
-        return out
+            for made in self._of(column) if column.losses or column.suite else ():
+                yield made, "evaluation" if column.suite else "receipt"
+
+    def _of(self, column: Column) -> list[Texts] | list[Values]:
+        """The columns that a declared one stands for."""
+        if column.losses:
+            return [self._losses(column)]
+        return self._scores(column) if column.suite else [self._texts(column)]
 
     def _texts(self, column: Column) -> Texts:
         heading, here = column.heading, column.show in ("here", "rate")
@@ -216,7 +219,7 @@ class _Builder:
         corpora = lambda key: column.corpora(view.study.paper.old, key.new)  # noqa: E731
         shown = unique(corpora(key)[0] for key in self.keys if column.show == "loss")
         there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
-        here = there if view.full_size else " / ".join(map(view.corpus_here, shown))
+        here = there if view.full_size else " / ".join(map(view.plan.corpus_title, shown))
         measure = lambda row, key: view.loss(row.run, *corpora(key)) if row.run else None  # noqa: E731
         values = self._values(column, column.heading, next(iter(column.published), None), measure)
         return values._replace(there=there, here=here)
@@ -258,7 +261,7 @@ class _Builder:
             else:
                 state = view.why(key.name) if measure else NO_COUNTERPART
             misprint = (view.key, number, published) in view.counterparts.misprints
-            cells.append(Cell(value, measured, state, misprint))
+            cells.append(Cell(value, measured, state, view.full_name(row.model), misprint))
         values = Values(heading, "", "", view.scale.name, cells, self.digits)
         compare(values, self.keys, self.exhibit.anchors, column.losses)
         return values

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import model_validator
 
 from cpt_repro.declarations.strict import Strict
-from cpt_repro.exhibits.base import RunRef, TableKind, View, unique
+from cpt_repro.exhibits.base import Result, RunRef, TableKind, View, unique
 from cpt_repro.exhibits.typeset import Cell, Measured, Table, Texts, Values, rate_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 
@@ -68,16 +69,37 @@ class Settings(TableKind):
             columns.append(Values(column.label or column.published, "", "", view.scale.name, cells))
         return Table(columns, [])
 
+    def results(self, view: View) -> list[Result]:
+        """Every setting that is a number."""
+        out, columns = [], [column for column in self.table(view).columns if isinstance(column, Values)]
+        for of, column in zip(self.columns, columns, strict=True):
+            for line, (row, cell) in enumerate(zip(self.rows, column.cells, strict=True), 1):
+                there, text = cell.published, cell.reproduced.text if cell.reproduced else ""
+                ours, printed = _number(text), _number(str(there.value)) if there else None
+                if ours is None:
+                    continue
+                published = there.model_copy(update={"value": printed}) if printed is not None else None
+                run, measured = row.run or of.run, Measured(ours, text)
+                out.append(Result(line, row.label, column.heading, published, measured, run))
+        return out
+
     def _cell(self, view: View, row: Setting, run: str | None, value) -> Cell:
         text = _setting(row.field, run, view) if row.field else row.everywhere
         if text is None:
             state = view.why(run) if row.field in COUNTED else NO_COUNTERPART
             return Cell(value, None, state)
-        cell = Cell(value, Measured(text, text), f"used at scale {view.scale.name}")
+        of = view.full_name(run) if row.field else None
+        cell = Cell(value, Measured(text, text), f"used at scale {view.scale.name}", of)
         if view.full_size and value:
             same = str(value.value).replace(",", "") == text.replace(",", "")
             cell.difference = "equal" if same else "differs"
         return cell
+
+
+def _number(text: str) -> float | None:
+    with suppress(ValueError):
+        return float(text.replace(",", ""))
+    return None
 
 
 def _setting(field: str, name: str, view: View) -> str | None:

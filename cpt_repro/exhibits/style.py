@@ -181,6 +181,10 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     for text in figure.findobj(Text):
         if (shown := plain(text.get_text())) != text.get_text():
             text.set_text(shown)
+    # Laid out once, at the PNG's resolution, for all three formats.
+    figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
     png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
     with whole_file(png) as aside:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})

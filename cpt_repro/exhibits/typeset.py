@@ -88,6 +88,8 @@ class Cell:
     reproduced: Measured | None
     #: what happened to the reproduced value
     state: str
+    #: run or merge, `<paper>/<name>`, whose records the reproduced value is from
+    run: str | None = None
     misprint: bool = False
     ranks: Ranks | None = None
     #: published; here with its noise, None where the anchors lie too close together
@@ -127,6 +129,8 @@ class Texts(NamedTuple):
     names: bool = True
     #: places of those that are the best of what compares
     best: frozenset[int] = frozenset()
+    #: place -> run or merge whose records a cell is from
+    runs: dict[int, str] = {}
 
 
 class Values(NamedTuple):
@@ -159,7 +163,9 @@ class Values(NamedTuple):
             return out
         here = [cell.reproduced.text if cell.reproduced else cell.state for cell in self.cells]
         best = frozenset(k for k, c in enumerate(self.cells) if c.ranks and c.ranks.worst == 1)
-        out.append(Texts(self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here), here, best=best))
+        runs = {k: cell.run for k, cell in enumerate(self.cells) if cell.run and cell.reproduced}
+        title = self._title(at if out else f"{at}; {NOT_PUBLISHED}", self.here)
+        out.append(Texts(title, here, best=best, runs=runs))
         compared = [cell.compared(self.digits or 0) for cell in self.cells]
         if any(compared):
             title = self._title("difference" if self.scale == "paper" else "agrees")
@@ -207,13 +213,20 @@ class Part(Strict):
     rows: tuple[tuple[str, ...], ...]
     #: (row, column) of the best values
     best: frozenset[tuple[int, int]] = frozenset()
+    #: run or merge -> (row, column) of what its records say
+    cells: dict[str, tuple[tuple[int, int], ...]] = {}
 
     @classmethod
     def of(cls, title: str, columns: list[Texts]) -> Part:
         cells = [map(plain, column.cells) for column in columns]
         heads = [plain(column.heading) for column in columns]
         best = frozenset((row, k) for k, column in enumerate(columns) for row in column.best)
-        return cls(title=title, heads=heads, rows=tuple(zip(*cells, strict=True)), best=best)
+        of_runs: dict[str, list[tuple[int, int]]] = {}
+        for k, column in enumerate(columns):
+            for row, run in column.runs.items():
+                of_runs.setdefault(run, []).append((row, k))
+        rows = tuple(zip(*cells, strict=True))
+        return cls(title=title, heads=heads, rows=rows, best=best, cells=dict(sorted(of_runs.items())))
 
     @field_serializer("best")
     def _in_order(self, best: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -235,12 +248,12 @@ class Part(Strict):
 
 
 class Table(NamedTuple):
-    """Columns, and what the caption says of them."""
+    """Columns, and what the notes below say of them."""
 
     columns: list[Texts | Values]
     notes: list[str]
 
-    def caption(self, source: str) -> list[str]:
+    def all_notes(self, source: str) -> list[str]:
         """Where published values are from, how they are marked, and what compares."""
         values = [column for column in self.columns if isinstance(column, Values)]
         cells = [cell for column in values for cell in column.cells if cell.published]
@@ -346,19 +359,20 @@ def write_csv(table: Table, path: Path) -> None:
     for column in table.columns:
         columns |= {column.heading: column.cells} if isinstance(column, Texts) else column.columns()
     with whole_file(path) as aside:
-        headed = {_csv_value(heading): cells for heading, cells in columns.items()}
-        frame = pd.DataFrame(headed, dtype=object).map(_csv_value)
+        headed = {_csv_value(head): [*map(_csv_value, cells)] for head, cells in columns.items()}
+        frame = pd.DataFrame(headed, dtype=object)
         frame.to_csv(aside, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def write_markdown(parts: list[Part], path: Path, title: str, caption: str) -> None:
-    """Pipe tables under their caption."""
+def write_markdown(parts: list[Part], path: Path, title: str, caption: str, notes: str) -> None:
+    """Pipe tables under their caption, above their notes."""
     lines = [f"**{escape_markdown(title)}.** {escape_markdown(caption)}"]
     for part in parts:
         lines += ["", *([f"*{escape_markdown(part.title)}*", ""] if part.title else [])]
         lines.append("| " + " | ".join(escape_markdown(head) or " " for head in part.heads) + " |")
         lines.append("|" + " --- |" * len(part.heads))
         lines += ["| " + " | ".join(row) + " |" for row in part.marked(escape_markdown, "**{}**")]
+    lines += ["", escape_markdown(notes)] if notes else []
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -422,18 +436,21 @@ def _pages(part: Part) -> list[Part]:
         return [part]
     upper = {(row, column) for row, column in part.best if row < half}
     lower = {(row - half, column) for row, column in part.best - upper}
-    first = part.model_copy(update={"rows": part.rows[:half], "best": frozenset(upper)})
-    rest = part.model_copy(update={"rows": part.rows[half:], "best": frozenset(lower)})
+    first = part.model_copy(update={"rows": part.rows[:half], "best": frozenset(upper), "cells": {}})
+    rest = part.model_copy(update={"rows": part.rows[half:], "best": frozenset(lower), "cells": {}})
     return [*_pages(first), *_pages(rest)]
 
 
-def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: str) -> None:
-    """Booktabs tables at 8 points on an upright page, in one float, in one each where they are long."""
+def write_tex(parts: list[Part], path: Path, title: str, caption: str, notes: str, label: str) -> None:
+    """Booktabs tables at 8 points on an upright page, in one float, in one each where they are long.
+
+    The caption stands above the first, the notes below the last.
+    """
     fits = sum(map(_lines, parts)) <= PAGE_LINES
     floats = [[(part, part) for part in parts]]
     if not fits:
         floats = [[(page, part)] for part in parts for page in _pages(part)]
-    title, caption = escape_tex(title), escape_tex(caption)
+    title, caption, notes = map(escape_tex, (title, caption, notes))
     packages = r"\usepackage{booktabs,array} and, before them, \usepackage[T1]{fontenc}"
     lines = [f"% needs {packages}"]
     for number, inside in enumerate(floats):
@@ -444,5 +461,8 @@ def write_tex(parts: list[Part], path: Path, title: str, caption: str, label: st
             lines.append(f"\\caption{{\\textbf{{{title}.}} {caption}}}\n\\label{{{label}}}\\smallskip")
         above = [f"{escape_tex(part.title)}\\par\\smallskip\n" if part.title else "" for part, _ in inside]
         tabulars = [head + _tabular(*both) for head, both in zip(above, inside, strict=True)]
-        lines.append("\\par\\medskip\n".join(tabulars) + r"\end{table*}")
+        lines.append("\\par\\medskip\n".join(tabulars))
+        if notes and number == len(floats) - 1:
+            lines.append(f"\\par\\medskip\\parbox{{\\linewidth}}{{{notes}}}")
+        lines.append(r"\end{table*}")
     write_text(path, "\n".join(lines) + "\n")

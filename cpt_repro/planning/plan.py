@@ -149,6 +149,10 @@ class Plan:
         """The manifest of a corpus of this scale."""
         return self._manifests[corpus]
 
+    def corpus_title(self, corpus: str) -> str:
+        """What a corpus is called at this scale; its key where there is none."""
+        return self.manifest(corpus).title if corpus in self.scale.corpora else corpus
+
     @cached_property
     def _manifests(self) -> dict[str, Manifest]:
         return {corpus: load_manifest(self.project, name) for corpus, name in self.scale.corpora.items()}

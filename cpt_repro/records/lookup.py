@@ -301,8 +301,4 @@ class Evidence:
         declared = self.study.paper.corpora[corpus]
         if self.scale.full_size:
             return declared.stands_for
-        return f"{declared.called} ({self.corpus_here(corpus)}, for {declared.stands_for})"
-
-    def corpus_here(self, corpus: str) -> str:
-        """What a corpus is called at this scale; its key where there is none."""
-        return self.plan.manifest(corpus).title if corpus in self.scale.corpora else corpus
+        return f"{declared.called} ({self.plan.corpus_title(corpus)}, for {declared.stands_for})"

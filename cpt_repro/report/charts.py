@@ -70,7 +70,8 @@ class Charts:
                 one.seed: tuple(zip(*points, strict=True)) for one in seeds if (points := one.curve(corpus))
             }
             if lines:
-                curves.append(self._curve(corpus, {"colour": style.COLOURS[hue], "dash": ""}, lines))
+                called = self.records.plan.corpus_title(corpus)
+                curves.append(self._curve(called, {"colour": style.COLOURS[hue], "dash": ""}, lines))
         if curves:
             self.charts[place] = [{"title": "validation losses", "base": None, "curves": curves}]
 
@@ -92,7 +93,7 @@ class Charts:
                 label = view.here(curve.label or look.label, curve.runs[0])
                 curves.append(self._curve(label, drawn, lines))
         finals = panel.finals(view).values()
-        title = f"{view.here(panel.title)}: {view.corpus_here(panel.y)}".removeprefix(": ")
+        title = f"{view.here(panel.title)}: {view.plan.corpus_title(panel.y)}".removeprefix(": ")
         base = {"label": panel.reference.label, "y": round(mean(finals), DIGITS)} if finals else None
         return {"title": title, "base": base, "curves": curves}
 

@@ -27,12 +27,14 @@ from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
 from cpt_repro.exhibits.draw import Drawn
 from cpt_repro.exhibits.style import tokens_label
+from cpt_repro.exhibits.typeset import Part
 from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.charts import Charts, library, packed
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
 from cpt_repro.report.receipts import Readable, Reader, anchor
+from cpt_repro.report.words import quantity_in_words, run_in_words
 
 if TYPE_CHECKING:
     import jinja2
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 #: Pixels of a drawn PNG per CSS pixel: at 200 dots per inch its letters then have the size of text.
 DENSITY = 1.45
 #: Colours that a figure has on the page.
-COLOURS = 40
+COLOURS = 32
 #: How a PNG begins, and the longest side and most bytes of one that is drawn here.
 PNG, MOST_PIXELS, MOST_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 10_000, 10**8
 #: Ends of the axis of effects, as multiples of the published one.
@@ -54,6 +56,27 @@ class Compared:
     """A main effect beside the published one, on an axis where nothing is at 0 and that at 1."""
 
     finding: FindingRecord
+    #: places on the page of exhibits that its claims name -> what they are called
+    exhibits: dict[str, str]
+    #: where the page has its runs
+    runs: tuple[str, ...]
+
+    @property
+    def beyond(self) -> tuple[bool, bool]:
+        """Whether the interval goes on beyond the axis, on the left and on the right."""
+        one, noise = self.finding, self.finding.noise or 0
+        if self.ends is None:
+            return False, False
+        places = [self.place((one.value + sign * noise) / one.published) for sign in (-1, 1)]
+        return min(places) < 0, max(places) > 100
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing is drawn."""
+        one = self.finding
+        if one.value is None:
+            return "not measured"
+        return "no value published" if one.published is None else "nothing in print: no multiple of it"
 
     @property
     def ends(self) -> tuple[float, float, float] | None:
@@ -208,7 +231,7 @@ class Page:
     def shown(self, paper: str, key: str) -> Shown:
         """One exhibit."""
         scale, name, exhibit = self.plan.scale.name, f"{paper}/{key}", self.catalogue.find(paper, key)
-        word, number = key.split("_")
+        word = key.partition("_")[0]
         drawn, image = read_drawn(self.folder / paper / f"{key}.json"), None
         if drawn and word == "figure":
             picture = self.folder / paper / f"{key}.png"
@@ -218,7 +241,7 @@ class Page:
         return Shown(
             id=f"{paper}-{key}",
             name=name,
-            number=f"{word.capitalize()} {int(number)}",
+            number=called(key),
             exhibit=exhibit,
             commands=(
                 f"snakemake --cores all {target} --config scale={scale}",
@@ -288,7 +311,19 @@ class Page:
         """The papers' main effects, those first whose claims did not hold."""
         order = [FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN, HELD]
         worst = lambda one: min(map(order.index, one.claims.values()))  # noqa: E731
-        return [Compared(one) for one in sorted(ledger.findings, key=worst)]
+        claims = {(claim.paper, claim.id): claim for claim in ledger.claims}
+        return [
+            Compared(
+                finding=one,
+                exhibits={
+                    f"{one.paper}-{key}": called(key)
+                    for claim in one.claims
+                    for key in self.seen(claims[one.paper, claim])
+                },
+                runs=tuple(self.of_run(one.paper, name) for name in one.runs),
+            )
+            for one in sorted(ledger.findings, key=worst)
+        ]
 
     def charts(self, drawn: list[Shown], nodes: list[Node]) -> Charts:
         """The curves that can be explored: of the figures that show losses, and of every run."""
@@ -324,6 +359,10 @@ class Page:
             place=self.place,
             of_run=self.of_run,
             anchor=anchor,
+            cell_anchors=cell_anchors,
+            called=called,
+            in_words=lambda paper, text: quantity_in_words(plan.studies[paper], text),
+            run_in_words=lambda paper, name: run_in_words(plan.studies[paper], name),
             unit=tokens_label(plan.scale),
             runs_of=Counter(run.paper for run in plan.runs.values()),
             plan=plan,
@@ -347,6 +386,17 @@ class Page:
             environment=self.environment(),
             citation=citation(self.catalogue, figures=self.figures) if drawn else None,
         )
+
+
+def called(key: str) -> str:
+    """Figure 5, of figure_05."""
+    word, number = key.split("_")
+    return f"{word.capitalize()} {int(number)}"
+
+
+def cell_anchors(part: Part) -> dict[tuple[int, int], str]:
+    """(row, column) -> where the page has the run or merge whose records say what stands there."""
+    return {cell: anchor(run) for run, cells in part.cells.items() for cell in cells}
 
 
 def own_script() -> Any:

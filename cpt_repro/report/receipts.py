@@ -127,7 +127,7 @@ class Reader:
             for corpus in self.plan.scale.corpora:
                 if losses := self.records.losses(run, corpus):
                     start = f"{losses.start or losses.curve[0][1]:.3f} → "
-                    values[f"loss on {corpus}"] = f"{start}{losses.final.loss:.4f}"
+                    values[f"loss on {self.plan.corpus_title(corpus)}"] = f"{start}{losses.final.loss:.4f}"
             values["trained in"] = f"{receipt.measured.seconds / 60:,.1f} min"
         if run.id in self.models:
             evaluation = self._evaluation(run.id)
@@ -159,8 +159,8 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
     yield "model", model if scale.full_size else f"{model}, for the paper's {run.model_name}"
     length = f"{training.tokens:,} ({run.billions:,.0f}B of the paper), in {training.iterations:,} iterations"
     yield "tokens", f"{length} of {training.batch_sequences} x {training.sequence_length}"
-    shares = _shares(training.mixture).items()
-    yield "text", ", ".join(f"{100 * share:.3g} % {corpus}" for corpus, share in shares)
+    shares = _shares(plan, training.mixture).items()
+    yield "text", "; ".join(f"{100 * share:.3g} % {corpus}" for corpus, share in shares)
     yield "schedule", ", ".join([training.schedule.kind, *_fields(training.schedule)])
     if run.keep:
         yield "kept from its start", ", ".join(run.keep)
@@ -173,7 +173,7 @@ def _fields(schedule: Any) -> Iterator[str]:
             yield f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _shares(mixture: Mixture) -> dict[str, float]:
+def _shares(plan: Plan, mixture: Mixture) -> dict[str, float]:
     """Shares of the tokens by corpus, with the domain where a corpus gives that one alone."""
     shares: Counter[str] = Counter()
     domains: defaultdict[str, set[str]] = defaultdict(set)
@@ -186,7 +186,5 @@ def _shares(mixture: Mixture) -> dict[str, float]:
                 domains[part.stream.corpus].add(part.stream.domain)
 
     add(mixture, 1.0)
-    return {
-        f"{corpus} ({', '.join(domains[corpus])})" if len(domains[corpus]) == 1 else corpus: share
-        for corpus, share in shares.items()
-    }
+    alone = {corpus: f" ({', '.join(of)})" * (len(of) == 1) for corpus, of in domains.items()}
+    return {f"{plan.corpus_title(corpus)}{alone[corpus]}": share for corpus, share in shares.items()}

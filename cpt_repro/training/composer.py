@@ -43,7 +43,7 @@ with warnings.catch_warnings():
     from composer import Callback, ComposerModel, Trainer
     from composer.core import DataSpec, Event
     from composer.devices import Device, DeviceCPU, DeviceGPU
-    from composer.utils import FSDP2Config, dist
+    from composer.utils import FSDP2Config, dist, get_composer_env_dict
 
 from cpt_repro import __version__
 from cpt_repro.declarations.scale import Execution
@@ -113,6 +113,11 @@ def bare(model: torch.nn.Module) -> CausalLM:
 
 
 # -- ranks
+
+
+def warm_up(folder: Path) -> None:
+    """Asks now what Composer asks of the machine for a process's first trainer: it takes a second."""
+    get_composer_env_dict()
 
 
 def join_ranks(device: str) -> Device:

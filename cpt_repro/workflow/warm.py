@@ -27,8 +27,8 @@ from cpt_repro.processes import end_with
 
 SOCKET = "CPT_REPRO_WARM"
 #: What every command needs, and command -> what else takes long to import; imported when the first job of a
-#: kind comes, also where the command itself imports it late.
-_ALL = ("cpt_repro.cli", "cpt_repro.workflow.jobs")
+#: kind comes, also where the command itself imports it late. What a module's `warm_up` finds out is kept too.
+_ALL = ("cpt_repro.cli", "cpt_repro.declarations.strict", "cpt_repro.workflow.jobs")
 _MODULES = {
     "corpus": ("cpt_repro.data.build",),
     "suites": ("cpt_repro.evaluation.suites",),
@@ -93,7 +93,8 @@ def _serve(listener: socket.socket, parent: int) -> int:
             arguments = None
         for module in imports_of(arguments[0]) if arguments else ():
             with suppress(ImportError):  # the child will say it
-                importlib.import_module(module)
+                if warm_up := getattr(importlib.import_module(module), "warm_up", None):
+                    warm_up(Path(folder))
         gc.freeze()
         if arguments is not None and os.fork() == 0:
             end_with(server)

@@ -15,7 +15,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.exhibits import catalogue as room
 from cpt_repro.exhibits.base import FigureKind, Kind, TableKind, View
 from cpt_repro.exhibits.catalogue import Catalogue, load_exhibits
-from cpt_repro.exhibits.draw import caption
+from cpt_repro.exhibits.draw import notes
 from cpt_repro.planning.plan import Plan
 
 from .conftest import Some, legend
@@ -218,7 +218,7 @@ def test_a_table_of_runs_that_another_paper_trained_or_nobody_can(third):
         "no counterpart",
         "not measured",
     ]
-    assert "scale pocket has no corpus finnish" in caption(view)
+    assert "scale pocket has no corpus finnish" in " ".join(notes(view))
     assert score.cells[1].reproduced and score.cells[-1].state == "not run"
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cpt_repro.exhibits.draw import Drawn, caption, draw
+from cpt_repro.exhibits.draw import Drawn, draw, notes
 from cpt_repro.files import digest, file_digest, read_json
 
 START = (
@@ -38,7 +38,9 @@ def test_a_figure_says_what_it_was_drawn_from(pocket, tmp_path, exhibit):
     assert about.files == {path.name: file_digest(path) for path in (png, svg, pdf)}
     needs = made.catalogue.needs(*exhibit.split("/"))
     assert set(about.sha256) == {f"receipt {run}" for run in needs.runs} and about.missing == ()
-    assert about.caption.startswith(made.catalogue.find(*exhibit.split("/")).see) and about.tables == ()
+    assert about.caption == made.catalogue.find(*exhibit.split("/")).see and about.tables == ()
+    scaled = any(note.startswith("Scale pocket: ") for note in about.notes)
+    assert scaled == made.catalogue.find(*exhibit.split("/")).scaled
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_nothing_was_run_at_all(pocket, tmp_path, exhibit):
     made = pocket(("",))
     paths = draw(made.catalogue, made.records, *exhibit.split("/"), out=tmp_path)
     assert all(path.stat().st_size for path in paths)
-    assert read_json(paths[-1])["sha256"] == {} and "Not run: " in read_json(paths[-1])["caption"]
+    assert read_json(paths[-1])["sha256"] == {} and "Not run: " in " ".join(read_json(paths[-1])["notes"])
 
 
 def test_what_the_scale_lacks_is_told(pocket, repository):
@@ -56,7 +58,7 @@ def test_what_the_scale_lacks_is_told(pocket, repository):
     view = pocket(models=scale.models | {"10b": None}).view("ibrahim2024/figure_07")
     for name in view.exhibit.runs:
         view.runs(name)
-    text = caption(view)
+    text = " ".join(notes(view))
     assert (
         "No counterpart at this scale (scale pocket has no counterpart of the model 10b): 10b/pile, " in text
     )
@@ -64,7 +66,7 @@ def test_what_the_scale_lacks_is_told(pocket, repository):
 
 
 def test_variants_are_named(pocket):
-    text = caption(pocket(variants=("ibrahim2024/eta-max-10b/3e-4",)).view("ibrahim2024/figure_02"))
+    text = " ".join(notes(pocket(variants=("ibrahim2024/eta-max-10b/3e-4",)).view("ibrahim2024/figure_02")))
     assert text.endswith("Variants of the papers' declarations: ibrahim2024/eta-max-10b/3e-4.")
 
 
@@ -75,7 +77,9 @@ def test_curves_that_lack_points_are_told(pocket, repository, tmp_path):
     view = pocket(validation=validation).view("ibrahim2024/figure_13")
     for name in view.exhibit.runs:
         view.runs(name)
-    assert "To be measured: wanted points of 6 runs, which a new training would give." in caption(view)
+    assert "To be measured: wanted points of 6 runs, which a new training would give." in " ".join(
+        notes(view)
+    )
     assert view.missing == set() and len(view.to_be_measured) == 6
 
 

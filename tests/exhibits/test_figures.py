@@ -9,7 +9,7 @@ from cpt_repro.declarations.scale import MoreSeeds
 from cpt_repro.exhibits.agreement import agreement
 from cpt_repro.exhibits.base import FigureKind
 from cpt_repro.exhibits.curves import Curve, Panel, _Axes
-from cpt_repro.exhibits.draw import caption
+from cpt_repro.exhibits.draw import notes
 from cpt_repro.exhibits.plane import Plane, r_squared
 from cpt_repro.exhibits.style import drawing, shared
 
@@ -73,8 +73,8 @@ def test_without_published_curves_nothing_is_drawn_beside(pocket, figure_of):
     made = figure_of(view)
     assert len(made.axes) == 2 and not any(published(axes) for axes in made.axes)
     assert view.exhibit.pairs(view) == []
-    assert "could not be digitised" in caption(view)
-    assert "digitised from the paper's plots" in caption(pocket().view("ibrahim2024/figure_04"))
+    assert "could not be digitised" in " ".join(notes(view))
+    assert "digitised from the paper's plots" in " ".join(notes(pocket().view("ibrahim2024/figure_04")))
 
 
 @pytest.mark.parametrize("scale", ["pocket", "paper"])
@@ -259,7 +259,7 @@ def test_a_plane_has_one_path_a_run_whatever_the_number_of_seeds(pocket, figure_
     (path,) = [one for one in figure_of(view, exhibit).axes[0].get_lines() if len(one.get_xdata()) > 1]
     first = [one.curve("sp")[0][1] for one in view.runs("405m/pile--sp/replay-0")]
     assert len(first) == 3 and path.get_xdata()[0] == pytest.approx(np.exp(np.mean(first)))
-    assert "mean losses over" in " ".join(exhibit.caption(view))
+    assert "mean losses over" in " ".join(exhibit.notes(view))
     assert r_squared([1, 2, 3], [2, 4, 6]) == pytest.approx(1) and math.isnan(r_squared([1, 1], [2, 3]))
     assert "not run" in [
         text.get_text() for text in figure_of(pocket(("",)).view("gupta2023/figure_04")).axes[0].texts
@@ -284,7 +284,7 @@ def test_runs_with_different_seeds_are_drawn_on_the_common_ones(pocket, figure_o
     line = made.axes[0].get_lines()[0]
     assert list(line.get_ydata()) == pytest.approx([loss for _, loss in runs[0].curve("pile")])
     assert not made.axes[0].collections  # no band of seeds that the line is not of
-    text = caption(view)
+    text = " ".join(notes(view))
     assert "1 to 3 seeds a run" in text and "the seeds that all runs of a panel have" in text
     # Its published ends lie within what can be read off, so they are drawn and not counted.
     ends = view.exhibit.ends(view, view.exhibit.panels[0])

@@ -82,7 +82,7 @@ def test_what_was_not_run_is_told_and_published_points_are_there(view):
     panels = view.exhibit.panels
     declared = [(p.x, p.y) for panel in panels for series in panel.series for p in series.published]
     assert len(declared) == 9 and set(declared) <= drawn
-    assert view.exhibit.caption(view)[-1] == "Hollow: published (derived)."
+    assert view.exhibit.notes(view)[-1] == "Hollow: published (derived)."
 
 
 def test_published_points_are_shares_of_the_printed_tables(view):

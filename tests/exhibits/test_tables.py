@@ -240,11 +240,11 @@ def test_what_failed_is_told_from_what_was_not_run(drawn, pocket, tmp_path, repo
 
 def test_what_was_not_run_is_out_of_the_ranking(drawn):
     files = drawn("ibrahim2024/table_02", (FIVE, UNION))
-    assert [str(number) for number in files["frame"]["D0, ranked rows"][2:5]] == ["5.0", "", "5.0"]
+    assert [str(number) for number in files["frame"]["D0, ranked rows"][2:5]] == ["5", "", "5"]
     assert all("not run" in files[suffix].read_text(encoding="utf-8") for suffix in ("csv", "md", "tex"))
     about = read_json(files["json"])
     assert about["missing"] == [f"receipt {run}seed-{seed}" for run in (UNION, FIVE) for seed in (0, 1, 2)]
-    assert f"Not run: 6 of {6 + len(about['sha256'])} records." in about["caption"]
+    assert f"Not run: 6 of {6 + len(about['sha256'])} records." in about["notes"]
     text = drawn("ibrahim2024/table_06", (TIES,))["md"].read_text(encoding="utf-8")
     (row,) = (
         line for line in text.splitlines() if "405M" in line and "300B SP | 50 |" in line and "2 × 24" in line
@@ -369,16 +369,16 @@ def test_the_best_is_bold_where_noise_leaves_it_first(tmp_path):
     (part,) = table.parts("pocket")
     assert [part.rows[row][k] for row, k in sorted(part.best)] == ["2.17", "40.00", clear[2].reproduced.text]
     assert Part.model_validate(json.loads(part.model_dump_json())) == part
-    write_markdown([part], tmp_path / "t.md", "T", "c")
+    write_markdown([part], tmp_path / "t.md", "T", "c", "")
     assert [*re.findall(r"\*\*(.*?)\*\*", (tmp_path / "t.md").read_text())][1:] == [
         "2.17",
         "40.00",
         part.rows[2][-2],
     ]
-    write_tex([part], tmp_path / "t.tex", "T", "c", "tab:t")
+    write_tex([part], tmp_path / "t.tex", "T", "c", "", "tab:t")
     assert r"\textbf{2.17}" in (tmp_path / "t.tex").read_text()
-    assert any(note.startswith("Bold") for note in table.caption("a paper"))
-    assert not any(note.startswith("Bold") for note in Table(columns[:0], []).caption("a paper"))
+    assert any(note.startswith("Bold") for note in table.all_notes("a paper"))
+    assert not any(note.startswith("Bold") for note in Table(columns[:0], []).all_notes("a paper"))
 
 
 def test_the_columns_of_a_narrow_page_stand_below_each_other(drawn, pocket):

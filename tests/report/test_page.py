@@ -112,7 +112,7 @@ def test_page_shows_the_exhibits_as_drawn(made, page):
     titles = {attrs.get("title") for tag, attrs in page.tags if tag == "code"}
     for paper, key in DRAWN:
         about = Drawn.model_validate(read_json(made.project.figures / "pocket" / paper / f"{key}.json"))
-        assert " ".join(about.caption.split()) in page.text
+        assert all(" ".join(text.split()) in page.text for text in (about.caption, *about.notes))
         assert {f"SHA-256 {sha256}" for sha256 in about.sha256.values()} <= titles
         assert bool(about.tables) == key.startswith("table")
         for row in (row for part in about.tables for row in (part.heads, *part.rows)):

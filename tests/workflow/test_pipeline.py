@@ -169,7 +169,7 @@ def test_more_validation_is_measured_on_kept_weights(pipeline, tmp_path):
     said(clone.snakemake(FIGURE))
     assert len(list(clone.folder.rglob("losses.json"))) == 2
     sidecar = read_json(clone.folder / FIGURE.replace("png", "json"))
-    assert len(sidecar["to_be_measured"]) == 2 and "To be measured" in sidecar["caption"]
+    assert len(sidecar["to_be_measured"]) == 2 and "To be measured" in " ".join(sidecar["notes"])
     assert "curves to be measured: 4 runs, 2 of them on weights that are kept" in clone.cpt("status").stdout
 
 
