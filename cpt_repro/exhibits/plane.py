@@ -76,7 +76,7 @@ class Plane(FigureKind):
             style.empty(axes, "not run")
             axes.set_xticks([])
         else:
-            bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28)
+            bar = figure.colorbar(scatter, ax=axes, pad=0.02, aspect=28, use_gridspec=False)
             bar.set_label(style.tokens_label(view.scale).replace("; ", ";\n"))
             bar.outline.set_linewidth(0.5)
             legend.add("before the first update", reference=True, **BEGUN, linestyle="none")

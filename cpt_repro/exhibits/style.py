@@ -43,7 +43,7 @@ RC = {
     "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.5,
     "lines.linewidth": 1.1, "lines.markersize": 3, "hatch.linewidth": 0.5,
-    "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
+    "figure.dpi": 100, "savefig.dpi": 200,
     # Text as outlines: the same in every viewer, whatever fonts it has.
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -94,10 +94,16 @@ def figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure
     # Without pyplot, which would keep every figure and costs time to import.
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
+    made = Figure(figsize=(width, height))
     axes = made.subplots(rows, columns, squeeze=False)
-    made.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)
     return made, list(axes.flat)
+
+
+def lay_out(figure: Figure) -> None:
+    """Gives axes, titles and legends their room."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04).execute(figure)
 
 
 def tokens_label(scale: Scale) -> str:
@@ -181,10 +187,9 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     for text in figure.findobj(Text):
         if (shown := plain(text.get_text())) != text.get_text():
             text.set_text(shown)
-    # Laid out once, at the PNG's resolution, for all three formats.
+    # Once for all three formats: an engine of the figure's own would draw it twice for each.
     figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")
+    lay_out(figure)
     png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
     with whole_file(png) as aside:
         figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
