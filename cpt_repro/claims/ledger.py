@@ -26,6 +26,7 @@ from cpt_repro.claims.grammar import (
 from cpt_repro.claims.published import as_published
 from cpt_repro.claims.quantities import Measured, number, signed
 from cpt_repro.claims.verdicts import Outcome, evaluate, settle, share, values
+from cpt_repro.claims.words import says_in_words
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
 from cpt_repro.errors import UserError
@@ -159,7 +160,8 @@ def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
         name = f"({test.of.text}) over ({test.over.text})"
         items.insert(0, _item(name, "", share(test, measured), printed.about(test.of, test.over)))
     return TestRecord(
-        **test.model_dump(include={"kind", "says", "only_at"}),
+        **test.model_dump(include={"kind", "only_at"}),
+        says=says_in_words(study, test.says),
         **vars(outcome),
         measured=items,
         noise=decisive and decisive.noise,

@@ -22,6 +22,7 @@ from cpt_repro.claims.ledger import (
     percent,
     seeds_text,
 )
+from cpt_repro.claims.words import quantity_in_words, run_in_words
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.catalogue import Catalogue, Exhibit
@@ -34,7 +35,6 @@ from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.charts import Charts, library, packed
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
 from cpt_repro.report.receipts import Readable, Reader, anchor
-from cpt_repro.report.words import quantity_in_words, run_in_words
 
 if TYPE_CHECKING:
     import jinja2
@@ -295,6 +295,18 @@ class Page:
         """Where the page has a run that a paper names."""
         return anchor("/".join(self.plan.studies[paper].resolve(name)))
 
+    def in_words(self, paper: str, text: str) -> str:
+        """A quantity of a claim."""
+        return quantity_in_words(self.plan.studies[paper], text)
+
+    def reason(self, claim: ClaimRecord) -> str:
+        """What decided a claim, its quantities in words."""
+        quantities = {effect.says for test in claim.tests for effect in test.effects}
+        text = claim.reason
+        for quantity in sorted(filter(None, quantities), key=len, reverse=True):
+            text = text.replace(quantity, self.in_words(claim.paper, quantity))
+        return text
+
     def seen(self, claim: ClaimRecord) -> list[str]:
         """The exhibits on the page that a claim's source names."""
         return [key for key in exhibits_of(claim) if (claim.paper, key) in self.catalogue.exhibits]
@@ -361,7 +373,8 @@ class Page:
             anchor=anchor,
             cell_anchors=cell_anchors,
             called=called,
-            in_words=lambda paper, text: quantity_in_words(plan.studies[paper], text),
+            in_words=self.in_words,
+            reason=self.reason,
             run_in_words=lambda paper, name: run_in_words(plan.studies[paper], name),
             unit=tokens_label(plan.scale),
             runs_of=Counter(run.paper for run in plan.runs.values()),

@@ -22,7 +22,7 @@ from cpt_repro.declarations.scale import Execution, load_scale
 from cpt_repro.declarations.strict import parse
 from cpt_repro.errors import UserError
 from cpt_repro.evaluation import evaluate
-from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.exhibits.catalogue import Catalogue, Needs
 from cpt_repro.exhibits.draw import Drawn
 from cpt_repro.files import digest, read_json
 from cpt_repro.planning.plan import Plan, PlannedRun
@@ -58,6 +58,8 @@ class Status:
     to_evaluate: list[str]
     exhibits: int
     to_draw: list[str]
+    #: those that lack one of their formats: git keeps neither SVG, PDF nor TeX
+    incomplete: list[str]
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -67,6 +69,8 @@ class Status:
             ("exhibits", self.exhibits, self.to_draw),
         )
         out = [f"{name}: {whole - len(left)} of {whole} done" for name, whole, left in parts]
+        if count := len({*self.incomplete} - {*self.to_draw}):
+            out[-1] += f" ({count} of them not in every format; `cpt-repro draw` makes all)"
         if count := len(self.to_be_measured):
             kept = f"{len(self.measurable)} of them on weights that are kept"
             out.append(f"curves to be measured: {count} runs, {kept}; `train --again` gives all points")
@@ -124,9 +128,7 @@ class Workflow:
         """What is done and what is left."""
         first = [runs[0] for runs in self.plan.trainings.values()]
         to_train, to_evaluate = self.outstanding(self.plan.runs, self.models)
-        files = {f"{paper}/{key}": self.exhibit_files(paper, key) for paper, key in self.catalogue.exhibits}
-        drawn = {key for key in files if all(Path(file).is_file() for file in files[key])}
-        drawn = {key for key in drawn if not self.exhibit(*key.split("/"))}
+        exhibits = {"/".join(exhibit): exhibit for exhibit in self.catalogue.exhibits}
         return Status(
             trainings=len(first),
             to_train=[run.id for run in to_train],
@@ -134,8 +136,9 @@ class Workflow:
             measurable=[run.id for run in first if self.can_measure(run)],
             evaluations=len(self.models),
             to_evaluate=to_evaluate,
-            exhibits=len(files),
-            to_draw=[key for key in files if key not in drawn],
+            exhibits=len(exhibits),
+            to_draw=[name for name, one in exhibits.items() if not self.is_drawn(*one, whole=False)],
+            incomplete=[name for name, one in exhibits.items() if not self.is_drawn(*one)],
         )
 
     def exhibit_named(self, text: str) -> tuple[str, str]:
@@ -309,23 +312,35 @@ class Workflow:
 
     def exhibit(self, paper: str, key: str) -> list[str]:
         """Records that an exhibit is drawn from; [] where its files are there, drawn from just these."""
-        needs = self.catalogue.needs(paper, key)
+        if self.is_drawn(paper, key):
+            return []
+        sidecar = Path(self.exhibit_files(paper, key)[-1])
+        records = self._records(self.catalogue.needs(paper, key))
+        return [*dict.fromkeys(map(str, records.values())), *self._anew(sidecar)]
+
+    def _records(self, needs: Needs) -> dict[str, Path]:
+        """Records that an exhibit is drawn from, by the names that its sidecar has for them."""
         runs = [self.plan.runs[run_id] for run_id in needs.runs]
         records = {f"receipt {run.id}": self.records.receipt_path(run) for run in runs}
         records |= {f"losses {run.id}": self.records.later_path(run) for run in runs if self._has_later(run)}
         records |= {f"evaluation {model}": self.records.evaluation_path(model) for model in needs.models}
-        records |= {f"corpus {corpus}": self.records.corpus_path(corpus) for corpus in needs.corpora}
+        return records | {f"corpus {corpus}": self.records.corpus_path(corpus) for corpus in needs.corpora}
+
+    def is_drawn(self, paper: str, key: str, whole: bool = True) -> bool:
+        """Whether an exhibit is drawn from just these records, in all formats (else: in the first)."""
+        needs = self.catalogue.needs(paper, key)
+        runs = [self.plan.runs[run_id] for run_id in needs.runs]
         *files, sidecar = map(Path, self.exhibit_files(paper, key))
         current = all(self.records.has_receipt(run) and not self.can_measure(run) for run in runs)
         current &= self._to_evaluate.isdisjoint(needs.models) and not any(map(self.record, needs.corpora))
-        if current and all(path.is_file() for path in (*files, sidecar)):
-            now = {name: self.records.digest(path) for name, path in records.items()}
-            with suppress(UserError):  # of another version
-                drawn = parse(Drawn, read_json(sidecar), str(sidecar))
-                planned = {name: run.identity for name, run in self.plan.runs.items() if name in drawn.plans}
-                if (drawn.sha256, drawn.plans) == (now, planned):
-                    return []
-        return [*dict.fromkeys(map(str, records.values())), *self._anew(sidecar)]
+        if not current or not all(path.is_file() for path in (*files[: None if whole else 1], sidecar)):
+            return False
+        now = {name: self.records.digest(path) for name, path in self._records(needs).items()}
+        with suppress(UserError):  # of another version
+            drawn = parse(Drawn, read_json(sidecar), str(sidecar))
+            planned = {name: run.identity for name, run in self.plan.runs.items() if name in drawn.plans}
+            return (drawn.sha256, drawn.plans) == (now, planned)
+        return False
 
     def exhibit_files(self, paper: str, key: str) -> list[str]:
         """The files of one exhibit; the last one says what it was drawn from."""

@@ -43,8 +43,8 @@ def made(work: Workflow) -> list[str]:
         f"of scale {scale}, in {work.figures}/",
         f"{len(record['claims'])} claims: {counts['claims']} (tests: {counts['tests']})",
     ]
-    if page.is_file():
-        lines.append(f"report: {page.resolve().as_uri()}")
+    there = page.resolve().as_uri() if page.is_file() else f"`cpt-repro report --scale {scale}` makes it"
+    lines.append(f"report: {there}")
     if record["claims"]:
         first = next((one for one in record["claims"] if one["verdict"] != "held"), record["claims"][0])
         lines.append(

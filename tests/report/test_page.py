@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cpt_repro.claims.ledger import Ledger, build_ledger, exhibits_of, write_ledger
+from cpt_repro.claims.ledger import FindingRecord, Ledger, build_ledger, exhibits_of, write_ledger
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
 from cpt_repro.report.charts import Charts
@@ -209,6 +209,68 @@ def test_claims_and_exhibits_lead_to_each_other(made, page):
         assert {f"#{paper}-{key}" for key in keys} <= links
 
 
+def test_cells_lead_to_the_receipts_that_they_are_from(made):
+    text = (made.project.figures / "pocket" / "index.html").read_text(encoding="utf-8")
+    about = Drawn.model_validate(read_json(made.project.figures / "pocket" / "ibrahim2024" / "table_02.json"))
+    (part,) = about.tables
+    assert len(part.cells) == 14 and sum(map(len, part.cells.values())) == 14 * 3
+    for run, cells in part.cells.items():
+        for row, column in cells:
+            cell = html.escape(part.rows[row][column])
+            assert f'<a href="#{anchor(run)}">{cell}</a>' in text.replace("<b>", "").replace("</b>", "")
+    # What was published, and what was declared, leads nowhere.
+    assert {column for cells in part.cells.values() for _, column in cells} == {3, 6, 9}
+
+
+def test_claims_are_told_in_words(made):
+    """No id of a run or corpus has to be known to read them; runs lead to their receipts."""
+    page, ledger = opened_page(made), build_ledger(made.catalogue, made.records)
+    claims = page.render().split('<section id="claims"')[1].split("</section>")[0]
+    text = Parsed(claims.partition(">")[2]).text
+    named = {name for one in ledger.claims for test in one.tests for name in (m.name for m in test.measured)}
+    assert len(named) > 300 and not [name for name in named if name in text]
+    assert "loss on the Pile of 405M: the Pile → SlimPajama, replay 0.05" in text
+    runs = {(one.paper, run) for one in ledger.claims for run in one.runs}
+    there = [(paper, run) for paper, run in runs if made.plan.find(paper, run)]
+    assert len(there) > 50
+    assert all(f'href="#{page.of_run(*run)}"' in claims for run in there)
+
+
+def test_effects_lead_to_exhibits_and_receipts(made):
+    ledger, page = build_ledger(made.catalogue, made.records), opened_page(made)
+    first = page.render().split('<table class="effects')[1].split("</table>")[0]
+    for one in page.effects(ledger):
+        assert one.exhibits and one.runs
+        assert all(f'href="#{place}"' in first for place in (*one.exhibits, *one.runs))
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "published", "beyond", "why"),
+    [
+        (0.1, 0.01, 0.1, (False, False), None),
+        (0.24, 0.02, 0.1, (False, True), None),
+        (-0.1, 0.2, 0.1, (True, False), None),
+        (0.1, 0.01, 0.0, (False, False), "nothing in print: no multiple of it"),
+        (None, None, 0.1, (False, False), "not measured"),
+        (0.1, 0.01, None, (False, False), "no value published"),
+    ],
+)
+def test_an_effect_beyond_its_axis_or_without_one_says_so(value, noise, published, beyond, why):
+    record = FindingRecord(
+        paper="p", says="s", value=value, noise=noise, published=published, mark=None, place=None, claims={}
+    )
+    one = Compared(record, {}, ())
+    assert one.beyond == beyond and (one.ends is None) == (why is not None)
+    assert why is None or one.why_not == why
+
+
+@pytest.mark.slow
+def test_the_page_of_pocket_can_be_sent_by_mail(repository):
+    """All of its figures, tables and receipts in 2 MB."""
+    text = rendered(planned(repository, "gupta2023", "ibrahim2024"))
+    assert text.count("data:image/webp") == 22 and len(text.encode()) < 2_000_000
+
+
 def test_page_is_semantic(page):
     tags = dict(page.tags)
     assert tags["html"] == {"lang": "en"}
@@ -284,7 +346,7 @@ def test_every_run_has_its_receipts_to_be_read(made, page):
     for part in (
         "63,648 parameters (2 layers, width 24, 1 head), for the paper's 405m",
         f"tokens: {run.training.tokens:,} (299B of the paper), in {run.training.iterations:,} iterations",
-        "text: 5 % pile, 95 % sp",
+        "text: 5 % English, broad; 95 % English, web",
         f"schedule: cosine, eta_max {rate:g}, eta_min {rate / 10:g}, warmup_frac 0.01",
         "from ibrahim2024/405m/pile",
         "cpt-repro train ibrahim2024/405m/pile--sp/replay-0.05/ --scale pocket",
@@ -319,11 +381,11 @@ def test_curves_to_be_explored_are_those_of_the_records(made, page):
     assert places == set(data["charts"])
     name = "ibrahim2024/405m/pile--sp/replay-0.05"
     (panel,) = data["charts"][anchor(name)]
-    assert [curve["label"] for curve in panel["curves"]] == ["pile", "sp"]
-    for curve in panel["curves"]:
+    assert [curve["label"] for curve in panel["curves"]] == ["English, broad", "English, web"]
+    for corpus, curve in zip(("pile", "sp"), panel["curves"], strict=True):
         for seed, (xs, ys) in curve["seeds"].items():
             run = made.plan.runs[f"{name}/seed-{seed}"]
-            there = made.records.curve(run, curve["label"])
+            there = made.records.curve(run, corpus)
             assert data["arrays"][ys] == [round(loss, 4) for _, loss in there]
             assert data["arrays"][xs] == [round(run.position(iteration), 4) for iteration, _ in there]
     charts, exhibit = Charts(made.catalogue, made.records), made.catalogue.find("ibrahim2024", "figure_05")
@@ -396,14 +458,15 @@ def opened_wide(text):
 
 @pytest.mark.slow
 @in_chromium
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_the_window_in_chromium(text, tmp_path, width):
+def test_page_fits_the_window_in_chromium(text, tmp_path, width, dark):
     check = """
       await until(() => document.querySelector("[data-chart] svg"));
       return [innerWidth, document.documentElement.scrollWidth,
         Math.max(...[...document.querySelectorAll("img")].map((image) => image.naturalWidth))];
     """
-    inner, needed, image = in_browser(opened_wide(text), tmp_path, check, width)
+    inner, needed, image = in_browser(opened_wide(text), tmp_path, check, width, dark)
     assert inner == width and image > 300
     assert needed <= inner, f"the page is {needed} pixels wide in a window of {inner}"
 
@@ -463,7 +526,7 @@ def test_curves_are_explored_in_chromium(text, tmp_path):
     told = in_browser(text, tmp_path, check)
     # Of each of two corpora three seeds and their mean.
     assert (told["seeds"], told["all"], told["fewer"], told["one"]) == (3, 8, 6, 4)
-    assert re.fullmatch(r"(pile|sp), (mean|seed \d): \d\.\d{4} at \d+\.\d\d", told["late"])
+    assert re.fullmatch(r"English, (broad|web), (mean|seed \d): \d\.\d{4} at \d+\.\d\d", told["late"])
     assert told["late"] != told["early"]
     assert (told["loss"], told["start"]) == ("loss (nats/token)", "loss minus its start")
 
@@ -471,7 +534,8 @@ def test_curves_are_explored_in_chromium(text, tmp_path):
 @pytest.mark.slow
 @in_chromium
 @pytest.mark.parametrize("dark", [False, True])
-def test_page_is_accessible_in_chromium(text, tmp_path, dark):
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_is_accessible_in_chromium(text, tmp_path, width, dark):
     """What axe, the checker of the field, finds with everything unfolded: nothing."""
     from axe_core_python import base
 
@@ -484,6 +548,7 @@ def test_page_is_accessible_in_chromium(text, tmp_path, dark):
         [id, nodes.length, nodes[0].html, nodes[0].failureSummary]);
       return { ground, violations };
     """
-    told = in_browser(opened_wide(text), tmp_path, check, dark=dark, scripts=f"<script>{axe}</script>")
+    scripts = f"<script>{axe}</script>"
+    told = in_browser(opened_wide(text), tmp_path, check, width, dark, scripts)
     assert told["violations"] == []
     assert told["ground"] == ("rgb(23, 25, 27)" if dark else "rgb(255, 255, 255)")

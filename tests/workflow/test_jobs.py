@@ -170,6 +170,16 @@ def test_an_exhibit_is_current_by_what_it_was_drawn_from(project):
     assert f"{TABLE[0]}/{TABLE[1]}" in work(project).status().to_draw
 
 
+def test_formats_that_git_does_not_keep_are_no_exhibits_to_be_drawn(project):
+    jobs, name = work(project), "/".join(TABLE)
+    draw(jobs.catalogue, jobs.records, *TABLE)
+    (project.figures / "pocket" / TABLE[0] / f"{TABLE[1]}.tex").unlink()
+    status = work(project).status()
+    assert name not in status.to_draw and name in status.incomplete
+    line = "exhibits: 1 of 37 done (1 of them not in every format; `cpt-repro draw` makes all)"
+    assert line in status.lines() and work(project).exhibit(*TABLE)
+
+
 def test_an_exhibit_of_settings_is_stale_when_they_change(project):
     """It shows the plan and no record."""
     settings, jobs = ("ibrahim2024", "table_14"), work(project)

@@ -21,7 +21,7 @@ def test_what_was_made_is_told_in_five_lines(work):
     counts = {"held": 1, "failed": 1, "not run": 0}
     work.figures.mkdir(parents=True)
     write_json(work.figures / "claims.json", {"claims": claims, "counts": counts, "test_counts": counts})
-    assert len(made(work)) == 4  # there is no page yet
+    assert made(work)[2] == "report: `cpt-repro report --scale smoke` makes it"  # there is no page yet
     (work.figures / "index.html").write_text("")
     what, verdicts, page, claim, cite = made(work)
     assert what.startswith(f"{len(work.plan.trainings)} trainings, ") and "37 exhibits of scale smoke" in what

@@ -1,4 +1,4 @@
-"""What the ids of declarations are called where people read: runs, corpora, quantities of claims."""
+"""What ids of runs and corpora are called where people read of claims."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def _piece(study: Study, piece: str) -> str:
     if corpus in study.paper.corpora:
         piece = study.paper.corpora[corpus].stands_for + piece.removeprefix(corpus).replace("-", " ", 1)
     return re.sub(r"(?<=[a-z]{2})-(?=\d)|(?<=\d)-(?=[a-z])", " ", piece.replace("@", " at iteration "))
+
+
+def says_in_words(study: Study, text: str) -> str:
+    """A sentence of `claims.yaml`, whose lists may have put ids of runs and corpora into it."""
+
+    def called(match: re.Match[str]) -> str:
+        word = match[0]
+        if word in study.paper.corpora:
+            return study.paper.corpora[word].stands_for.removeprefix("the ")
+        known = word in study.paper.runs or word in study.paper.merges
+        return run_in_words(study, word) if known else word
+
+    return re.sub(r"[^\s,;:()]+", called, text)
 
 
 def quantity_in_words(study: Study, text: str) -> str:
