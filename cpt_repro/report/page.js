@@ -76,7 +76,7 @@
     const section = document.getElementById("claims"), tables = all("table.claims", section);
     if (!tables.length) return;
     const rows = tables.flatMap((table) => [...table.tBodies[0].rows]);
-    const verdict = (row) => row.cells[row.cells.length - 1].textContent.trim();
+    const verdict = (row) => row.cells[row.cells.length - 1].querySelector(".verdict").textContent;
     const found = make("output"), boxes = new Map();
     const apply = () => {
       let shown = 0;

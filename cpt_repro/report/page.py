@@ -433,7 +433,12 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": _number, "interval": _interval, "capitalised": _capitalised}
+    environment.filters |= {
+        "number": _number,
+        "measured": _measured,
+        "interval": _interval,
+        "capitalised": _capitalised,
+    }
     return environment
 
 
@@ -442,6 +447,11 @@ def _number(value: Any, digits: int = 4) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def _measured(value: float | None, digits: int = 4) -> str:
+    """A measured value with just so many significant digits, zeros too; None is a dash."""
+    return "–" if value is None else f"{value:#.{digits}g}".removesuffix(".")
 
 
 def _interval(agreement: Any, name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cpt_repro.claims.grammar import VERDICTS
 from cpt_repro.claims.ledger import FindingRecord, Ledger, build_ledger, exhibits_of, write_ledger
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
@@ -132,9 +133,9 @@ def test_page_shows_claims_and_counts(spoilt):
         "held Falls with replay.",
         "3.647 0.012 2.44 nats",
         "printed; Table 2, row 1",
-        "first above second: 0.5 ± 0.01 (seeds)",
+        "first above second: 0.5000 ± 0.010 (seeds)",
     ]
-    parts += ["Noise 0.01; by the published values held.", "1 held (1 test) 0 failed (0 tests)"]
+    parts += ["Noise 0.010; by the published values held.", "1 held (1 test) 0 failed (0 tests)"]
     assert [part for part in parts if part not in text] == []
 
 
@@ -490,7 +491,9 @@ def test_tables_sort_and_claims_are_found_in_chromium(text, tmp_path):
       button.click(); const up = values(); button.click(); const down = values(); button.click();
       location.hash = "#ibrahim2024-table_02"; await pause(200);
       const fold = document.querySelector("#ibrahim2024-table_02 > details").open;
-      return { all, some, without, before, up, down, again: values(), fold };
+      const names = [...document.querySelectorAll("#claims .tools label")];
+      const labels = names.map((label) => label.textContent.trim());
+      return { all, some, without, before, up, down, again: values(), fold, labels };
     """
     told = in_browser(text, tmp_path, check)
     assert told["all"] == text.count('<tr id="claim-') > 50
@@ -498,6 +501,7 @@ def test_tables_sort_and_claims_are_found_in_chromium(text, tmp_path):
     assert all("replay" in row and "re-warming" in row for row in told["some"])
     assert 0 < told["without"] < told["all"]
     assert told["up"] == sorted(told["before"]) and told["down"] == told["up"][::-1] != told["up"]
+    assert {*told["labels"]} <= {*VERDICTS} and len({*told["labels"]}) == len(told["labels"]) > 2
     assert told["again"] == told["before"] and told["fold"] is True
 
 
