@@ -29,7 +29,7 @@ from cpt_repro.claims.verdicts import Outcome, evaluate, settle, share, values
 from cpt_repro.claims.words import says_in_words
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
-from cpt_repro.errors import UserError
+from cpt_repro.errors import UserError, plain
 from cpt_repro.exhibits.typeset import escape_markdown as md
 from cpt_repro.files import write_json, write_text
 from cpt_repro.planning.plan import Plan
@@ -469,10 +469,28 @@ def tables(ledger: Ledger) -> dict[str, str]:
     return {f"claims {ledger.scale}": results_table(ledger), f"findings {ledger.scale}": findings}
 
 
+def claim_text(claim: ClaimRecord, scale: str) -> str:
+    """A claim with all its tests, as lines for a terminal."""
+    lines = [
+        f"{_called(claim)}: {claim.statement} ({claim.source})",
+        f"{claim.verdict} at scale {scale}: {claim.reason}. Decided by {claim.decided_by}; {seeds_text(claim)}.",
+        *filter(None, (claim.analysis, claim.note)),
+    ]
+    for test in claim.tests:
+        lines += ["", f"- {test.verdict}: {test.says}", f"    measured: {measured_text(test)}"]
+        lines += [f"    published: {published_text(test)}"]
+        lines += [f"    {test.reason}"] if test.reason and not test.missing else []
+    return "\n".join([*lines, "", f"Runs: {', '.join(claim.runs) or 'none'}"])
+
+
 def print_ledger(ledger: Ledger, details: bool = False) -> None:
-    """Prints a row per claim; with `details` the whole ledger, a row per test."""
+    """Prints a row per claim; with `details` each in full."""
     from rich.console import Console
     from rich.markdown import Markdown
 
+    if details:
+        for claim in ledger.claims:
+            Console().print(plain(claim_text(claim, ledger.scale)), markup=False, highlight=False)
+        return
     table = _table(ledger, "claim | statement | verdict", _by_claim(ledger.claims))
-    Console().print(Markdown(markdown(ledger) if details else "\n".join([counts_line(ledger), "", *table])))
+    Console().print(Markdown("\n".join([counts_line(ledger), "", *table])))
