@@ -17,7 +17,7 @@ from cpt_repro.processes import cores
 from cpt_repro.project import Project
 
 #: What a checkout needs for a job beside the installed package.
-PARTS = ("Snakefile", "configs", "data_manifests", "profiles")
+PARTS = ("Snakefile", "CITATION.cff", "configs", "data_manifests", "profiles")
 
 
 def busy() -> float:

@@ -473,7 +473,8 @@ def claim_text(claim: ClaimRecord, scale: str) -> str:
     """A claim with all its tests, as lines for a terminal."""
     lines = [
         f"{_called(claim)}: {claim.statement} ({claim.source})",
-        f"{claim.verdict} at scale {scale}: {claim.reason}. Decided by {claim.decided_by}; {seeds_text(claim)}.",
+        f"{claim.verdict} at scale {scale}: {claim.reason}.",
+        f"Decided by {claim.decided_by}; {seeds_text(claim)}.",
         *filter(None, (claim.analysis, claim.note)),
     ]
     for test in claim.tests:
