@@ -90,7 +90,7 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _read(text: str) -> bytes:
     """What a text says, pickled, so that every reader has its own; libyaml takes ten times as long."""
     _check_depth(text)

@@ -83,6 +83,11 @@ def test_wrong_yaml_is_refused(tmp_path, text, said):
 def test_merge_keys_may_be_overridden(tmp_path):
     path = written(tmp_path / "merge.yaml", "base: &base {a: 1, b: 2}\nown: {<<: *base, b: 3}\n")
     assert read_yaml(path)["own"] == {"a": 1, "b": 3}
+    # It is read once and handed out as often as wanted: what one reader does to it, no other sees.
+    read_yaml(path)["own"]["a"] = 2
+    assert read_yaml(path)["own"] == {"a": 1, "b": 3}
+    path.write_text("own: 1")
+    assert read_yaml(path) == {"own": 1}
 
 
 # -- scales

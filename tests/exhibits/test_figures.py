@@ -180,10 +180,35 @@ def test_boundaries_stand_where_stages_begin_and_name_their_domains(pocket, figu
     assert sum(stage.billions for stage in stages) == pytest.approx(300, rel=0.02)
     for left, right in zip(stages, stages[1:], strict=False):
         assert right.start == pytest.approx(left.start + left.billions)
-    names = [text.get_text() for text in made.axes[0].texts]
-    assert names[: len(shares)] == list(shares)
-    published_names = [text.get_text() for text in made.axes[1].texts]
-    assert published_names == ["CommonCrawl", "C4", "Github", "ArXiv", "Book", "Wikipedia", "StackExchange"]
+    # Numbers stand above them, as names would run into each other; the names stand in the legend.
+    for axes in made.axes[:2]:
+        assert [text.get_text() for text in axes.texts] == [str(k) for k in range(1, 8)]
+    numbered = lambda names: ", ".join(f"{k} {name}" for k, name in enumerate(names, 1))  # noqa: E731
+    there = ("CommonCrawl", "C4", "Github", "ArXiv", "Book", "Wikipedia", "StackExchange")
+    names = {f"(a) (b) here: {numbered(shares)}", f"(a) (b) published: {numbered(there)}"}
+    assert names <= {*legend(made)}
+
+
+def test_both_halves_show_the_same_span_of_effects(pocket, figure_of):
+    """In percent of a final loss that no line shows: scratch and continued runs share no start."""
+    view = pocket().view("ibrahim2024/figure_06")
+    made, panel = figure_of(view), view.exhibit.panels[0]
+    levels = [
+        np.mean([*panel.finals(view).values()]),
+        view.counterparts.loss("405m/pile+sp", ("pile",)).value,
+    ]
+    spans = [[y / level for y in axes.get_ylim()] for axes, level in zip(made.axes, levels, strict=False)]
+    assert spans[0] == pytest.approx(spans[1])
+    for axes, level in zip(made.axes[:2], levels, strict=True):
+        assert not [line for line in axes.get_lines() if set(line.get_ydata()) == {level}]
+    # It is no value that is compared, as its curve is there.
+    assert len(view.exhibit.ends(view, panel)) == len(panel.curves)
+
+
+def test_starts_from_earlier_checkpoints_are_told_as_here_and_in_the_paper(pocket, figure_of):
+    view = pocket().view("gupta2023/figure_08")
+    run = view.planned("410m/pile@10000--sp/warmup-0")
+    assert f"iter {run.parent_iteration} (10000), WU 0 %" in legend(figure_of(view))
 
 
 def test_a_curve_that_nothing_makes_room_for_is_told(pocket, figure_of):
@@ -214,6 +239,10 @@ def test_published_bars_stand_below_ours_and_at_paper_scale_on_them(pocket, figu
     made = figure_of(view)
     assert [len(axes.patches) for axes in made.axes] == [9] * 6
     assert [bar.get_height() for bar in made.axes[5].patches[:3]] == [47.5, 47.7, 48.0]
+    # The legend has the colours of the bars: replay of 5 % and of 25 % side by side.
+    colours = {bar.get_facecolor() for axes in made.axes[:3] for bar in axes.patches}
+    keys = [patch.get_facecolor() for patch in made.legends[0].get_patches()]
+    assert len(keys) == 4 and {*keys} == colours
     titles = [axes.get_title("left") for axes in made.axes[3:]]
     assert titles == ["published (digitised)", "published (printed)", "published (printed)"]
     pairs = view.exhibit.pairs(view)
@@ -303,7 +332,7 @@ def test_text_is_large_enough_and_every_figure_fits_a_page(pocket, figure_of):
     for key in (key for key, one in catalogue.exhibits.items() if isinstance(one, FigureKind)):
         made = figure_of(pocket().view("/".join(key)))
         texts = [text for text in made.findobj(Text) if text.get_text().strip() and text.get_visible()]
-        assert texts and min(text.get_fontsize() for text in texts) >= 6.5, key
+        assert texts and min(text.get_fontsize() for text in texts) >= 7, key
         width, height = made.get_size_inches()
         assert width <= 6.9 and height <= 9, key
 

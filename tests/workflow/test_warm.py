@@ -30,7 +30,7 @@ def main():
     given = sys.stdin.read() if what == "reads" else ""
     print(what, os.getcwd(), os.environ.get("OF_CALLER"), given, flush=True)
     if what == "claims":
-        print(os.environ["SET_BY_IMPORT"], os.environ["OF_BOTH"])
+        print(os.environ["SET_BY_IMPORT"], os.environ["OF_BOTH"], os.environ["WARMED_UP"])
     if what == "fails":
         sys.exit(2)
     if what == "breaks":
@@ -59,6 +59,9 @@ IMPORTED = """
 import os
 os.environ.setdefault("SET_BY_IMPORT", "yes")
 os.environ.setdefault("OF_BOTH", "no")
+
+def warm_up(folder):
+    os.environ["WARMED_UP"] = str(folder)
 """
 
 
@@ -118,10 +121,10 @@ def test_a_command_is_as_if_run_by_itself(engine, command, status, out, errors, 
 
 
 def test_variables_that_imports_set_hold_for_jobs(engine):
-    """Modules are there already when a job begins, and do not set them again."""
+    """Modules are there already when a job begins, warmed up in its folder, and do not set them again."""
     for _ in range(2):
         out = ended(engine[1], "claims", OF_BOTH="of the caller")[1]
-        assert out.splitlines()[1] == "yes of the caller"
+        assert out.splitlines()[1] == f"yes of the caller {engine[1]}"
 
 
 def test_output_keeps_its_order_and_input_arrives(engine):
