@@ -220,7 +220,7 @@ HEAVY = [
         ("train third2026/continued --dry-run", []),
         ("cite third2026/table_01", []),
         ("report", []),
-        ("claims", ["scipy"]),
+        ("claims", []),
         ("draw third2026/table_01", ["pandas"]),
         ("draw third2026/figure_01", ["scipy", "matplotlib", "pandas"]),
         ("verify --papers third2026", ["scipy", "matplotlib", "pandas"]),

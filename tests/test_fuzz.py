@@ -412,7 +412,7 @@ FOUND = [
     ("tokenizer", '"continuing_subword_prefix": null', '"continuing_subword_prefix": "longer than a token"'),
     ("scale", '"tokens_per_billion": 1000', '"tokens_per_billion": 1e-320'),
     ("scale", '"tokens_per_billion": 1000', '"tokens_per_billion": 0x' + "F" * 4000),
-    ("scale", '"every": 20,', '"every": 1e308,'),
+    ("scale", '"every": 40,', '"every": 1e308,'),
     ("scale", '"smoke_weak"', json.dumps("a" * 10_000)),
     ("runs", '"eta_max": 0.0003', f'"eta_max": {10**400}'),
     ("runs", '"init_from": {"run": "first"}', '"init_from": {"run": ""}'),

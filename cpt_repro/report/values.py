@@ -41,12 +41,11 @@ def write_values(catalogue: Catalogue, records: Records, folder: Path) -> Path:
 def _records(view: View, result: Result) -> list[Path]:
     """The records of a result that are there."""
     records, plan = view.records, view.plan
+    ids = plan.ids(view.paper, result.run) if result.run else ()
     if result.record == "corpus":
         paths = [records.corpus_path(corpus) for corpus in view.exhibit.corpora]
-    elif result.run is None:
-        paths = []
     elif result.record == "evaluation":
-        paths = [records.evaluation_path(model) for model in plan.ids(view.paper, result.run)]
-    else:
-        paths = [records.receipt_path(plan.runs[run]) for run in plan.ids(view.paper, result.run)]
+        paths = [records.evaluation_path(model) for model in ids]
+    else:  # a merge has none
+        paths = [records.receipt_path(plan.runs[one]) for one in ids if one in plan.runs]
     return [path for path in paths if path.is_file()]

@@ -70,9 +70,12 @@ def test_curves_of_a_panel_can_be_told_apart(pocket, paper):
             assert all(len(looks) == 1 for looks in chains), key  # one look along a chain
             looks = [looks.pop() for looks in chains]
             labels = [curve.label or look.label for curve, look in zip(panel.curves, looks, strict=True)]
-            assert len(set(labels)) == len({look.colour for look in looks}) == len(looks), key
+            # Of one colour are runs that differ in one thing, told by the dash: Figure 12's sizes.
+            assert len(set(labels)) == len({(look.colour, look.dash) for look in looks}) == len(looks), key
+            assert len({look.colour for look in looks}) == len(looks) or key == "figure_12"
             assert len({(look.dash, look.marker) for look in looks}) == len(looks), key
-            if reference := getattr(panel, "reference", None):
+            reference = getattr(panel, "reference", None)
+            if reference and reference.drawn:
                 assert declared.style(reference.run).colour not in {look.colour for look in looks}, key
     assert {name for name, look in declared.styles.items() if id(look) not in used} <= {"410m/pile"}
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from cpt_repro.declarations.scale import MoreSeeds
 from cpt_repro.exhibits.agreement import agreement
@@ -145,7 +146,7 @@ def axes_of(panel, curves, levels=()):
     """Axes that have to fit curves {from scratch: ys over 0..100}."""
     from matplotlib.figure import Figure
 
-    axes = _Axes(Figure().subplots(), panel, None, None)
+    axes = _Axes(Figure().subplots(), panel, None, None, None)
     axes.lines = [(scratch, (list(np.linspace(0, 100, len(ys))), ys)) for scratch, ys in curves]
     axes.levels = list(levels)
     return axes
@@ -241,7 +242,7 @@ def test_published_bars_stand_below_ours_and_at_paper_scale_on_them(pocket, figu
     assert [bar.get_height() for bar in made.axes[5].patches[:3]] == [47.5, 47.7, 48.0]
     # The legend has the colours of the bars: replay of 5 % and of 25 % side by side.
     colours = {bar.get_facecolor() for axes in made.axes[:3] for bar in axes.patches}
-    keys = [patch.get_facecolor() for patch in made.legends[0].get_patches()]
+    keys = [patch.get_facecolor() for patch in made.legends[0].findobj(Rectangle)]
     assert len(keys) == 4 and {*keys} == colours
     titles = [axes.get_title("left") for axes in made.axes[3:]]
     assert titles == ["published (digitised)", "published (printed)", "published (printed)"]

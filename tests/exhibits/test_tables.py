@@ -332,8 +332,8 @@ def test_text_is_harmless_in_every_file(tmp_path):
     table = Table([Texts("#", [*map(str, range(8))]), Texts("text", HOSTILE)], [])
     parts = table.parts("pocket")
     write_csv(table, tmp_path / "t.csv")
-    write_markdown(parts, tmp_path / "t.md", "T", "c")
-    write_tex(table.parts("pocket", PAGE), tmp_path / "t.tex", "T", "c", "tab:t")
+    write_markdown(parts, tmp_path / "t.md", "T", "c", HOSTILE[-3])
+    write_tex(table.parts("pocket", PAGE), tmp_path / "t.tex", "T", "c", HOSTILE[-3], "tab:t")
     cells = list(pd.read_csv(tmp_path / "t.csv", dtype=str)["text"])
     assert cells[:5] == [f"'{HOSTILE[0]}", f"'{HOSTILE[1]}", f"'{HOSTILE[2]}", f"'{HOSTILE[3]}", "-2.5"]
     texts = [(tmp_path / f"t.{suffix}").read_bytes() for suffix in ("csv", "md", "tex")]

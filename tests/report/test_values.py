@@ -62,6 +62,11 @@ def test_ends_of_curves_are_points_that_were_measured(made, values):
     assert line["ours"] == pytest.approx(view.loss("405m/pile", "pile").value)
 
 
+def test_a_merge_has_evaluations_and_no_receipts(values):
+    merged = values[values["run"].str.contains("/ties/", na=False)]
+    assert len(merged) > 10 and all("/evaluation.json" in one for one in merged["records"].dropna())
+
+
 def test_what_is_missing_stays_empty(values):
     mmlu = values[values["column"] == "MMLU"]
     assert len(mmlu) > 20 and mmlu["published"].notna().all() and mmlu["ours"].isna().all()
