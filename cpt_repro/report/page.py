@@ -292,12 +292,20 @@ class Page:
         return parse(Ledger, read_json(path), str(path)) if path.exists() else None
 
     def of_run(self, paper: str, name: str) -> str:
-        """Where the page has a run that a paper names."""
-        return anchor("/".join(self.plan.studies[paper].resolve(name)))
+        """Where the page has a run that a paper names; "" where a ledger names one that is not declared."""
+        try:
+            return anchor("/".join(self.plan.studies[paper].resolve(name)))
+        except (KeyError, UserError):
+            return ""
 
     def in_words(self, paper: str, text: str) -> str:
         """A quantity of a claim."""
-        return quantity_in_words(self.plan.studies[paper], text)
+        known = paper in self.plan.studies.names
+        return quantity_in_words(self.plan.studies[paper], text) if known else text
+
+    def run_in_words(self, paper: str, name: str) -> str:
+        """A run or merge of a claim."""
+        return run_in_words(self.plan.studies[paper], name) if paper in self.plan.studies.names else name
 
     def reason(self, claim: ClaimRecord) -> str:
         """What decided a claim, its quantities in words."""
@@ -330,6 +338,7 @@ class Page:
                 exhibits={
                     f"{one.paper}-{key}": called(key)
                     for claim in one.claims
+                    if (one.paper, claim) in claims
                     for key in self.seen(claims[one.paper, claim])
                 },
                 runs=tuple(self.of_run(one.paper, name) for name in one.runs),
@@ -375,7 +384,7 @@ class Page:
             called=called,
             in_words=self.in_words,
             reason=self.reason,
-            run_in_words=lambda paper, name: run_in_words(plan.studies[paper], name),
+            run_in_words=self.run_in_words,
             unit=tokens_label(plan.scale),
             runs_of=Counter(run.paper for run in plan.runs.values()),
             plan=plan,

@@ -210,6 +210,9 @@ TAKEN = [
     ]),
     (TABLE, put_at("tables", [{"title": "", "heads": ["|"], "rows": [["|"], [], ["", ""]]}])),
     (LEDGER, put_at("claims.0.tests.0.measured", [])),
+    (LEDGER, put_at("claims.0.runs", ["nothing", "", "no/such/run", "\x1b[31m"])),
+    (LEDGER, put_at("claims.0.paper", "nobody2026")),
+    (LEDGER, put_at("claims.0.id", "nothing")),
 ]  # fmt: skip
 
 
