@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
@@ -21,10 +21,6 @@ from cpt_repro.exhibits.base import (
     unique,
 )
 from cpt_repro.exhibits.typeset import Measured
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MARK = {
     "marker": "D", "markersize": 3.5, "linestyle": "none",
@@ -146,7 +142,7 @@ class Bars(FigureKind):
     def _width(self) -> float:
         return 0.8 / len(self.bars)
 
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         from matplotlib.legend_handler import HandlerTuple
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
@@ -181,7 +177,7 @@ class Bars(FigureKind):
         figure.legend(looks, labels, handler_map=beside, loc="outside lower center", ncols=len(looks))
         return figure
 
-    def _draw_panel(self, axes: Axes, panel: BarPanel, view: View) -> None:
+    def _draw_panel(self, axes: style.Axes, panel: BarPanel, view: View) -> None:
         for bar in self.of(view, panel):
             ours, mark = panel.height(view, bar.group, bar.run), 0.0
             if view.full_size and bar.published:
@@ -197,7 +193,7 @@ class Bars(FigureKind):
             top = max(ours.value + ours.error, mark)
             _value(axes, panel, bar.x, ours.value, top, 4 if view.full_size else 2)
 
-    def _draw_published(self, axes: Axes, panel: BarPanel, view: View) -> None:
+    def _draw_published(self, axes: style.Axes, panel: BarPanel, view: View) -> None:
         marks = set()
         for bar in self.of(view, panel):
             if bar.published is None:
@@ -212,7 +208,7 @@ class Bars(FigureKind):
         axes.set_title(f"published ({', '.join(sorted(marks)) or 'nothing'})", loc="left")
 
 
-def _cut(axes: Axes) -> None:
+def _cut(axes: style.Axes) -> None:
     """Cuts the axis below the bars: losses are far from zero, and their differences are what is shown."""
     tops = [bar.get_height() for bar in axes.patches]
     if tops:
@@ -220,12 +216,12 @@ def _cut(axes: Axes) -> None:
         axes.set_ylim(min(tops) - 0.5 * span - 0.02 * min(tops), max(tops) + 0.45 * span + 0.02 * min(tops))
 
 
-def _word(axes: Axes, x: float, word: str) -> None:
+def _word(axes: style.Axes, x: float, word: str) -> None:
     place = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
     axes.text(x, 0.02, word, rotation=90, **place, fontsize=7, color=style.DIM)
 
 
-def _value(axes: Axes, panel: BarPanel, x: float, value: float, top: float, above: int) -> None:
+def _value(axes: style.Axes, panel: BarPanel, x: float, value: float, top: float, above: int) -> None:
     text = f"{value:.1f}" if panel.show == "suite" else f"{value:.2f}"
     place = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "va": "bottom"}
     axes.annotate(text, (x, top), **place, fontsize=7, rotation=90)

@@ -20,6 +20,7 @@ from cpt_repro.declarations.runs import Paper, Run
 from cpt_repro.declarations.strict import Strict, nearest
 from cpt_repro.declarations.study import Study
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits import style
 from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.typeset import Measured, Table, count, over_seeds, rate_text
 from cpt_repro.planning.plan import PlannedRun
@@ -27,8 +28,6 @@ from cpt_repro.records.lookup import Evidence, Records
 from cpt_repro.records.uncertainty import Sample, scores
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from cpt_repro.exhibits.catalogue import Catalogue, Exhibits
 
 NOT_DIGITISED = "The paper's curves could not be digitised; no published values are drawn."
@@ -84,18 +83,6 @@ def warmup_end(run: PlannedRun) -> float:
     """Where a run's warm-up ends, in billions of the paper's tokens since it began; 0 without one."""
     share = getattr(run.training.schedule, "warmup_frac", 0)
     return run.position(share * run.training.schedule_iterations)
-
-
-class Style(Strict):
-    """How a run looks in every figure."""
-
-    label: str
-    colour: Literal[
-        *("black", "grey", "orange", "sky", "green", "blue", "vermillion", "purple", "brown"),
-        *("ramp-1", "ramp-2", "ramp-3", "ramp-4", "ramp-5", "ramp-6"),
-    ]
-    dash: Literal["solid", "dashed", "dotted", "dashdot", "longdash", "dashdotdot"]
-    marker: str
 
 
 class Row(Strict):
@@ -176,17 +163,15 @@ class View(Evidence):
         Only points that all its seeds have count; None where there is none.
         """
         curves = {one: dict(one.curve(corpus)) for one in self.runs(run)}
-        shared = set.intersection(*map(set, curves.values())) if curves else set()
+        shared = set.intersection(*map(set, curves.values())) if curves else ()
         # Ends of digitised curves are read to about a hundredth.
         x = max((x for x in shared if x <= 1.01 * most), default=None)
         if x is None:
             return None
         if all(x == max(points) for points in curves.values()) and (loss := self.loss(run, corpus)):
             return x, loss
-        samples = {
-            one.seed: Sample(points[x], losses={corpus: one}, along=True) for one, points in curves.items()
-        }
-        return x, over_seeds(samples, 3)
+        read = {one.seed: Sample(curves[one][x], losses={corpus: one}, along=True) for one in curves}
+        return x, over_seeds(read, 3)
 
     def score(self, model: str, suite: str, task: str | None = None) -> Measured | None:
         """A run's or merge's value of a task, or average of a suite, in percent."""
@@ -209,11 +194,10 @@ class View(Evidence):
     @cached_property
     def _sizes(self) -> dict[str, str]:
         """The paper's names of its models -> with the size here: 64k (for 405M)."""
-        sizes = {}
+        names, sizes = self.study.paper.models, {}
         for run in self.plan.runs.values():
-            name = self.study.paper.models.get(run.model_name) if run.paper == self.paper else None
-            if name and name not in sizes:
-                sizes[name] = f"{count(run.training.parameters)} (for {name})"
+            if run.paper == self.paper and (name := names.get(run.model_name)):
+                sizes.setdefault(name, f"{count(run.training.parameters)} (for {name})")
         return sizes
 
     def here(self, text: str, run: str | None = None) -> str:
@@ -297,7 +281,7 @@ class FigureKind(Kind):
     makes: ClassVar[str] = "figure"
 
     @abstractmethod
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         """The figure; what is missing is drawn as missing."""
 
 

@@ -14,7 +14,7 @@ from cpt_repro.declarations.strict import Strict, nearest, parse, read_yaml
 from cpt_repro.declarations.study import Study, WantedPoints
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.bars import Bars
-from cpt_repro.exhibits.base import RunRef, Style, check_known, unique
+from cpt_repro.exhibits.base import RunRef, check_known, unique
 from cpt_repro.exhibits.counterparts import Counterparts
 from cpt_repro.exhibits.curves import Curves
 from cpt_repro.exhibits.domains import Domains
@@ -24,6 +24,7 @@ from cpt_repro.exhibits.relation import Relation
 from cpt_repro.exhibits.rows import Rows
 from cpt_repro.exhibits.schedule import ScheduleDiagram
 from cpt_repro.exhibits.settings import Settings
+from cpt_repro.exhibits.style import Style
 from cpt_repro.planning.plan import Plan
 
 #: Every kind of exhibit; the key `kind` of a declaration chooses one.

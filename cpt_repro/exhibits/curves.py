@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -19,10 +19,6 @@ from cpt_repro.exhibits import base, style
 from cpt_repro.exhibits.agreement import Pair
 from cpt_repro.exhibits.base import FigureKind, Result, RunRef, View, check_known, unique
 from cpt_repro.planning.plan import PlannedRun
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Range = tuple[float, float]
 #: x and y; y is NaN where the pen is lifted.
@@ -45,6 +41,10 @@ class Curve(Strict):
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"runs": [value]} if isinstance(value, str) else value
+
+    def called(self, view: View) -> str:
+        """Its label, else that of its first run."""
+        return self.label or view.declared.style(self.runs[0]).label
 
 
 class Reference(Strict):
@@ -116,10 +116,10 @@ class Panel(Strict):
         """A curve's digitised points on the figure's axis."""
         if not (self.published and curve.published):
             return None
-        pieces = sorted(view.counterparts.points(self.published, (label,)) for label in curve.published)
+        panel = view.study.digitised.panels[self.published]
+        pieces = sorted(tuple(sorted(panel.curves[label].points)) for label in curve.published)
         xs, ys = _joined(((points[0][0], points) for points in pieces), gap=0.5)
-        unit = 1e-4 if view.study.digitised.panels[self.published].y.endswith("x1e-4") else 1
-        return xs, [y * unit for y in ys]
+        return xs, [y * (1e-4 if panel.y.endswith("x1e-4") else 1) for y in ys]
 
     def published_level(self, view: View) -> float | None:
         """The published line of reference, or where none is drawn the published final loss."""
@@ -167,13 +167,12 @@ class Curves(FigureKind):
         out = [f"Lines are means over {view.common_seeds}, {bands}."] if view.several_seeds else []
         if not self.digitised:
             return [*out, base.NOT_DIGITISED]
-        beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
-        where = "thin lines" if view.full_size else beside
         source = f"digitised from the paper's plots, losses to about {view.study.digitised.tolerance:g}"
-        out += [f"Published curves ({where}): {source}."]
-        if not view.full_size:
-            out += ["Where an axis in percent stands at the right, both have the same span in it."]
-        return out
+        if view.full_size:
+            return [*out, f"Published curves (thin lines): {source}."]
+        beside = "right, tinted, on the y-axis of the paper, as losses do not compare across scales"
+        span = "Where an axis in percent stands at the right, both have the same span in it."
+        return [*out, f"Published curves ({beside}): {source}.", span]
 
     def results(self, view: View) -> list[Result]:
         """Each curve's last point that was measured and drawn, here and in the paper."""
@@ -189,8 +188,7 @@ class Curves(FigureKind):
                     place = f"Figure {int(view.key[-2:])}{panel.published[-1]}, {curve.published[-1]}"
                     value = Value(value=_at(published, start + x), mark="digitised", place=place)
                 title = style.letter(index, len(self.panels), f"{panel.title}: loss on {panel.y}").strip(": ")
-                label = curve.label or view.declared.style(curve.runs[0]).label
-                row = f"{label}, at {start + x:.4g}B"
+                row = f"{curve.called(view)}, at {start + x:.4g}B"
                 out.append(Result(line, row, title, value, ours, last))
         return out
 
@@ -264,34 +262,31 @@ class Curves(FigureKind):
         spans = [view.counterparts.span(self, run) for run in first.runs if panel.boundaries]
         return [Stage(*span, name) for span, name in zip(spans, names, strict=False)]
 
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         """Below scale paper the published curves stand to the right of each panel."""
         count = len(self.panels)
         beside = self.digitised and not view.full_size
         columns = 1 if beside else min(self.columns, count)
-        rows = math.ceil(count / columns)
-        of = (self.stages, self.published_stages) if beside else (self.stages,)
+        rows, halves = math.ceil(count / columns), (_Ours, _Axes) if beside else (_Ours,)
+        of = (self.stages, self.published_stages)[: len(halves)]
         named = any(stage.name for panel in self.panels for stages in of for stage in stages(view, panel))
-        pad = 13 if named else 4
         width = style.DOUBLE if beside or columns > 1 else style.SINGLE
         height = 2.2 if not beside else 1.7 if count > 2 else 2.1
-        figure, axes = style.figure(width, height * rows, rows, 2 if beside else columns)
-        legend = style.Legend()
+        figure, axes = style.figure(width, height * rows, rows, columns * len(halves))
+        legend, places = style.Legend(), iter(axes)
         for index, panel in enumerate(self.panels):
             legend.begin(style.letter(index, count, ""))
-            ours = axes[2 * index if beside else index]
-            drawn = [_Ours(ours, panel, self, view, legend)]
-            drawn += [_Axes(axes[2 * index + 1], panel, self, view, legend)] if beside else []
+            drawn = [half(next(places), panel, self, view, legend) for half in halves]
             for one in drawn:
                 one.draw()
                 title = one.title(style.letter(index, count, panel.title))
-                one.axes.set_title(title, loc="left", pad=pad)
+                one.axes.set_title(title, loc="left", pad=13 if named else 4)
                 one.axes.set_xlabel(one.x_label if index >= count - columns else "")
                 form = {"style": "sci", "scilimits": (0, 0)} if panel.rates else {"useOffset": False}
                 one.axes.ticklabel_format(axis="y", **form)
             if beside and not panel.rates:
                 _shared_span(*drawn)
-        figure.align_ylabels(axes[:: 2 if beside else 1])
+        figure.align_ylabels(axes[:: len(halves)])
         legend.draw(figure)
         return figure
 
@@ -337,9 +332,8 @@ class _Axes:
 
     x_label, where = "tokens (B)", "published"
 
-    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
-        self.axes, self.panel, self.exhibit, self.view = axes, panel, exhibit, view
-        self.legend = legend
+    def __init__(self, axes: style.Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
+        self.axes, self.panel, self.exhibit, self.view, self.legend = axes, panel, exhibit, view, legend
         #: what the y-limits must have room for: (whether from scratch, line), and levels
         self.lines: list[tuple[bool, Line]] = []
         self.levels: list[float] = []
@@ -387,11 +381,10 @@ class _Axes:
             return self.level
         if self.panel.spike:
             return None
+        if any(scratch for scratch, _ in self.lines):
+            return None
         early = 0.01 * (self.panel.xlim[1] - self.panel.xlim[0])
-        starts = [
-            line[1][0] for scratch, line in self.lines if not scratch and line[0] and line[0][0] <= early
-        ]
-        return starts[0] if starts and not any(scratch for scratch, _ in self.lines) else None
+        return next((ys[0] for _, (xs, ys) in self.lines if xs and xs[0] <= early), None)
 
     def make_room(self, curve: Curve, lines: list[Line]) -> None:
         scratch = base.declaration(self.view.study, curve.runs[0])[1].init_from is None
@@ -405,17 +398,15 @@ class _Axes:
 
     def draw_boundaries(self, stages: list[Stage]) -> None:
         """Where stages begin, above them their numbers, in the legend their names."""
-        place = self.axes.get_xaxis_transform()
-        named = [stage for stage in stages if stage.name]
-        for number, stage in enumerate(stages, 1):
-            if stage.start > 0:
-                look = {"color": "#777777", "linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.4}
-                self.axes.axvline(stage.start, **look)
-            if stage.name:
-                middle = stage.start + stage.billions / 2
-                text = self.axes.text(middle, 1.015, str(number), transform=place, ha="center", va="bottom")
-                text.set(fontsize=7, color="#444444", in_layout=False)
-        if named:
+        look = {"color": "#777777", "linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.4}
+        words = {"fontsize": 7, "color": "#444444", "in_layout": False, "ha": "center", "va": "bottom"}
+        for number, (start, billions, name) in enumerate(stages, 1):
+            if start > 0:
+                self.axes.axvline(start, **look)
+            if name:
+                place = self.axes.get_xaxis_transform()
+                self.axes.text(start + billions / 2, 1.015, str(number), transform=place, **words)
+        if any(stage.name for stage in stages):
             names = ", ".join(f"{number} {stage.name}" for number, stage in enumerate(stages, 1))
             self.legend.note(f"{self.where}: {names}")
 
@@ -444,7 +435,7 @@ class _Axes:
 class _Ours(_Axes):
     """The axes of this scale's curves."""
 
-    def __init__(self, axes: Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
+    def __init__(self, axes: style.Axes, panel: Panel, exhibit: Curves, view: View, legend: style.Legend):
         super().__init__(axes, panel, exhibit, view, legend)
         self.x_label, self.where = style.tokens_label(view.scale), "here"
         #: (label, colour, line) of curves that the limits leave no room for
@@ -455,8 +446,7 @@ class _Ours(_Axes):
         axes.set_ylabel("learning rate" if panel.rates else loss)
 
     def title(self, title: str) -> str:
-        panel, view = self.panel, self.view
-        title = view.here(title)
+        panel, view, title = self.panel, self.view, self.view.here(title)
         if panel.rates:
             return title
         if self.beside:
@@ -494,7 +484,7 @@ class _Ours(_Axes):
         import numpy as np
 
         view, panel, look = self.view, self.panel, self.view.declared.style(curve.runs[0])
-        label, drawn = view.here(curve.label or look.label, curve.runs[0]), style.line(look)
+        label, drawn = view.here(curve.called(view), curve.runs[0]), style.line(look)
         gone = [name for name in curve.runs if not view.runs(name)]
         if len(gone) == len(curve.runs):
             if panel.published and curve.published:  # its published curve is there to be named
@@ -511,13 +501,13 @@ class _Ours(_Axes):
         else:
             self.apart.append((label, drawn["color"], lines[0]))
         xs = compared[0][0]
-        values = [ys for other, ys in compared if len(other) == len(xs)]
-        middle = np.mean(values, axis=0)
+        values = np.array([ys for other, ys in compared if len(other) == len(xs)])
         if len(values) > 1:
-            low, high = np.min(values, axis=0), np.max(values, axis=0)
-            self.axes.fill_between(xs, low, high, color=drawn["color"], alpha=0.14, linewidth=0)
+            band = {"color": drawn["color"], "alpha": 0.14, "linewidth": 0}
+            self.axes.fill_between(xs, values.min(axis=0), values.max(axis=0), **band)
         marks = {"marker": look.marker, "markevery": (0.02 + 0.13 * index / len(panel.curves), 0.13)}
-        self.axes.plot(xs, middle, **drawn, **({} if panel.rates else marks), zorder=2 + 0.01 * index)
+        marks = {} if panel.rates else marks
+        self.axes.plot(xs, values.mean(axis=0), **drawn, **marks, zorder=2 + 0.01 * index)
         partly = f" ({len(gone)} of {len(curve.runs)} {view.why(gone[0])})" if gone else ""
         self.legend.add(label + partly, **drawn, marker=look.marker)
         self.draw_warmup_end(curve)
@@ -525,15 +515,13 @@ class _Ours(_Axes):
     def draw_reference(self, finals: list[float]) -> None:
         reference = self.panel.reference
         self.level = mean(finals) if finals else None
-        if not reference or not reference.drawn:
-            return
-        if finals:
+        if reference and reference.drawn and not finals:
+            self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
+        elif reference and reference.drawn:
             look = self.look(reference.run) | {"linewidth": 0.8}
             self.levels.append(self.level)
             self.axes.axhline(self.level, **look, zorder=1.6)
             self.legend.add(reference.label, reference=True, **look)
-        else:
-            self.legend.note(f"{reference.label}: {self.view.why(reference.run)}")
 
     def draw_entropy_rate(self, limits: Range) -> Range:
         """A generated language's entropy rate: a line near the curves, else a note; limits for it."""

@@ -5,25 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import correlation, mean
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.base import NOT_DIGITISED, CorpusRef, FigureKind, Result, View, unique, warmup_end
 from cpt_repro.exhibits.curves import Curve
 from cpt_repro.records.lookup import Trained
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.figure import Figure
-
 BEGUN = {"color": "#E31A1C", "marker": "o", "markersize": 6}
 WARMED_UP = {
     "marker": "o", "markersize": 7,
     "markerfacecolor": "none", "markeredgecolor": "#00A000", "markeredgewidth": 1.3,
 }  # fmt: skip
-#: In a reading order that starts dark, so that grey print keeps the order of tokens too.
-TOKENS_MAP = "viridis"
 
 
 class Plane(FigureKind):
@@ -52,13 +45,11 @@ class Plane(FigureKind):
         for corpus in (self.x, self.y):
             for line, curve in enumerate(self.curves, 1):
                 x, ours = view.loss_at(curve.runs[0], corpus, self.until) or (self.until, None)
-                label = curve.label or view.declared.style(curve.runs[0]).label
-                out.append(
-                    Result(line, f"{label}, at {x:.4g}B", f"loss on {corpus}", None, ours, curve.runs[0])
-                )
+                row = f"{curve.called(view)}, at {x:.4g}B"
+                out.append(Result(line, row, f"loss on {corpus}", None, ours, curve.runs[0]))
         return out
 
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         figure, (axes,) = style.figure(style.DOUBLE * 0.62, 3.0, 1, 1)
         legend, scatter = style.Legend(), None
         legend.begin("")
@@ -67,10 +58,11 @@ class Plane(FigureKind):
             for curve in self.curves
         ]
         for curve, runs in zip(self.curves, style.shared(measured), strict=True):
+            name, look = view.here(curve.called(view), curve.runs[0]), view.declared.style(curve.runs[0])
             if runs:
-                scatter = self._draw_path(axes, view, curve, runs, legend)
+                scatter, fit = self._draw_path(axes, look, runs)
+                legend.add(name + fit, **style.line(look), marker=look.marker)
             else:
-                name = view.here(curve.label or view.declared.style(curve.runs[0]).label, curve.runs[0])
                 legend.note(f"{name}: {view.why(curve.runs[0])}")
         if scatter is None:
             style.empty(axes, "not run")
@@ -86,13 +78,10 @@ class Plane(FigureKind):
         legend.draw(figure)
         return figure
 
-    def _draw_path(
-        self, axes: Axes, view: View, curve: Curve, runs: list[Trained], legend: style.Legend
-    ) -> PathCollection:
-        """Of several seeds the path of the mean losses: one path a seed cannot be read."""
+    def _draw_path(self, axes: style.Axes, look: style.Style, runs: list[Trained]) -> tuple[Any, str]:
+        """Its scatter and R². Of several seeds the path of the mean losses: one a seed cannot be read."""
         import numpy as np
 
-        look = view.declared.style(curve.runs[0])
         tokens = [t for t, _ in runs[0].curve(self.x) if t <= self.until]
         both = [[one.curve(corpus)[: len(tokens)] for corpus in (self.x, self.y)] for one in runs]
         # Seeds x axes x points; seeds that were measured elsewhere are left out.
@@ -100,17 +89,16 @@ class Plane(FigureKind):
         xs, ys = np.exp(losses.mean(axis=0))
         axes.plot(xs, ys, **style.line(look), linewidth=0.8, zorder=2)
         edge = {"linewidths": 0.9} if look.marker in "x+" else {"linewidths": 0.3, "edgecolors": "white"}
-        colours = {"c": tokens, "cmap": TOKENS_MAP, "vmin": 0, "vmax": self.until}
+        # In a reading order that starts dark, so that grey print keeps the order of tokens too.
+        colours = {"c": tokens, "cmap": "viridis", "vmin": 0, "vmax": self.until}
         scatter = axes.scatter(xs, ys, s=13, marker=look.marker, zorder=3, **colours, **edge)
         axes.plot(xs[0], ys[0], **BEGUN, linestyle="none", zorder=1.5)
         warm = warmup_end(runs[0].run)
-        after = next((k for k, t in enumerate(tokens) if t >= warm), None)
-        if warm and after is not None:
+        after = np.searchsorted(tokens, warm)
+        if warm and after < len(tokens):
             axes.plot(xs[after], ys[after], **WARMED_UP, linestyle="none", zorder=6)
         fit = f" (R² = {mean(r_squared(*path) for path in np.exp(losses)):.2f})" if self.fit else ""
-        label = view.here(curve.label or look.label, curve.runs[0])
-        legend.add(label + fit, **style.line(look), marker=look.marker)
-        return scatter
+        return scatter, fit
 
 
 def r_squared(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count as count_from
 from statistics import fmean
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,11 +17,6 @@ from cpt_repro.exhibits.typeset import Measured, count
 from cpt_repro.planning.mixture import streams
 from cpt_repro.records.lookup import Trained
 from cpt_repro.records.uncertainty import Sample, Samples, quotient
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 #: Runs with weights; one may stand twice.
 Weighted = tuple[tuple[str, int], ...]
@@ -224,7 +219,7 @@ class Relation(FigureKind):
                     ]
         return out
 
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         panels = len(self.panels)
         columns = min(panels, 2)
         rows = -(-panels // columns)
@@ -244,7 +239,7 @@ class Relation(FigureKind):
         legend.draw(figure)
         return figure
 
-    def _draw(self, axes: Axes, view: View, series: Series, legend: style.Legend) -> None:
+    def _draw(self, axes: style.Axes, view: View, series: Series, legend: style.Legend) -> None:
         look = {"color": style.COLOURS[series.colour], "marker": series.marker, "linestyle": "none"}
         places = [(point.x.measure(view), point.y.measure(view)) for point in series.points]
         there = [(x, y) for x, y in places if x and y]
@@ -261,7 +256,7 @@ class Relation(FigureKind):
             legend.note(f"{series.label}: {lacking} of {len(places)} not run")
 
 
-def _logarithmic(axes: Axes) -> None:
+def _logarithmic(axes: style.Axes) -> None:
     """A logarithmic x-axis with plain numbers: 0.005, 50, 1k, 10M."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

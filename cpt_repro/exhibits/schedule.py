@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cpt_repro.declarations.schedules import Cosine
 from cpt_repro.exhibits import style
 from cpt_repro.exhibits.base import FigureKind, View
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class ScheduleDiagram(FigureKind):
@@ -19,7 +16,7 @@ class ScheduleDiagram(FigureKind):
     scaled: ClassVar[bool] = False
     schedule: Cosine
 
-    def draw(self, view: View) -> Figure:
+    def draw(self, view: View) -> style.Figure:
         figure, (axes,) = style.figure(style.SINGLE, 2.2, 1, 1)
         rule, total = self.schedule, 1000
         rates = [rule(t, total) for t in range(total + 1)]

@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cpt_repro.declarations.scale import Scale
+from cpt_repro.declarations.strict import Strict
 from cpt_repro.errors import plain
-from cpt_repro.exhibits.base import Style
 from cpt_repro.files import whole_file
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations of this room; matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -53,6 +53,15 @@ RC = {
 
 #: Matplotlib's own fonts, read once a process.
 _FONTS: list[Any] = []
+
+
+class Style(Strict):
+    """How a run looks in every figure."""
+
+    label: str
+    colour: Literal[*COLOURS]
+    dash: Literal[*DASHES]
+    marker: str
 
 
 @contextmanager
@@ -95,21 +104,14 @@ def figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height))
-    axes = made.subplots(rows, columns, squeeze=False)
-    return made, list(axes.flat)
-
-
-def lay_out(figure: Figure) -> None:
-    """Gives axes, titles and legends their room."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04).execute(figure)
+    return made, list(made.subplots(rows, columns, squeeze=False).flat)
 
 
 def tokens_label(scale: Scale) -> str:
     """Label of an axis of tokens."""
-    here = f"tokens (B of the paper; 1 B = {scale.tokens_per_billion:,.0f} tokens here)"
-    return "tokens (B)" if scale.full_size else here
+    if scale.full_size:
+        return "tokens (B)"
+    return f"tokens (B of the paper; 1 B = {scale.tokens_per_billion:,.0f} tokens here)"
 
 
 def empty(axes: Axes, words: str) -> None:
@@ -169,8 +171,7 @@ class Legend:
             return
         width, height = figure.get_size_inches()
         characters = width * 72 / (7 * 0.54)
-        widest = max(map(len, labels)) + 8
-        columns = max(1, min(len(labels), 6, int(characters / widest)))
+        columns = max(1, min(len(labels), 6, int(characters / (max(map(len, labels)) + 8))))
         # Matplotlib fills columns downwards; equal columns read better than a full first row.
         rows = math.ceil(len(labels) / columns)
         columns = math.ceil(len(labels) / rows)
@@ -182,6 +183,7 @@ class Legend:
 def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
     """Writes PNG, SVG and PDF, whole; metadata: title and digest of the records, no date, no version."""
     import matplotlib
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -189,16 +191,15 @@ def save(figure: Figure, stem: Path, title: str, receipts: str) -> list[Path]:
             text.set_text(shown)
     # Once for all three formats: an engine of the figure's own would draw it twice for each.
     figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
-    lay_out(figure)
-    png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
-    with whole_file(png) as aside:
-        figure.savefig(aside, metadata={"Title": title, "Receipts": receipts, "Software": None})
+    ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04).execute(figure)
     # Identifiers in the SVG are salted by exhibit, so that several can stand in one page.
     matplotlib.rcParams["svg.hashsalt"] = hashlib.sha256(title.encode()).hexdigest()
-    with whole_file(svg) as aside:
-        about = {"Title": title, "Date": None, "Creator": None, "Source": receipts}
-        figure.savefig(aside, format="svg", metadata=about)
-    with whole_file(pdf) as aside:
-        about = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-        figure.savefig(aside, format="pdf", metadata={"Title": title, "Subject": receipts} | about)
-    return [png, svg, pdf]
+    formats = {
+        "png": {"Receipts": receipts, "Software": None},
+        "svg": {"Date": None, "Creator": None, "Source": receipts},
+        "pdf": {"Subject": receipts, "Creator": None, "Producer": None, "CreationDate": None},
+    }
+    for form, about in formats.items():
+        with whole_file(stem.with_suffix(f".{form}")) as aside:
+            figure.savefig(aside, format=form, metadata={"Title": title} | about)
+    return [stem.with_suffix(f".{form}") for form in formats]
