@@ -8,18 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
-from cpt_repro.exhibits import style
-from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import (
-    INTERVAL,
-    NOT_DIGITISED,
-    CorpusRef,
-    FigureKind,
-    Result,
-    RunRef,
-    View,
-    unique,
-)
+from cpt_repro.exhibits import base, style
+from cpt_repro.exhibits.base import CorpusRef, FigureKind, Result, RunRef, View, unique
 from cpt_repro.exhibits.typeset import Measured
 
 MARK = {
@@ -71,6 +61,7 @@ class Bar(NamedTuple):
     group: BarGroup
     place: int
     run: str
+    colour: str
     published: Value | None
 
 
@@ -99,12 +90,12 @@ class Bars(FigureKind):
         return unique(panel.published for panel in self.panels), sum(len(group.runs) for group in self.groups)
 
     def notes(self, view: View) -> list[str]:
-        error = f"Error bars: {INTERVAL}."
         where = "the diamonds" if view.full_size else "the outlined bars below"
         published = f"Published: {where}, as printed or digitised."
-        return [error, published if self.published_table[0] else NOT_DIGITISED]
+        return [f"Error bars: {base.INTERVAL}.", published if self.published_table[0] else base.NOT_DIGITISED]
 
     def results(self, view: View) -> list[Result]:
+        """Every bar; what an update costs is declared, so it is compared with nothing."""
         return [
             Result(
                 line=line,
@@ -114,21 +105,11 @@ class Bars(FigureKind):
                 ours=panel.height(view, bar.group, bar.run),
                 run=bar.run,
                 record="evaluation" if panel.show == "suite" else "receipt",
+                group=None if panel.show == "compute" else f"{panel.title}, {bar.group.label}",
             )
             for panel in self.panels
             for line, bar in enumerate(self.of(view, panel), 1)
         ]
-
-    def pairs(self, view: View) -> list[Pair]:
-        """Every bar that was measured, by panel and group; what an update costs is declared."""
-        out = []
-        for panel in self.panels:
-            for bar in self.of(view, panel) if panel.show != "compute" else ():
-                ours = panel.height(view, bar.group, bar.run)
-                if ours and bar.published:
-                    group = f"{panel.title}, {bar.group.label}"
-                    out.append(Pair(group, float(bar.published.value), ours.value))
-        return out
 
     def of(self, view: View, panel: BarPanel) -> Iterator[Bar]:
         """The bars of a panel, group by group."""
@@ -136,7 +117,8 @@ class Bars(FigureKind):
         for number, group in enumerate(self.groups):
             for place, run in enumerate(group.runs):
                 x = number + (place - (len(group.runs) - 1) / 2) * self._width
-                yield Bar(x, group, place, run, next(published))
+                colour = style.COLOURS[view.declared.style(run).colour]
+                yield Bar(x, group, place, run, colour, next(published))
 
     @property
     def _width(self) -> float:
@@ -156,20 +138,18 @@ class Bars(FigureKind):
             if below:
                 self._draw_published(axes[count + index], panel, view)
         for index, ax in enumerate(axes):
+            panel = self.panels[index % count]
             names = [group.label if index >= count else view.here(group.label) for group in self.groups]
-            ax.set_xticks(
-                range(len(self.groups)), [re.sub(r" (?=\()|(?<=\)) ", "\n", name) for name in names]
-            )
-            ax.set_xlim(-0.55, len(self.groups) - 0.45)
+            ax.set_xticks(range(len(names)), [re.sub(r" (?=\()|(?<=\)) ", "\n", name) for name in names])
+            ax.set_xlim(-0.55, len(names) - 0.45)
             ax.margins(y=0.25)
-            if self.panels[index % count].show == "loss":
+            if panel.show == "loss":
                 _cut(ax)
             ax.grid(axis="x", visible=False)
-            ax.set_ylabel(self.panels[index % count].label(view))
+            ax.set_ylabel(panel.label(view))
         looks: list[Any] = []
         for place, hatch in enumerate(style.HATCHES[: len(self.bars)]):
-            runs = (group.runs[place] for group in self.groups if place < len(group.runs))
-            colours = unique(style.COLOURS[view.declared.style(run).colour] for run in runs)
+            colours = unique(bar.colour for bar in self.of(view, self.panels[0]) if bar.place == place)
             looks.append(tuple(Patch(facecolor=one, edgecolor="white", hatch=hatch) for one in colours))
         both = published and view.full_size
         looks, labels = looks + [Line2D([], [], **MARK)] * both, [*self.bars, *["published"] * both]
@@ -186,8 +166,7 @@ class Bars(FigureKind):
             if ours is None:
                 _word(axes, bar.x, view.why(bar.run))
                 continue
-            colour = style.COLOURS[view.declared.style(bar.run).colour]
-            look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.4}
+            look = {"facecolor": bar.colour, "edgecolor": "white", "linewidth": 0.4}
             error = {"yerr": ours.error or None, "error_kw": {"linewidth": 0.8, "ecolor": "#333333"}}
             axes.bar(bar.x, ours.value, self._width * 0.94, hatch=style.HATCHES[bar.place], **look, **error)
             top = max(ours.value + ours.error, mark)
@@ -200,8 +179,8 @@ class Bars(FigureKind):
                 _word(axes, bar.x, "–")
                 continue
             marks.add(bar.published.mark)
-            height, colour = float(bar.published.value), style.COLOURS[view.declared.style(bar.run).colour]
-            look = {"facecolor": "none", "edgecolor": colour, "linewidth": 0.7}
+            height = float(bar.published.value)
+            look = {"facecolor": "none", "edgecolor": bar.colour, "linewidth": 0.7}
             axes.bar(bar.x, height, self._width * 0.86, hatch=style.HATCHES[bar.place], **look)
             _value(axes, panel, bar.x, height, height, 2)
         axes.set(facecolor=style.TINT)
@@ -210,10 +189,10 @@ class Bars(FigureKind):
 
 def _cut(axes: style.Axes) -> None:
     """Cuts the axis below the bars: losses are far from zero, and their differences are what is shown."""
-    tops = [bar.get_height() for bar in axes.patches]
-    if tops:
-        span = max(tops) - min(tops)
-        axes.set_ylim(min(tops) - 0.5 * span - 0.02 * min(tops), max(tops) + 0.45 * span + 0.02 * min(tops))
+    if tops := [bar.get_height() for bar in axes.patches]:
+        low, high = min(tops), max(tops)
+        span = high - low
+        axes.set_ylim(low - 0.5 * span - 0.02 * low, high + 0.45 * span + 0.02 * low)
 
 
 def _word(axes: style.Axes, x: float, word: str) -> None:

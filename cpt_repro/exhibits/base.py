@@ -238,6 +238,8 @@ class Result(NamedTuple):
     run: str | None
     #: which of its records tell it
     record: Literal["receipt", "evaluation", "corpus"] = "receipt"
+    #: of those with whose published and reproduced values its own compare; None for inputs
+    group: str | None = None
 
 
 class Kind(Strict):
@@ -271,8 +273,13 @@ class Kind(Strict):
         return []
 
     def pairs(self, view: View) -> list[Pair]:
-        """Results that have a published and a reproduced value, in groups that compare; no inputs."""
-        return []
+        """Results that have both values, in groups that compare; a run in two rows counts once."""
+        out: dict[tuple[str, str | None], Pair] = {}
+        for one in self.results(view):
+            if one.group and one.published and one.ours:
+                pair = Pair(one.group, float(one.published.value), one.ours.value)
+                out.setdefault((one.group, one.run), pair)
+        return list(out.values())
 
 
 class FigureKind(Kind):

@@ -6,26 +6,15 @@ Below the scale `paper` losses and scores do not compare as they are; ranks and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationInfo, model_validator
 
 from cpt_repro.declarations.strict import Strict
-from cpt_repro.exhibits.agreement import Pair
-from cpt_repro.exhibits.base import (
-    INTERVAL,
-    CorpusRef,
-    Result,
-    Row,
-    RunRef,
-    TableKind,
-    View,
-    check_known,
-    declaration,
-    unique,
-)
+from cpt_repro.exhibits import base
+from cpt_repro.exhibits.base import CorpusRef, Result, Row, RunRef, TableKind, View, check_known, unique
 from cpt_repro.exhibits.typeset import Cell, Measured, Ranks, Table, Texts, Values, count, decimals, rate_text
 from cpt_repro.records.lookup import NO_COUNTERPART
 from cpt_repro.records.uncertainty import Effect, difference, quotient
@@ -109,48 +98,40 @@ class Rows(TableKind):
         return self
 
     def notes(self, view: View) -> list[str]:
-        out = []
-        if any(column.losses for column in self.columns):
-            out.append("Losses in nats per token; AVG is the mean of D0 and D1.")
-        if self.suites:
-            out.append("Scores in percent.")
-        return [*out, f"±: {INTERVAL}."] if out else out
+        losses = any(column.losses for column in self.columns)
+        out = ["Losses in nats per token; AVG is the mean of D0 and D1."] if losses else []
+        out += ["Scores in percent."] if self.suites else []
+        return [*out, f"±: {base.INTERVAL}."] if out else out
 
     def table(self, view: View) -> Table:
-        columns = _Builder(self, view).columns()
+        builder = _Builder(self, view)
+        columns = [made for column in self.columns for made in builder.of(column)]
         cells = [cell for column in columns if isinstance(column, Values) for cell in column.cells]
         notes = ["In square brackets: the number of seeds."] if any(cell.reproduced for cell in cells) else []
         if view.full_size:
             return Table(columns, [*notes, "Difference: reproduced - published."])
         if any(cell.ranks for cell in cells):
             same = "rows with the same new data and model that have both values"
-            left = (
-                "those that the noise of differences leaves open here (else these are named; open: all are)"
-            )
+            left = "the noise of differences leaves open here (else these are named; open: all are)"
             notes += ["At this scale absolute values do not compare with the published ones."]
-            notes += [f"Agrees: the published rank among {same}, 1 the best, is among {left}."]
+            notes += [f"Agrees: the published rank among {same}, 1 the best, is among those that {left}."]
         if any(cell.effects != (None, None) for cell in cells):
             says = " or ".join(unique(anchor.says for anchor in self.anchors))
             notes += [f"The CSV has ranks and effects ({says})."]
         return Table(columns, notes)
 
     def results(self, view: View) -> list[Result]:
-        return [
-            Result(line, view.called(row), column.heading, cell.published, cell.reproduced, row.model, record)
-            for column, record in _Builder(self, view).results()
-            for line, (row, cell) in enumerate(zip(self.rows, column.cells, strict=True), 1)
-        ]
-
-    def pairs(self, view: View) -> list[Pair]:
-        """Every result with both values, by column, new corpus and model; a run in two rows counts once."""
-        builder, out = _Builder(self, view), {}
-        for column in builder.columns():
-            for key, cell in zip(builder.keys, column.cells, strict=True):
-                if isinstance(cell, Cell) and cell.comparable:
-                    group = f"{column.heading}, {key.new}, {key.model}"
-                    pair = Pair(group, float(cell.published.value), cell.reproduced.value)
-                    out.setdefault((group, key.name), pair)
-        return list(out.values())
+        """Every loss and score; those of a column with the same new corpus and model compare."""
+        builder, out = _Builder(self, view), []
+        shown = [column for column in self.columns if column.losses or column.suite]
+        for column, made in ((column, made) for column in shown for made in builder.of(column)):
+            record = "evaluation" if column.suite else "receipt"
+            rows = zip(self.rows, builder.keys, made.cells, strict=True)
+            for line, (row, key, cell) in enumerate(rows, 1):
+                both = cell.published, cell.reproduced
+                group = f"{made.heading}, {key.new}, {key.model}" if cell.comparable else None
+                out.append(Result(line, view.called(row), made.heading, *both, row.model, record, group))
+        return out
 
 
 class Key(NamedTuple):
@@ -165,25 +146,13 @@ class _Builder:
     """The columns of one table."""
 
     def __init__(self, exhibit: Rows, view: View):
-        self.exhibit, self.view, self.rows = exhibit, view, exhibit.rows
-        self.keys = []
-        for row in self.rows:
-            model = declaration(view.study, row.model)[1].model
-            self.keys.append(Key(row.model, row.new_corpus(view.study) or "", model))
+        self.view, self.rows, self.anchors = view, exhibit.rows, exhibit.anchors
+        of = [(row, base.declaration(view.study, row.model)[1]) for row in self.rows]
+        self.keys = [Key(row.model, row.new_corpus(view.study) or "", run.model) for row, run in of]
         heads = exhibit.published_table[0]
         self.digits = max((decimals(view.published(head, len(self.rows))) for head in heads), default=0)
 
-    def columns(self) -> list[Texts | Values]:
-        """All columns, compared."""
-        return [made for column in self.exhibit.columns for made in self._of(column)]
-
-    def results(self) -> Iterator[tuple[Values, str]]:
-        """The columns of results, with the kind of record that tells them."""
-        for column in self.exhibit.columns:
-            for made in self._of(column) if column.losses or column.suite else ():
-                yield made, "evaluation" if column.suite else "receipt"
-
-    def _of(self, column: Column) -> list[Texts] | list[Values]:
+    def of(self, column: Column) -> list[Texts] | list[Values]:
         """The columns that a declared one stands for."""
         if column.losses:
             return [self._losses(column)]
@@ -215,37 +184,40 @@ class _Builder:
         return f"{training.model.layers} × {training.model.width}, {tokens}"
 
     def _losses(self, column: Column) -> Values:
-        view = self.view
-        corpora = lambda key: column.corpora(view.study.paper.old, key.new)  # noqa: E731
-        shown = unique(corpora(key)[0] for key in self.keys if column.show == "loss")
+        view, old = self.view, self.view.study.paper.old
+
+        def loss(row: Row, key: Key) -> Measured | None:
+            return view.loss(row.run, *column.corpora(old, key.new)) if row.run else None
+
+        shown = unique(column.corpora(old, key.new)[0] for key in self.keys if column.show == "loss")
         there = " / ".join(view.study.paper.corpora[corpus].stands_for for corpus in shown)
         here = there if view.full_size else " / ".join(map(view.plan.corpus_title, shown))
-        measure = lambda row, key: view.loss(row.run, *corpora(key)) if row.run else None  # noqa: E731
-        values = self._values(column, column.heading, next(iter(column.published), None), measure)
-        return values._replace(there=there, here=here)
+        return self._values(column, column.heading, next(iter(column.published), None), loss, there, here)
 
     def _scores(self, column: Column) -> list[Values]:
         """The columns that one of scores stands for."""
         suite = self.view.scale.suites.get(column.suite)
         tasks = list(suite.tasks) if suite else []
 
-        def values(heading: str, published: str | None, task: str | None) -> Values:
+        def values(heading: str, published: str | None, task: str | None, here: str = "") -> Values:
             score = lambda row, key: self.view.score(row.model, column.suite, task)  # noqa: E731
             measure = score if task or column.show == "average" else None
-            return self._values(column, heading, published, measure)
+            return self._values(column, heading, published, measure, "", here)
 
         first = next(iter(column.published), None)
         if column.show == "average":
             return [values(column.heading, first, None)]
         if column.show == "task":
             task = next((name for name in column.task if name in tasks), None)
-            return [values(column.heading, first, task)._replace(here=task or "")]
+            return [values(column.heading, first, task, task or "")]
         # A task of this scale is the published one of the same letters and digits: arc_c is ARC-c.
         own = {letters(task): task for task in tasks}
         out = [values(head, head, own.pop(letters(head), None)) for head in column.published]
         return out + [values(task, None, task) for task in own.values()]
 
-    def _values(self, column: Column, heading: str, published: str | None, measure: Measure | None) -> Values:
+    def _values(
+        self, column: Column, heading: str, published: str | None, measure: Measure | None, *of: str
+    ) -> Values:
         """A published column beside what is measured (None: the scale has nothing of the kind)."""
         view, cells = self.view, []
         printed = view.published(published, len(self.rows))
@@ -253,8 +225,8 @@ class _Builder:
             measured = measure(row, key) if measure else None
             if measured:
                 planned = len(view.plan.ids(view.paper, key.name))
-                of = f" of {planned}" * (measured.seeds < planned)
-                seeds = f"{measured.seeds}{of} seed{'s' * (planned > 1)}"
+                few = f" of {planned}" * (measured.seeds < planned)
+                seeds = f"{measured.seeds}{few} seed{'s' * (planned > 1)}"
                 state = f"reproduced at scale {view.scale.name} with {seeds}"
             elif row.merge and column.losses:
                 state = "not measured"  # losses are taken in training, and a merge has none
@@ -262,8 +234,8 @@ class _Builder:
                 state = view.why(key.name) if measure else NO_COUNTERPART
             misprint = (view.key, number, published) in view.counterparts.misprints
             cells.append(Cell(value, measured, state, view.full_name(row.model), misprint))
-        values = Values(heading, "", "", view.scale.name, cells, self.digits)
-        compare(values, self.keys, self.exhibit.anchors, column.losses)
+        values = Values(heading, *of, view.scale.name, cells, self.digits)
+        compare(values, self.keys, self.anchors, column.losses)
         return values
 
 
@@ -316,8 +288,7 @@ def _effects(cell: Cell, zero: Cell, one: Cell, digits: int) -> tuple[float | No
     there = one.published.value - zero.published.value
     published = (cell.published.value - zero.published.value) / there if round(there, digits) != 0 else None
     read = {name: c.reproduced.samples for name, c in (("zero", zero), ("one", one), ("it", cell))}
-    it = next(
-        name for name, samples in read.items() if samples == read["it"]
-    )  # an anchor has no noise to itself
+    # An anchor has no noise to itself.
+    it = next(name for name, samples in read.items() if samples == read["it"])
     above = {"zero": -1.0} | {it: 1.0 if it != "zero" else 0.0}
     return published, quotient(above, {"one": 1.0, "zero": -1.0}, read)
