@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field
@@ -42,7 +42,6 @@ class Exhibits(Strict):
     names: dict[RunRef, str] = {}
     exhibits: dict[Annotated[str, Field(pattern=r"^(figure|table)_\d\d$")], Exhibit] = {}
     points: WantedPoints = ()
-
     #: anchors of the file, nothing else
     lists: Any = None
 
@@ -95,10 +94,11 @@ class Catalogue:
     def needs(self, paper: str, key: str) -> Needs:
         """What an exhibit is drawn from."""
         exhibit = self.find(paper, key)
-        runs = unique(one for name in exhibit.runs for one in self.plan.ids(paper, name))
-        models = unique(one for name in exhibit.evaluations for one in self.plan.ids(paper, name))
-        corpora = (corpus for corpus in exhibit.corpora if corpus in self.plan.scale.corpora)
-        return Needs(tuple(runs), tuple(models), tuple(corpora))
+        ids = [
+            tuple(unique(one for name in names for one in self.plan.ids(paper, name)))
+            for names in (exhibit.runs, exhibit.evaluations)
+        ]
+        return Needs(*ids, tuple(corpus for corpus in exhibit.corpora if corpus in self.plan.scale.corpora))
 
     @cached_property
     def models(self) -> tuple[str, ...]:
@@ -135,15 +135,16 @@ def load_exhibits(study: Study) -> Exhibits:
     if declared.paper != study.name:
         what, do = f"the key 'paper' says '{declared.paper}'.", f"Make it '{study.name}'."
         raise UserError(what, where=str(path), do=do)
-    checks = {f"{path}, exhibits.{key}": partial(_check, study, declared, key) for key in declared.exhibits}
-    for one in study.discrepancies:
-        place = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
-        checks[place] = partial(_check_misprints, study, one.misprints)
-    for where, check in checks.items():
-        try:
-            check()
-        except ValueError as error:
-            raise UserError(str(error), where=where) from None
+    try:
+        for key in declared.exhibits:
+            where = f"{path}, exhibits.{key}"
+            _check(study, declared, key)
+        for one in study.discrepancies:
+            where = f"{study.path('discrepancies.yaml')}, {one.id}.misprints"
+            for wrong in one.misprints:
+                _check_misprint(study, wrong)
+    except ValueError as error:
+        raise UserError(str(error), where=where) from None
     return declared
 
 
@@ -161,12 +162,11 @@ def _check(study: Study, declared: Exhibits, key: str) -> None:
         raise ValueError(f"{what} Give both the same rows in the same order.")
 
 
-def _check_misprints(study: Study, misprints: Iterable[Misprint]) -> None:
-    for wrong in misprints:
-        rows = _rows_of(study, wrong.table, wrong.columns)
-        if wrong.row > rows:
-            what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
-            raise ValueError(f"{what} Count rows from 1.")
+def _check_misprint(study: Study, wrong: Misprint) -> None:
+    rows = _rows_of(study, wrong.table, wrong.columns)
+    if wrong.row > rows:
+        what = f"row {wrong.row} of {wrong.table} is not there, which has {rows}."
+        raise ValueError(f"{what} Count rows from 1.")
 
 
 def _rows_of(study: Study, table: str, columns: Iterable[str]) -> int:

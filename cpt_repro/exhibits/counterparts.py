@@ -7,13 +7,13 @@ the digitised curves: a run's published values are where its paper's exhibits sh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from cpt_repro.declarations.published import Points, PublishedTable, Value
+from cpt_repro.declarations.published import Points, Value
 from cpt_repro.declarations.study import Study
 from cpt_repro.exhibits.bars import Bars
 from cpt_repro.exhibits.base import Row
-from cpt_repro.exhibits.curves import Curve, Curves, Panel
+from cpt_repro.exhibits.curves import Curve, Curves
 from cpt_repro.exhibits.rows import Column, Rows, letters
 
 if TYPE_CHECKING:
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 WHOLE = 0.9
 #: Billions of tokens at the joint of two runs whose digitised points belong to neither.
 JOINT = 0.1
-
-
-class Printed(NamedTuple):
-    """A printed cell with the row and column that show it here."""
-
-    heading: str
-    column: Column
-    row: Row
-    value: Value
 
 
 class Counterparts:
@@ -52,21 +43,20 @@ class Counterparts:
         """Suites whose scores the paper's exhibits show."""
         return {suite for exhibit in self.declared.exhibits.values() for suite in exhibit.suites}
 
-    def _tables(self) -> list[tuple[str, Rows, PublishedTable]]:
-        """Tables of rows that were published, the most complete first."""
-        every, published = self.declared.exhibits.items(), self.study.published.tables
-        tables = [(k, e, published[k]) for k, e in every if isinstance(e, Rows) and k in published]
-        return sorted(tables, key=lambda table: -len(table[1].rows))
+    def cells(self, name: str, *shows: str) -> Iterator[tuple[str, Column, Row, Value]]:
+        """(heading, column, row, value) of every printed cell that shows this of the run or merge `name`.
 
-    def cells(self, name: str, *shows: str) -> Iterator[Printed]:
-        """Every printed cell of columns that show this in a row of the run or merge `name`."""
-        for key, exhibit, table in self._tables():
+        The most complete table is first.
+        """
+        published = self.study.published.tables
+        tables = [(k, e) for k, e in self.declared.exhibits.items() if isinstance(e, Rows) and k in published]
+        for key, exhibit in sorted(tables, key=lambda table: -len(table[1].rows)):
+            heads = [(one, head) for one in exhibit.columns if one.show in shows for head in one.published]
             for number, row in enumerate(exhibit.rows):
-                for column in exhibit.columns:
-                    for head in column.published if name == row.model and column.show in shows else ():
-                        value = table.cell(key, number, head)
-                        if value is not None and (key, number, head) not in self.misprints:
-                            yield Printed(head, column, row, value)
+                for column, head in heads if name == row.model else ():
+                    value = published[key].cell(key, number, head)
+                    if value is not None and (key, number, head) not in self.misprints:
+                        yield head, column, row, value
 
     def loss(self, run: str, corpora: tuple[str, ...]) -> Value | None:
         """Final loss printed for a run on one corpus, or two averaged; else its digitised curve's end."""
@@ -101,11 +91,12 @@ class Counterparts:
         Of several figures the one that shows most of the run, among those that show the runs `beside` it if
         there are any. A curve of several runs is cut where they begin. Rates are in the unit of their panel.
         """
-        best: tuple[Points, str] | None = None
-        most = -1
-        for key, exhibit, panel in self._panels(y):
-            for curve in (curve for curve in panel.curves if run in curve.runs and curve.published):
-                own = self._own(exhibit, panel.published, curve, run)
+        best, most = None, -1
+        for key, exhibit in self.declared.exhibits.items():
+            panels = exhibit.panels if isinstance(exhibit, Curves) else ()
+            drawn = [(panel, curve) for panel in panels if panel.y == y for curve in panel.curves]
+            for panel, curve in drawn:
+                own = self._own(exhibit, panel.published, curve, run) if run in curve.runs else ()
                 shown = len({*beside} & {*panel.runs})
                 if own and (shown > most or (shown == most and own[-1][0] > best[0][-1][0] + 1)):
                     most = shown
@@ -113,32 +104,22 @@ class Counterparts:
                     best = own, f"Figure {int(key[-2:])}{panel.published[-1]}, {label}"
         return best
 
-    def _panels(self, y: str) -> Iterator[tuple[str, Curves, Panel]]:
-        """Digitised panels with this y."""
-        for key, exhibit in self.declared.exhibits.items():
-            for panel in exhibit.panels if isinstance(exhibit, Curves) else ():
-                if panel.published and panel.y == y:
-                    yield key, exhibit, panel
-
-    def _own(self, exhibit: Curves, panel: str, curve: Curve, run: str) -> Points:
+    def _own(self, exhibit: Curves, panel: str | None, curve: Curve, run: str) -> Points:
         """The part of a digitised curve that shows one of its runs, x from where the run begins."""
-        at = curve.runs.index(run)
-        begin, length = self.span(exhibit, run)
+        if not (panel and curve.published):
+            return ()
+        at, labels, (begin, length) = curve.runs.index(run), curve.published, self.span(exhibit, run)
         first, last = begin - JOINT, begin + length + JOINT
-        if len(curve.published) == len(curve.runs):  # each run has its own piece
-            points = self.points(panel, curve.published[at : at + 1])
+        if len(labels) == len(curve.runs):  # each run has its own piece
+            labels = labels[at : at + 1]
             last = begin + length * 1.01  # some curves are longer than their printed lengths
         else:
-            points = self.points(panel, curve.published)
             # At a joint, a point may belong to the run before or to the one after.
             first = begin + JOINT if at else first
             last = begin + length - JOINT if at < len(curve.runs) - 1 else last
-        return tuple((max(round(x - begin, 4), 0.0), value) for x, value in points if first <= x <= last)
-
-    def points(self, panel: str, labels: tuple[str, ...]) -> Points:
-        """The points of one curve, its pieces joined in the order of x."""
         curves = self.study.digitised.panels[panel].curves
-        return tuple(sorted(point for label in labels for point in curves[label].points))
+        points = sorted(point for label in labels for point in curves[label].points)
+        return tuple((max(round(x - begin, 4), 0.0), value) for x, value in points if first <= x <= last)
 
     def span(self, exhibit: Curves, run: str) -> tuple[float, float]:
         """Where a run begins on the figure's axis and how long it is, in billions of the paper's tokens."""

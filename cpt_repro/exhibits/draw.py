@@ -69,11 +69,10 @@ def notes(view: View) -> list[str]:
     for why in sorted(set(view.without.values())):
         names = sorted(name for name, reason in view.without.items() if reason == why)
         parts.append(f"No counterpart at this scale ({why}): {', '.join(names)}.")
-    missing = [name for name in view.missing if not name.startswith("corpus ")]
-    if missing:
-        parts.append(f"Not run: {len(missing)} of {len(missing) + len(view.digests)} records.")
-    if view.to_be_measured:
-        runs = f"{len(view.to_be_measured)} run{'s' * (len(view.to_be_measured) > 1)}"
+    if missing := sum(not name.startswith("corpus ") for name in view.missing):
+        parts.append(f"Not run: {missing} of {missing + len(view.digests)} records.")
+    if few := len(view.to_be_measured):
+        runs = f"{few} run{'s' * (few > 1)}"
         parts.append(f"To be measured: wanted points of {runs}, which a new training would give.")
     return parts
 
@@ -104,12 +103,11 @@ def draw(catalogue: Catalogue, records: Records, paper: str, key: str, out: Path
         table = exhibit.table(view)
         parts = table.parts(scale)
         below = [*notes(view), *table.all_notes(view.study.published.source)]
-        text = " ".join(below)
+        about = exhibit.see, " ".join(below)
         paths = [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
         write_csv(table, paths[0])
-        write_markdown(parts, paths[1], f"{heading}: {exhibit.title}", exhibit.see, text)
-        label = f"tab:{paper}-{number}"
-        write_tex(table.parts(scale, PAGE), paths[2], exhibit.title, exhibit.see, text, label)
+        write_markdown(parts, paths[1], f"{heading}: {exhibit.title}", *about)
+        write_tex(table.parts(scale, PAGE), paths[2], exhibit.title, *about, f"tab:{paper}-{number}")
     drawn = Drawn(
         number=heading,
         title=exhibit.title,

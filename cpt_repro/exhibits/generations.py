@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-from cpt_repro.declarations.published import Value
 from cpt_repro.exhibits.base import CorpusRef, Row, TableKind, View, unique
 from cpt_repro.exhibits.typeset import NOT_PUBLISHED, Table, Texts
 from cpt_repro.records.lookup import NOT_RUN
@@ -41,30 +39,29 @@ class Generations(TableKind):
         asked = next((e.prompts for e in first.values() if e and e.prompts), (NOT_RUN,) * PROMPTS)
         prompts = [f"P{k + 1}" for k in range(len(asked))]
         if self.layout == "prompts":
-            columns = {"Prompt": prompts, **self._as_published(view), f"Text{at}": list(asked)}
-            return Table([Texts(heading, cells) for heading, cells in columns.items()], [])
-        columns = {"Prompt": [], "Training tokens": [], **self._as_published(view), f"Generation{at}": []}
-        runs = dict(enumerate(view.full_name(row.model) for _ in prompts for row in self.rows))
-        for k, prompt in enumerate(prompts):
-            for row in self.rows:
-                texts = first[row.model].generations if first[row.model] else ()
-                columns["Prompt"].append(prompt)
-                columns["Training tokens"].append(view.called(row))
-                columns[f"Generation{at}"].append(texts[k] if k < len(texts) else view.why(row.model))
-        notes = (
-            [] if view.full_size else ["The two columns continue different prompts (see the table before)."]
-        )
-        *texts, (heading, cells) = columns.items()
-        return Table([*(Texts(*both) for both in texts), Texts(heading, cells, runs=runs)], notes)
+            return Table([Texts("Prompt", prompts), *self._published(view), Texts(f"Text{at}", [*asked])], [])
+        rows = [(k, row, first[row.model]) for k in range(len(prompts)) for row in self.rows]
+        told = [(one.generations[k:] if one else ()) or (view.why(row.model),) for k, row, one in rows]
+        columns = [
+            Texts("Prompt", [prompts[k] for k, _, _ in rows]),
+            Texts("Training tokens", [view.called(row) for _, row, _ in rows]),
+            *self._published(view),
+            Texts(
+                f"Generation{at}",
+                [texts[0] for texts in told],
+                runs={place: view.full_name(row.model) for place, (_, row, _) in enumerate(rows)},
+            ),
+        ]
+        notes = ["The two columns continue different prompts (see the table before)."]
+        return Table(columns, [] if view.full_size else notes)
 
-    def _as_published(self, view: View) -> dict[str, list[str]]:
+    def _published(self, view: View) -> list[Texts]:
         """Columns of the published texts, and of what is printed beside them."""
         names, rows = self.published_table
-        columns = {name: view.published(name, rows) for name in names}
-        marks = {value.mark for value in columns.get(self.published or "", ()) if value}
-        heads = {self.published: f"Published ({', '.join(sorted(marks))})"}
-        return {heads.get(name, name.capitalize()): _texts(cells) for name, cells in columns.items()}
-
-
-def _texts(cells: Sequence[Value | None]) -> list[str]:
-    return [str(cell.value) if cell else NOT_PUBLISHED for cell in cells]
+        columns = []
+        for name in names:
+            values = view.published(name, rows)
+            marks = ", ".join(sorted({value.mark for value in values if value}))
+            head = f"Published ({marks})" if name == self.published else name.capitalize()
+            columns.append(Texts(head, [str(one.value) if one else NOT_PUBLISHED for one in values]))
+        return columns

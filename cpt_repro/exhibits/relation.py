@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from itertools import count as count_from
 from statistics import fmean
@@ -18,27 +19,33 @@ from cpt_repro.planning.mixture import streams
 from cpt_repro.records.lookup import Trained
 from cpt_repro.records.uncertainty import Sample, Samples, quotient
 
-#: Runs with weights; one may stand twice.
-Weighted = tuple[tuple[str, int], ...]
-
 
 class _OfLosses(Strict):
-    """Base of what is worked out from final losses on one corpus."""
+    """One weighted sum of final losses on a corpus over another, in percent."""
 
     corpus: CorpusRef
     #: on the text of its so many largest domains alone, as the last evaluation has it
     domains: int | None = Field(default=None, ge=1)
 
-    def _share(self, view: View, above: Weighted, below: Weighted) -> Measured | None:
-        """One weighted sum of losses over another, in percent."""
-        losses = {name: self._loss(view, name) for name, _ in (*above, *below)}
+    @property
+    @abstractmethod
+    def sums(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """Runs with weights, above and below; one may stand twice."""
+
+    @property
+    def runs(self) -> list[str]:
+        return unique(name for parts in self.sums for name, _ in parts)
+
+    def measure(self, view: View) -> Measured | None:
+        """None where a run is missing, or where the sum below is not clear of its noise."""
+        losses = {name: self._loss(view, name) for name in self.runs}
         if not all(losses.values()):
             return None
-        sums = [Counter[str](), Counter[str]()]
-        for of, parts in zip(sums, (above, below), strict=True):
+        weights = [Counter[str](), Counter[str]()]
+        for of, parts in zip(weights, self.sums, strict=True):
             for name, weight in parts:
                 of[name] += weight
-        share = quotient(*sums, losses)
+        share = quotient(*weights, losses)
         return Measured(100 * share.value, f"{100 * share.value:.1f}", 100 * share.noise) if share else None
 
     def _loss(self, view: View, name: str) -> Samples:
@@ -50,14 +57,10 @@ class _OfLosses(Strict):
         largest = [*view.plan.shares(self.corpus)][: self.domains]
         samples = {}
         for run in view.runs(name) if built else ():
-            losses = run.sequence_losses(self.corpus)
-            draw = built.validation_draw(len(losses))
-            rows = [row for row, (domain, _) in enumerate(draw) if domain in largest]
-            if rows:
-                part = _OfSome(run, rows)
-                samples[run.seed] = Sample(
-                    fmean(part.sequence_losses(self.corpus)), losses={self.corpus: part}
-                )
+            draw = built.validation_draw(len(run.sequence_losses(self.corpus)))
+            part = _OfSome(run, [row for row, (domain, _) in enumerate(draw) if domain in largest])
+            if losses := part.sequence_losses(self.corpus):
+                samples[run.seed] = Sample(fmean(losses), losses={self.corpus: part})
         return samples
 
 
@@ -80,12 +83,8 @@ class Rise(_OfLosses):
     over: RunRef
 
     @property
-    def runs(self) -> list[str]:
-        return [self.rise_of, self.over]
-
-    def measure(self, view: View) -> Measured | None:
-        """None where a run is missing."""
-        return self._share(view, ((self.rise_of, 1), (self.over, -1)), ((self.over, 1),))
+    def sums(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        return [(self.rise_of, 1), (self.over, -1)], [(self.over, 1)]
 
 
 class Removed(_OfLosses):
@@ -96,13 +95,8 @@ class Removed(_OfLosses):
     over: RunRef
 
     @property
-    def runs(self) -> list[str]:
-        return [self.removed_by, self.of, self.over]
-
-    def measure(self, view: View) -> Measured | None:
-        """None where a run is missing, or where there is no clear rise."""
-        rise = ((self.of, 1), (self.over, -1))
-        return self._share(view, ((self.of, 1), (self.removed_by, -1)), rise)
+    def sums(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        return [(self.removed_by, -1), (self.of, 1)], [(self.of, 1), (self.over, -1)]
 
 
 class Planned(Strict):
@@ -185,8 +179,7 @@ class Relation(FigureKind):
 
     @property
     def corpora(self) -> list[str]:
-        of = [c.corpus for c in self._coordinates if isinstance(c, Rise | Removed) and c.domains]
-        return unique(of)
+        return unique(c.corpus for c in self._coordinates if isinstance(c, _OfLosses) and c.domains)
 
     @property
     def _coordinates(self) -> list[Coordinate]:
@@ -202,38 +195,33 @@ class Relation(FigureKind):
         """Where the points stand, then the published ones."""
         out, lines = [], count_from(1)
         for index, panel in enumerate(self.panels):
-            axes = [style.letter(index, len(self.panels), name) for name in (panel.x, panel.y)]
+            x, y = (style.letter(index, len(self.panels), name) for name in (panel.x, panel.y))
             for series in panel.series:
                 for point in series.points:
                     line, run = next(lines), (*point.y.runs, *point.x.runs)[0]
-                    both = zip(axes, (point.x, point.y), strict=True)
-                    out += [
-                        Result(line, series.label, axis, None, of.measure(view), run) for axis, of in both
-                    ]
+                    for axis, of in ((x, point.x), (y, point.y)):
+                        out.append(Result(line, series.label, axis, None, of.measure(view), run))
                 for there in series.published:
-                    line, both = next(lines), zip(axes, (there.x, there.y), strict=True)
-                    marked = {"mark": there.mark, "place": there.place}
-                    out += [
-                        Result(line, series.label, axis, Value(value=value, **marked), None, None)
-                        for axis, value in both
-                    ]
+                    line = next(lines)
+                    for axis, value in ((x, there.x), (y, there.y)):
+                        value = Value(value=value, mark=there.mark, place=there.place)
+                        out.append(Result(line, series.label, axis, value, None, None))
         return out
 
     def draw(self, view: View) -> style.Figure:
         panels = len(self.panels)
-        columns = min(panels, 2)
-        rows = -(-panels // columns)
+        columns, rows = min(panels, 2), (panels + 1) // 2
         width = style.DOUBLE if columns > 1 else style.SINGLE
         figure, axes = style.figure(width, 2.3 * rows, rows, columns)
         legend = style.Legend()
-        for index, panel in enumerate(self.panels):
+        for index, (ax, panel) in enumerate(zip(axes, self.panels, strict=False)):
             legend.begin(style.letter(index, panels, ""))
-            axes[index].set_title(style.letter(index, panels, panel.title), loc="left")
-            axes[index].set(xlabel=panel.x, ylabel=panel.y)
+            ax.set_title(style.letter(index, panels, panel.title), loc="left")
+            ax.set(xlabel=panel.x, ylabel=panel.y)
             for series in panel.series:
-                self._draw(axes[index], view, series, legend)
+                self._draw(ax, view, series, legend)
             if panel.log:
-                _logarithmic(axes[index])
+                _logarithmic(ax)
         for unused in axes[panels:]:
             unused.set_axis_off()
         legend.draw(figure)
@@ -262,10 +250,8 @@ def _logarithmic(axes: style.Axes) -> None:
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,), numticks=8)
-    )
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1 else count(value).replace(".0", ""))
-    )
+    subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if value < 1 else count(value).replace(".0", ""))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axes.xaxis.set_major_formatter(plain)
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -124,7 +124,7 @@ class Rows(TableKind):
         """Every loss and score; those of a column with the same new corpus and model compare."""
         builder, out = _Builder(self, view), []
         shown = [column for column in self.columns if column.losses or column.suite]
-        for column, made in ((column, made) for column in shown for made in builder.of(column)):
+        for column, made in [(one, made) for one in shown for made in builder.of(one)]:
             record = "evaluation" if column.suite else "receipt"
             rows = zip(self.rows, builder.keys, made.cells, strict=True)
             for line, (row, key, cell) in enumerate(rows, 1):

@@ -76,11 +76,10 @@ class Settings(TableKind):
             for line, (row, cell) in enumerate(zip(self.rows, column.cells, strict=True), 1):
                 there, text = cell.published, cell.reproduced.text if cell.reproduced else ""
                 ours, printed = _number(text), _number(str(there.value)) if there else None
-                if ours is None:
-                    continue
-                published = there.model_copy(update={"value": printed}) if printed is not None else None
-                run, measured = row.run or of.run, Measured(ours, text)
-                out.append(Result(line, row.label, column.heading, published, measured, run))
+                if ours is not None:
+                    published = there.model_copy(update={"value": printed}) if printed is not None else None
+                    both = published, Measured(ours, text)
+                    out.append(Result(line, row.label, column.heading, *both, row.run or of.run))
         return out
 
     def _cell(self, view: View, row: Setting, run: str | None, value) -> Cell:
@@ -104,8 +103,7 @@ def _number(text: str) -> float | None:
 
 def _setting(field: str, name: str, view: View) -> str | None:
     """A setting as text; None where it is not known."""
-    run = view.planned(name)
-    if run is None:
+    if not (run := view.planned(name)):
         return None
     training = run.training
     if field in COUNTED:

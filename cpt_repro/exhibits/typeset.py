@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import field_serializer
+from pydantic import PlainSerializer
 
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict
@@ -181,10 +181,9 @@ class Values(NamedTuple):
             measured = cell.reproduced or Measured(None, "")
             ranks = cell.ranks or Ranks(*[None] * 4)
             there, effect = cell.effects
-            mark = cell.published and cell.published.mark + "; misprint" * cell.misprint
             return {
                 "published": cell.printed(self.digits),
-                "mark": mark,
+                "mark": cell.published and cell.published.mark + "; misprint" * cell.misprint,
                 f"reproduced ({inside})": measured.value,
                 f"half-width of the 95 % interval ({at})": measured.error,
                 f"seeds ({at})": measured.seeds,
@@ -212,35 +211,27 @@ class Part(Strict):
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     #: (row, column) of the best values
-    best: frozenset[tuple[int, int]] = frozenset()
+    best: Annotated[frozenset[tuple[int, int]], PlainSerializer(sorted)] = frozenset()
     #: run or merge -> (row, column) of what its records say
     cells: dict[str, tuple[tuple[int, int], ...]] = {}
 
     @classmethod
     def of(cls, title: str, columns: list[Texts]) -> Part:
-        cells = [map(plain, column.cells) for column in columns]
         heads = [plain(column.heading) for column in columns]
+        rows = tuple(zip(*(map(plain, column.cells) for column in columns), strict=True))
         best = frozenset((row, k) for k, column in enumerate(columns) for row in column.best)
         of_runs: dict[str, list[tuple[int, int]]] = {}
         for k, column in enumerate(columns):
             for row, run in column.runs.items():
                 of_runs.setdefault(run, []).append((row, k))
-        rows = tuple(zip(*cells, strict=True))
         return cls(title=title, heads=heads, rows=rows, best=best, cells=dict(sorted(of_runs.items())))
-
-    @field_serializer("best")
-    def _in_order(self, best: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
-        return sorted(best)
 
     def marked(self, escape: Callable[[str], str], bold: str) -> list[list[str]]:
         """The rows with each text escaped, and the best values put into `bold`, a format."""
-        return [
-            [
-                bold.format(escape(text)) if (row, k) in self.best else escape(text)
-                for k, text in enumerate(texts)
-            ]
-            for row, texts in enumerate(self.rows)
-        ]
+        rows = [[*map(escape, row)] for row in self.rows]
+        for row, k in self.best:
+            rows[row][k] = bold.format(rows[row][k])
+        return rows
 
     @property
     def columns(self) -> list[Texts]:
@@ -263,9 +254,8 @@ class Table(NamedTuple):
         if any(cell.misprint for cell in cells):
             out.append(f"{MISPRINT}: a misprint, not compared.")
         if any(cell.ranks for cell in cells):
-            out.append(
-                "Bold: the best published value of those that compare, and ours where noise leaves it first."
-            )
+            best = "the best published value of those that compare, and ours where noise leaves it first"
+            out.append(f"Bold: {best}.")
         return [*out, *self.notes]
 
     def parts(self, scale: str, width: int = SCREEN) -> list[Part]:
@@ -332,8 +322,7 @@ def decimals(values: list[Value | None]) -> int:
 def escape_tex(text: str) -> str:
     """Text for LaTeX; a character that a Latin font lacks becomes a question mark."""
     plain = (" " if c.isspace() and c != "\u00a0" else c for c in text)
-    known = (TEX.get(c) or (c if " " <= c <= "~" or "\u00c0" <= c <= "\u017f" else "?") for c in plain)
-    return "".join(known)
+    return "".join(TEX.get(c) or (c if re.match("[ -~\u00c0-\u017f]", c) else "?") for c in plain)
 
 
 def escape_markdown(text: str) -> str:
@@ -358,8 +347,8 @@ def write_csv(table: Table, path: Path) -> None:
     columns: dict[str, list[Any]] = {}
     for column in table.columns:
         columns |= {column.heading: column.cells} if isinstance(column, Texts) else column.columns()
+    headed = {_csv_value(head): [*map(_csv_value, cells)] for head, cells in columns.items()}
     with whole_file(path) as aside:
-        headed = {_csv_value(head): [*map(_csv_value, cells)] for head, cells in columns.items()}
         frame = pd.DataFrame(headed, dtype=object)
         frame.to_csv(aside, index=False, lineterminator="\n", encoding="utf-8")
 
@@ -419,11 +408,9 @@ def _tabular(part: Part, whole: Part) -> str:
         form = "".join(rf">{{\raggedright\arraybackslash}}{width}" for width in widths)
         heads = [escape_tex(heading) for heading in part.heads]
     else:
-        form, stacked = (
-            "l" * len(part.heads),
-            [r"\\".join(map(escape_tex, _wrapped(c))) for c in part.columns],
-        )
-        heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{lines}\end{{tabular}}" for lines in stacked]
+        form, stacked = "l" * len(part.heads), (map(escape_tex, _wrapped(one)) for one in part.columns)
+        lines = (r"\\".join(heading) for heading in stacked)
+        heads = [rf"\begin{{tabular}}[b]{{@{{}}l@{{}}}}{of}\end{{tabular}}" for of in lines]
     marked = part.marked(lambda text: escape_tex(text).replace(r"\_", r"\_\allowbreak{}"), r"\textbf{{{}}}")
     frame = pd.DataFrame(marked, columns=heads)
     return frame.style.hide(axis="index").to_latex(hrules=True, column_format=form)
@@ -446,13 +433,11 @@ def write_tex(parts: list[Part], path: Path, title: str, caption: str, notes: st
 
     The caption stands above the first, the notes below the last.
     """
-    fits = sum(map(_lines, parts)) <= PAGE_LINES
     floats = [[(part, part) for part in parts]]
-    if not fits:
+    if sum(map(_lines, parts)) > PAGE_LINES:
         floats = [[(page, part)] for part in parts for page in _pages(part)]
     title, caption, notes = map(escape_tex, (title, caption, notes))
-    packages = r"\usepackage{booktabs,array} and, before them, \usepackage[T1]{fontenc}"
-    lines = [f"% needs {packages}"]
+    lines = [r"% needs \usepackage{booktabs,array} and, before them, \usepackage[T1]{fontenc}"]
     for number, inside in enumerate(floats):
         lines += [r"\begin{table*}[t]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
         if number:
