@@ -45,25 +45,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def opened(path: Path) -> BinaryIO:
-    """A regular file, to be read; a pipe, a device and a folder are a `UserError`, a missing file is not."""
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read; a pipe, a device, a folder and a disk that fails are a `UserError`.
+
+    A missing file is not.
+    """
     try:
         # A pipe would be waited for.
         at_once = lambda name, flags: os.open(name, flags | os.O_NONBLOCK)  # noqa: E731
-        stream = open(path, "rb", opener=at_once)  # noqa: SIM115
-        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            return stream
-        stream.close()
+        with open(path, "rb", opener=at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise UserError("it is no regular file.", where=str(path), do="Look at the file.")
+            yield stream
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _unreadable(path, error) from None
-    raise UserError("it is no regular file.", where=str(path), do="Look at the file.")
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    what = f"it cannot be read ({error.strerror})."
-    return UserError(what, where=str(path), do="Look at the file.")
+        what = f"it cannot be read ({error.strerror})."
+        raise UserError(what, where=str(path), do="Look at the file.") from None
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -74,8 +73,6 @@ def read_bytes(path: Path, most: int) -> bytes:
     except FileNotFoundError:
         do = "Run the rule that makes it first."
         raise UserError("the file does not exist.", where=str(path), do=do) from None
-    except OSError as error:  # a disk that fails
-        raise _unreadable(path, error) from None
     if len(content) > most:
         what = f"it has more than the {most:,} bytes that such a file may have."
         raise UserError(what, where=str(path), do="Look at the file.")
@@ -85,10 +82,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 def file_digest(path: Path, kind: str = "sha256") -> str:
     """Hash (hex) of a file's bytes."""
     with opened(path) as stream:
-        try:
-            return hashlib.file_digest(stream, kind).hexdigest()
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
@@ -133,16 +127,12 @@ def _held(aside: Path, how: int = 0) -> Iterator[None]:
         os.close(number)
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def _aside(path: Path, stem: str, suffix: str = "") -> Path:
     """A name beside `path` that nobody foresees, so that nobody's link stands there; what killed writers of
     `path` left at such names is removed."""
     for left in path.parent.glob(f".{glob.escape(stem)}.{'[0-9a-f]' * 16}.aside{glob.escape(suffix)}"):
         with suppress(OSError), _held(left, fcntl.LOCK_NB):
-            _remove(left)
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
     return path.with_name(f".{stem}.{secrets.token_hex(8)}.aside{suffix}")
 
 
@@ -152,7 +142,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     The rename is atomic on POSIX, so a reader, or a later run after a kill, sees the old file or the new one.
     """
-    path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last because writers such as matplotlib choose the format by it.
@@ -171,7 +160,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder beside `path` to fill; renamed onto `path` on success, removed on failure."""
-    path = Path(path)
     with writing(path):
         aside = _aside(path, path.name)
         try:

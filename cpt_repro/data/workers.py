@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
+import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,13 +14,13 @@ from typing import Any
 
 from cpt_repro.data.shards import preload
 from cpt_repro.errors import UserError
+from cpt_repro.processes import end_with
 
 
-def _die_with_parent() -> None:
-    """Linux: a worker whose parent was killed outright would wait for work for ever."""
+def _begin(parent: int) -> None:
+    """Lets the parent answer an interrupt; a worker whose parent was killed would wait for work for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    end_with(parent)
 
 
 def run_each(
@@ -38,7 +37,7 @@ def run_each(
     preload()
     others, pending = set(multiprocessing.active_children()), set[Future]()
     fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(processes, mp_context=fork, initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(processes, mp_context=fork, initializer=_begin, initargs=(os.getpid(),))
     pool.submit(int).result()  # forks now, before a progress bar starts its thread
     children = set(multiprocessing.active_children()) - others
     try:
