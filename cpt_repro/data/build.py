@@ -101,10 +101,8 @@ def _origin(project: Project, scale: Scale) -> dict[str, Any]:
 
 
 def _is_current(project: Project, scale: Scale) -> bool:
-    path = project.data / scale.name / "tokenizer" / "training.json"
-    record = read_json(path) if path.is_file() else None
-    hashes = isinstance(record, dict) and record.get("sha256")
-    return bool(hashes) and record == _origin(project, scale) | {"sha256": hashes}
+    record = tokenizer.read_origin(project.data / scale.name / "tokenizer")
+    return bool(record.pop("sha256", None)) and record == _origin(project, scale)
 
 
 def current_tokenizer(project: Project, scale: Scale) -> str:

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cpt_repro.data import shards
-from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.text import HubPart, documents, list_parts, part_documents
-from cpt_repro.data.tokenizer import load_tokenizer
+from cpt_repro.data.tokenizer import Encoder, load_tokenizer
 from cpt_repro.declarations.manifests import SPLITS, Manifest, Split
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, whole_folder, write_json

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import RootModel
 
 # One thread: work is spread over processes, and a thread pool of the tokenizer would not survive a fork.
@@ -31,35 +34,24 @@ MOST_TOKENS = 1 << 16
 _FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def sample_evenly(texts: Iterable[str], total: int, wanted: int) -> Iterator[str]:
-    """Whole documents spread evenly over `texts`, `wanted` characters in all (the last is cut).
-
-    `total` is the number of characters of all texts; wanted >= total gives them all.
-    """
-    seen = taken = 0
-    for text in texts:
-        # Take a document whenever what was taken lags behind the even pace.
-        if taken * total <= seen * wanted and taken < wanted:
-            yield text[: wanted - taken]
-            taken += len(text[: wanted - taken])
-        seen += len(text)
-
-
 def sample_by_shares(
     texts: Iterable[tuple[str, str]], totals: dict[str, int], shares: dict[str, float | None], wanted: int
 ) -> Iterator[str]:
     """Texts, of which every domain gives its share of `wanted` characters, evenly spread over its own.
 
     `texts` are (domain, text); `totals` the characters of each domain. Shares that are null, or within 0.01
-    of those of the texts, ask for nothing special: all are one pool. A domain gives at most what it has.
+    of those of the texts, ask for nothing special: all are one pool. A domain gives at most what it has; its
+    last text is cut.
     """
     total = sum(totals.values())
     if all(share is None or abs(totals[name] / total - share) < 0.01 for name, share in shares.items()):
-        yield from sample_evenly((text for _, text in texts), total, wanted)
-        return
+        texts, totals, quotas = (("", text) for _, text in texts), {"": total}, {"": wanted}
+    else:
+        quotas = {name: round(share * wanted) for name, share in shares.items()}
     seen, taken = Counter(), Counter()
     for domain, text in texts:
-        quota = round(shares[domain] * wanted)
+        quota = quotas[domain]
+        # Take a text whenever what was taken lags behind the even pace.
         if taken[domain] * totals[domain] <= seen[domain] * quota and taken[domain] < quota:
             given = text[: quota - taken[domain]]
             taken[domain] += len(given)
@@ -126,13 +118,19 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file: file_digest(folder / file) if (folder / file).is_file() else "none" for file in _FILES}
 
 
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What a tokenizer was made from and its files' hashes, as `training.json` says; {}: it says nothing."""
+    path = folder / "training.json"
+    record = read_json(path) if path.is_file() else None
+    return record if isinstance(record, dict) else {}
+
+
 def verify_tokenizer(folder: Path) -> None:
     """Compares the files with the hashes in `training.json`, where they are; an altered one: `UserError`.
 
     So is a folder that names code: no code of a tokenizer is ever run, nor handed on.
     """
-    record = read_json(folder / "training.json") if (folder / "training.json").is_file() else None
-    expected = record.get("sha256") if isinstance(record, dict) else None
+    expected = read_origin(folder).get("sha256")
     for file, actual in hashes(folder).items() if isinstance(expected, dict) else ():
         if actual != expected.get(file):
             what = f"the tokenizer is altered: SHA-256 {expected.get(file)} expected, {actual} found."
@@ -158,3 +156,70 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     # A text that happens to contain "<|endoftext|>" is text and must not end a document.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+# -- texts to tokens
+
+#: Pieces that are remembered before all is forgotten; some hundred megabytes.
+MOST_PIECES = 1 << 20
+#: Longer pieces are not remembered.
+LONGEST_PIECE = 64
+
+#: White space and the word behind it. A tokenizer that splits as GPT-2's does has no token across the places
+#: where these pieces meet: before white space that follows something else, and between a letter and ASCII
+#: punctuation. Letters of old blocks only: another version of Unicode may not know newer ones.
+_PIECES = re.compile(
+    r"\s*+(?:(?:(?![×÷])[A-Za-z\u00c0-\u024f\u0386\u0388-\u03ff\u0400-\u0481])++(?=[\s!-/:-@\[-`{-~]|\Z)|\S++)|\s++"
+)
+#: White space to one library and not to another.
+_DOUBTFUL = re.compile(r"[\x1c-\x1f\x85\u180e\u200b\ufeff]")
+
+
+def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
+    """Whether pieces may be encoded one by one: byte-level BPE with GPT-2's pattern, as GPT-NeoX-20B's is."""
+    state = json.loads(tokenizer.to_str())
+    model, split = state["model"], state["pre_tokenizer"] or {}
+    return (
+        (model["type"], model.get("dropout"), state["truncation"], state["padding"])
+        == ("BPE", None, None, None)
+        and state["normalizer"] in (None, {"type": "NFC"})
+        and (split.get("type"), split.get("use_regex", True)) == ("ByteLevel", True)
+        and not split.get("add_prefix_space", True)
+        # Added tokens are special ones, which text never yields, and blanks, which lie within a piece.
+        and not any(
+            token["content"].strip(" ") or token["lstrip"] or token["rstrip"] or token["single_word"]
+            for token in state["added_tokens"]
+            if not token["special"]
+        )
+    )
+
+
+class Encoder:
+    """`encode(texts)`: their tokens, the same as the tokenizer's, and behind each text its end of text.
+
+    Three times as fast as the library alone: pieces that were met before are looked up.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self._end = np.uint16(tokenizer.token_to_id(END_OF_TEXT)).tobytes()
+        self._whole = not _splits_as_gpt2(tokenizer)
+        self._known: dict[str, bytes] = {}
+
+    def _cut(self, text: str) -> list[str]:
+        return [text] if self._whole or _DOUBTFUL.search(text) else _PIECES.findall(text)
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Tokens of all texts, uint16 of shape (n,)."""
+        cut = [self._cut(text) for text in texts]
+        if len(self._known) > MOST_PIECES:
+            self._known = {}
+        new = list(set().union(*cut).difference(self._known))
+        encoded = self.tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        for piece, encoding in zip(new, encoded, strict=True):
+            self._known[piece] = np.array(encoding.ids, np.uint16).tobytes()
+        tokens = b"".join(b"".join(map(self._known.__getitem__, pieces)) + self._end for pieces in cut)
+        for piece in new:
+            if len(piece) > LONGEST_PIECE:
+                del self._known[piece]
+        return np.frombuffer(tokens, np.uint16)

@@ -5,9 +5,8 @@ import random
 import numpy as np
 from tokenizers import AddedToken, pre_tokenizers
 
-from cpt_repro.data import encoding
-from cpt_repro.data.encoding import Encoder
-from cpt_repro.data.tokenizer import load_tokenizer
+from cpt_repro.data import tokenizer
+from cpt_repro.data.tokenizer import Encoder, load_tokenizer
 
 ODD = [*"abcXYZéßäöŒ×÷ñ019²½Ⅷ'’\"!.,;:-_()[]{}@#<=>~`|\\ \t\n\r\f\v東🙂한жªºµʰſ", "  ", "   "]
 ODD += ["<|endoftext|>", "'s", "'LL", "don't"]
@@ -21,7 +20,7 @@ def test_it_gives_the_librarys_tokens(published, monkeypatch):
     library = load_tokenizer(published)
     encoder, rng = Encoder(library), random.Random(1)
     assert not encoder._whole
-    monkeypatch.setattr(encoding, "MOST_PIECES", 5000)  # forgets now and then
+    monkeypatch.setattr(tokenizer, "MOST_PIECES", 5000)  # forgets now and then
     for _ in range(400):
         texts = ["".join(rng.choice(ODD) for _ in range(rng.randint(0, 14))) for _ in range(20)]
         encodings = library.encode_batch(texts, add_special_tokens=False)

@@ -10,16 +10,19 @@ from tokenizers import Tokenizer
 
 from cpt_repro.data import tokenizer as tokenizer_module
 from cpt_repro.data.build import build_tokenizer, current_tokenizer
-from cpt_repro.data.encoding import Encoder
 from cpt_repro.data.tokenizer import (
     END_OF_TEXT_ID,
+    Encoder,
     load_tokenizer,
     sample_by_shares,
-    sample_evenly,
     train_tokenizer,
     verify_tokenizer,
 )
 from cpt_repro.files import file_digest, read_json, write_json
+
+
+def sample_evenly(texts, total, wanted):
+    return sample_by_shares((("-", text) for text in texts), {"-": total}, {"-": None}, wanted)
 
 
 def test_a_sample_is_spread_evenly():
