@@ -74,12 +74,12 @@ def per_mille(word: str, identifier: str) -> int:
     return int.from_bytes(_hash(word, identifier)[:4], "big") % 1000
 
 
-def _files(root: Path, source: Source) -> Iterator[tuple[str, Path]]:
+def _files(root: Path, source: Source) -> list[tuple[str, Path]]:
     """The source's files by name: (what their ids begin with, path).
 
     No file, or one that really lies outside the checkout, is a `UserError`.
     """
-    matched = False
+    files = []
     for path in sorted(root.glob(source.glob)):
         name = path.relative_to(root).as_posix()
         skipped = source.without_names and re.search(source.without_names, name)
@@ -88,13 +88,12 @@ def _files(root: Path, source: Source) -> Iterator[tuple[str, Path]]:
         if not path.resolve().is_relative_to(root):
             do = "Remove the checkout."
             raise UserError("the link leads outside the checkout.", where=str(path), do=do)
-        if not path.is_file():
-            continue
-        matched = True
-        yield f"{source.prefix}/{name}", path
-    if not matched:
+        if path.is_file():
+            files.append((f"{source.prefix}/{name}", path))
+    if not files:
         do = "Run the fetch of the sources, or unpack the commit's archive there."
         raise UserError(f"no file matches {source.glob}.", where=str(root), do=do)
+    return files
 
 
 def _side(source: Source, whole: str) -> str:
@@ -107,7 +106,7 @@ def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[s
 
     Whole pages are read only when it is their turn: of the laws, 3 % are used.
     """
-    files = list(_files(root, source))
+    files = _files(root, source)
     if source.maximum_characters:
         for corpus in dict.fromkeys(source.corpora):
             texts = ((name, read(path, source)) for name, path in files if _side(source, name) == corpus)
@@ -157,14 +156,6 @@ def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     return _write(rules, taken, out)
 
 
-def _bytes(documents: list[dict[str, str]]) -> dict[str, int]:
-    """Bytes of text of each domain."""
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts[document["domain"]] += len(document["text"].encode())
-    return dict(sorted(counts.items()))
-
-
 def _write(rules: Sources, taken: dict[tuple[str, str], list[dict[str, str]]], out: Path) -> dict[str, Any]:
     contents, entries = {}, defaultdict(dict)
     for corpus, split in product(rules.corpora, SPLITS):
@@ -175,19 +166,22 @@ def _write(rules: Sources, taken: dict[tuple[str, str], list[dict[str, str]]], o
             what = f"{corpus}.{split} has SHA-256 {actual}, but {expected} is declared."
             do = "Check that the checkouts are whole and unchanged, or that a rule was changed on purpose."
             raise UserError(what, where=str(out), do=do)
-        contents[corpus, split] = content
+        domain_bytes: Counter[str] = Counter()
+        for document in documents:
+            domain_bytes[document["domain"]] += len(document["text"].encode())
+        contents[f"{corpus}.{split}.jsonl.zst"] = content
         entries[corpus][split] = {
             "file": f"{corpus}.{split}.jsonl.zst",
             "documents": len(documents),
-            "text_bytes": sum(_bytes(documents).values()),
+            "text_bytes": domain_bytes.total(),
             "sha256_jsonl": actual,
-            "domains": dict(sorted(Counter(document["domain"] for document in documents).items())),
-            "domain_bytes": _bytes(documents),
+            "domains": Counter(document["domain"] for document in documents),
+            "domain_bytes": domain_bytes,
         }
-    for (corpus, split), content in track(contents.items(), "compress", console=Console(stderr=True)):
-        entry = entries[corpus][split]
-        with whole_file(out / entry["file"]) as aside:
+    for file, content in track(contents.items(), "compress", console=Console(stderr=True)):
+        with whole_file(out / file) as aside:
             aside.write_bytes(zstandard.ZstdCompressor(level=rules.zstd_level).compress(content))
+    for entry in (entry for splits in entries.values() for entry in splits.values()):
         entry["sha256_file"] = file_digest(out / entry["file"])
     sources = [source.model_dump(include={"url", "commit", "licence"}) for source in rules.sources]
     manifest = {"sources": sources, "corpora": entries}
@@ -235,17 +229,17 @@ def fetch_sources(rules: Sources, checkouts: Path) -> None:
     A clone that is already there at the right commit is kept; at another one it is a `UserError`, as are a
     missing network and a commit that is gone. A clone is never half there.
     """
-    globs: dict[str, list[str]] = defaultdict(list)
+    repositories: dict[str, list[Source]] = defaultdict(list)
     for source in rules.sources:
-        globs[source.name].append(f"/{source.glob}")
-    wanted = {source.name: source for source in rules.sources}.values()
-    for source in track(wanted, "fetch the sources", console=Console(stderr=True)):
-        if (checkouts / source.name).exists():
-            _checked_checkout(checkouts, source)
+        repositories[source.name].append(source)
+    for name, sources in track(repositories.items(), "fetch the sources", console=Console(stderr=True)):
+        if (checkouts / name).exists():
+            _checked_checkout(checkouts, sources[0])
             continue
-        with whole_folder(checkouts / source.name) as clone:
+        globs = dict.fromkeys(f"/{source.glob}" for source in sources)
+        with whole_folder(checkouts / name) as clone:
             _git(clone, "init", "--quiet")
-            _git(clone, "remote", "add", "origin", source.url)
-            _git(clone, "sparse-checkout", "set", "--no-cone", *dict.fromkeys(globs[source.name]))
-            _git(clone, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", source.commit)
+            _git(clone, "remote", "add", "origin", sources[0].url)
+            _git(clone, "sparse-checkout", "set", "--no-cone", *globs)
+            _git(clone, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", sources[0].commit)
             _git(clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")

@@ -6,7 +6,8 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,45 +82,37 @@ class Source(Strict):
 
 # -- kinds of text
 
-
-def clean_markdown(text: str) -> str:
-    """Markdown without front matter and link targets; of a `{{macro("a", ...)}}` its first quoted text stays.
-
-    The order and the narrowness of the patterns are those of the given corpora: front matter with Windows
-    line ends stays, for example.
-    """
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    text = re.sub(r'\{\{[^{}]*?"([^"{}]+)"[^{}]*\}\}', r"\1", text)
-    text = re.sub(r"\{\{[^{}]*\}\}", "", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
-
-
-def clean_latex(text: str) -> str:
-    r"""LaTeX between `\begin{document}` and `\end{document}` (all, where they are missing), without comments.
-
-    A line that is only a comment goes as a whole; `\%` is no comment.
-    """
-    text = text.partition("\\begin{document}")[2].rpartition("\\end{document}")[0] or text
-    text = re.sub(r"^[ \t]*%.*\n?", "", text, flags=re.MULTILINE)
-    text = re.sub(r"(?<!\\)%.*", "", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
-
-
+_EMPTY_LINES = (r"\n{3,}", "\n\n")
 #: A file's first comment, behind a line that names an interpreter; a directive of C is none.
-_HEAD = re.compile(r"\A(?:#!.*\n)?\s*(?:/\*(?s:.*?)\*/|(?:(?://|#(?!include|define|if|pragma)).*\n)+)")
+_HEAD = r"\A(?:#!.*\n)?\s*(?:/\*(?s:.*?)\*/|(?:(?://|#(?!include|define|if|pragma)).*\n)+)"
+#: Kind -> what is replaced, one behind the other, and by what. The order and the narrowness are those of the
+#: given corpora: front matter with Windows line ends stays, for example.
+_CLEANED: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
+    "markdown": (
+        (r"(?s)\A---\n.*?\n---\n", ""),  # front matter
+        (r"\]\([^)]*\)", "]"),  # targets of links
+        (r'\{\{[^{}]*?"([^"{}]+)"[^{}]*\}\}', r"\1"),  # of a {{macro("a", ...)}} its first quoted text stays
+        (r"\{\{[^{}]*\}\}", ""),
+        (r"(?m)[ \t]+$", ""),
+        _EMPTY_LINES,
+    ),
+    "latex": (
+        (r"(?s)\A.*?\\begin\{document\}(.+)\\end\{document\}.*", r"\1"),
+        (r"(?m)^[ \t]*%.*\n?", ""),  # a line that is only a comment goes as a whole
+        (r"(?<!\\)%.*", ""),
+        _EMPTY_LINES,
+    ),
+    # A comment at the head that speaks of rights.
+    "code": ((_HEAD, lambda head: "" if re.search("(?i)copyright|licen[cs]e", head[0]) else head[0]),),
+    "text": (),
+}
 
 
-def clean_code(text: str) -> str:
-    """Source code without a comment at its head (`/* */`, lines of `//` or `#`) that speaks of rights."""
-    head = _HEAD.match(text)
-    if head and re.search("copyright|licen[cs]e", head[0], flags=re.IGNORECASE):
-        text = text[head.end() :]
-    return text.strip("\n").rstrip()
-
-
-_CLEANED = {"markdown": clean_markdown, "latex": clean_latex, "code": clean_code, "text": str.strip}
+def cleaned(kind: str, text: str) -> str:
+    """Text of a kind without what `_CLEANED` takes out, and without white space around it."""
+    for pattern, replacement in _CLEANED[kind]:
+        text = re.sub(pattern, replacement, text)
+    return text.strip("\n").rstrip() if kind == "code" else text.strip()
 
 
 class _WithoutDoctype(ET.TreeBuilder):
@@ -142,6 +135,14 @@ def _element(path: Path, within: str) -> ET.Element:
     return found
 
 
+def _tag(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _on_one_line(element: ET.Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
 def tei_parts(path: Path, characters: int) -> list[str]:
     """The body of a TEI file: headings, paragraphs and verse lines joined into parts.
 
@@ -150,10 +151,10 @@ def tei_parts(path: Path, characters: int) -> list[str]:
     """
     parts: list[list[str]] = [[]]
     for element in _element(path, "body").iter():
-        if element.tag.rpartition("}")[2] in {"p", "l", "head"}:
+        if _tag(element) in {"p", "l", "head"}:
             if sum(map(len, parts[-1])) > characters:
                 parts.append([])
-            if paragraph := " ".join("".join(element.itertext()).split()):
+            if paragraph := _on_one_line(element):
                 parts[-1].append(paragraph)
     return ["\n\n".join(part) for part in parts if part]
 
@@ -176,17 +177,13 @@ def xml_text(path: Path, within: str, parts: dict[str, str], without: Iterable[s
         if (before := parts.get(_tag(element))) is None:
             for child in element:
                 yield from read(child)
-        elif text := " ".join("".join(element.itertext()).split()):
+        elif text := _on_one_line(element):
             yield before + text
 
     try:
         return "".join(read(root)).strip()
     except RecursionError:
         raise UserError("its elements are nested too deeply.", where=str(path), do=_AGAIN) from None
-
-
-def _tag(element: ET.Element) -> str:
-    return element.tag.rpartition("}")[2]
 
 
 def jsonl_text(path: Path, parts: dict[str, str]) -> str:
@@ -207,18 +204,14 @@ def jsonl_text(path: Path, parts: dict[str, str]) -> str:
 
 def read(path: Path, source: Source) -> str:
     """A file's text by its kind's rule, without what is `removed`; empty if it has lost characters."""
+    removed = partial(re.sub, source.removed or "(?!)", "")
     if source.kind == "xml":
-        text = xml_text(path, source.within, source.parts, source.without_elements)
-    elif source.kind == "jsonl":
-        text = jsonl_text(path, source.parts)
-    else:
-        text = path.read_bytes().decode("utf-8", "replace")
-        # A character that cannot be shown is lost text; such a page is left out as if it were empty.
-        if "\N{REPLACEMENT CHARACTER}" in text:
-            return ""
-        text = re.sub(source.removed or "(?!)", "", text)
-        return _CLEANED[source.kind](text)
-    return re.sub(source.removed or "(?!)", "", text)
+        return removed(xml_text(path, source.within, source.parts, source.without_elements))
+    if source.kind == "jsonl":
+        return removed(jsonl_text(path, source.parts))
+    text = path.read_bytes().decode("utf-8", "replace")
+    # A character that cannot be shown is lost text; such a page is left out as if it were empty.
+    return "" if "\N{REPLACEMENT CHARACTER}" in text else cleaned(source.kind, removed(text))
 
 
 # -- from texts to documents

@@ -10,9 +10,7 @@ import zstandard
 
 from cpt_repro.data.extract import Sources, extract, fetch_sources, load_sources, per_mille
 from cpt_repro.data.sources import (
-    clean_code,
-    clean_latex,
-    clean_markdown,
+    cleaned,
     joined,
     jsonl_text,
     tei_parts,
@@ -112,9 +110,9 @@ def test_markdown():
     text = (
         '{{APIRef("CSSOM")}}\n\n- `a` {{optional_inline}}\n- {{Glossary("T", "x")}}, ![alt](i.png) [k][r]\n'
     )
-    assert clean_markdown(text) == "CSSOM\n\n- `a`\n- T, ![alt] [k][r]"
-    assert clean_markdown("a\n---\nb: c\n---\nd") == "a\n---\nb: c\n---\nd"
-    assert clean_markdown("{{ {nested} }} a  \n\n\n\n\nb") == "{{ {nested} }} a\n\nb"
+    assert cleaned("markdown", text) == "CSSOM\n\n- `a`\n- T, ![alt] [k][r]"
+    assert cleaned("markdown", "a\n---\nb: c\n---\nd") == "a\n---\nb: c\n---\nd"
+    assert cleaned("markdown", "{{ {nested} }} a  \n\n\n\n\nb") == "{{ {nested} }} a\n\nb"
 
 
 def test_parts_are_cut_at_paragraphs(tmp_path):
@@ -185,14 +183,13 @@ def test_documents_are_cut_at_paragraphs_and_neighbours_joined():
 
 
 def test_latex_and_code():
-    assert (
-        clean_latex("\\a\n\\begin{document}\n% no\nA 5\\% b % c\n%\nd\n\\end{document}\nz") == "A 5\\% b \nd"
-    )
-    assert clean_latex("% Part\n\n\\section{A}\n") == "\\section{A}"
+    text = "\\a\n\\begin{document}\n% no\nA 5\\% b % c\n%\nd\n\\end{document}\nz"
+    assert cleaned("latex", text) == "A 5\\% b \nd"
+    assert cleaned("latex", "% Part\n\n\\section{A}\n") == "\\section{A}"
     for head in ("/*\n * Copyright\n */\n", "#!/bin/x\n# A licence.\n# b\n", "// SPDX-License\n"):
-        assert clean_code(head + "\n  code()\n") == "  code()"
+        assert cleaned("code", head + "\n  code()\n") == "  code()"
     for whole in ("/* What it does */\nint a;", "#include <license.h>\nint a;", "# plain\na = 1"):
-        assert clean_code(whole) == whole
+        assert cleaned("code", whole) == whole
 
 
 LAW = """<section xmlns="urn:x"><num>1-2</num><heading>Of  fees.</heading>
