@@ -27,7 +27,6 @@ from cpt_repro.data.corpus import load_fingerprint
 from cpt_repro.data.languages import entropy_rate
 from cpt_repro.data.parts import Corpus, Part
 from cpt_repro.data.text import documents
-from cpt_repro.data.workers import run_each
 from cpt_repro.declarations.manifests import SPLITS, Generated, Hub, Manifest, Split, load_manifest
 from cpt_repro.declarations.scale import Scale
 from cpt_repro.declarations.strict import nearest
@@ -223,17 +222,17 @@ def _write_parts(corpus: Corpus, processes: int) -> tuple[list[dict[str, str]], 
     is_hub, console = isinstance(corpus.manifest, Hub), Console(stderr=True)
     listed = [*parts.hub_parts(corpus)] if is_hub else parts.local_parts(corpus, empty)
 
-    def missing() -> Iterator[tuple[Corpus, Part]]:
+    def missing() -> Iterator[Part]:
         about = {"console": console, "disable": not console.is_terminal}
         for part in track(listed, f"{corpus.manifest.name}: parts", **about):
             if not all(part.folder(corpus, domain).is_dir() for domain in part.domains):
-                yield corpus, part
+                yield part
             if part.split == "validation" and not is_hub:
                 held_out.extend(part.source)
         if is_hub:
             held_out.extend(islice(documents(corpus.project, corpus.manifest, "validation"), HELD_OUT))
 
-    run_each(parts.write_part, missing(), processes, corpus.folder)
+    parts.write_parts(corpus, missing(), processes)
     return held_out, empty
 
 

@@ -1,7 +1,7 @@
 """Synthetic languages: made-up words, and for each topic a Markov chain over them whose entropy is known.
 
-Only `random.Random(...).random()` and exact arithmetic decide about the text: that stream is guaranteed to
-stay the same, numpy's generators are not.
+Only `random.Random(...).random()` and arithmetic in a fixed order decide about the text: that stream is
+guaranteed to stay the same, numpy's generators are not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+
+import numpy as np
 
 from cpt_repro.declarations.manifests import Generated, Split, Vocabulary
 from cpt_repro.errors import UserError
@@ -84,25 +86,20 @@ class Topic:
 
 
 def _stationary(following: list[list[int]], weights: list[float]) -> list[float]:
-    """Long-run word probabilities by power iteration, quick without matrices: successors are few."""
-    now = [1 / len(following)] * len(following)
+    """Long-run word probabilities by power iteration; added up in the order of words, so always the same."""
+    successors, now = np.array(following).ravel(), np.full(len(following), 1 / len(following))
     for _ in range(500):
-        new = [0.0] * len(following)
-        for mass, successors in zip(now, following, strict=True):
-            for word, weight in zip(successors, weights, strict=True):
-                new[word] += mass * weight
-        change = sum(abs(a - b) for a, b in zip(now, new, strict=True))
-        now = new
-        if change < 1e-12:
+        before, now = now, np.bincount(successors, np.outer(now, weights).ravel(), len(following))
+        if sum(np.abs(before - now).tolist()) < 1e-12:
             break
-    return now
+    return now.tolist()
 
 
 def make_topics(manifest: Generated) -> list[Topic]:
     """The language's chains; the same for manifests that agree in vocabulary, topics and topic seed."""
     theirs = make_words(manifest.borrowed) if manifest.borrowed else []
-    words = theirs[: manifest.borrowed.take] if manifest.borrowed else []
-    words = words + make_words(manifest.vocabulary, frozenset(theirs))
+    words = theirs[: manifest.borrowed.take] if theirs else []
+    words += make_words(manifest.vocabulary, frozenset(theirs))
     topics = []
     for number in range(manifest.topics):
         rng = _random("topic", manifest.topic_seed, number)

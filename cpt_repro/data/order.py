@@ -77,19 +77,15 @@ class Order:
         self, mixture: Mixture, sizes: dict[tuple[str, str], int], batch: int, seed: int, offset: int
     ):
         self.mixture, self.batch_size, self.seed, self.offset = mixture, batch, seed, offset
-        self.streams: list[Stream] = streams(mixture)
-        self.sizes = [sizes[s.corpus, s.domain] for s in self.streams]
-        self._permutations: dict[str, Permutation] = {}
+        self.streams = [(stream, sizes[stream.corpus, stream.domain]) for stream in streams(mixture)]
 
     def _elements(self, stream: Stream, size: int, positions: np.ndarray) -> np.ndarray:
         out = np.empty(len(positions), dtype=np.int64)
         epochs = positions // size
         for epoch in np.unique(epochs):
             key = f"{stream.corpus}/{stream.domain}/seed-{self.seed}/epoch-{epoch}"
-            if key not in self._permutations:
-                self._permutations[key] = Permutation(size, key)
             chosen = epochs == epoch
-            out[chosen] = self._permutations[key](positions[chosen] % size)
+            out[chosen] = Permutation(size, key)(positions[chosen] % size)
         return out
 
     def batch(self, iteration: int) -> list[tuple[Stream, np.ndarray]]:
@@ -101,7 +97,7 @@ class Order:
         bounds = range(first + self.offset, end + self.offset + 1)
         counts = [cumulative_counts(self.mixture, bound * self.batch_size) for bound in bounds]
         out: list[list[tuple[Stream, np.ndarray]]] = [[] for _ in range(first, end)]
-        for number, (stream, size) in enumerate(zip(self.streams, self.sizes, strict=True)):
+        for number, (stream, size) in enumerate(self.streams):
             ends = [count[number] for count in counts]
             elements = self._elements(stream, size, np.arange(ends[0], ends[-1]) + stream.start)
             for batch, low, high in zip(out, ends[:-1], ends[1:], strict=True):

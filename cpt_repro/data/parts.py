@@ -5,8 +5,14 @@ A part depends on nothing but its documents, so that shards are the same for any
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
+import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +26,7 @@ from cpt_repro.data.tokenizer import Encoder, load_tokenizer
 from cpt_repro.declarations.manifests import SPLITS, Manifest, Split
 from cpt_repro.errors import UserError
 from cpt_repro.files import digest, read_json, whole_folder, write_json
+from cpt_repro.processes import end_with
 from cpt_repro.project import Project
 
 #: A part ends with the document that reaches either bound. Both are fixed, or resuming would mix parts.
@@ -64,8 +71,7 @@ def local_parts(corpus: Corpus, skipped: Counter[str]) -> Iterator[Part]:
         filling: dict[str, list[dict[str, str]]] = defaultdict(list)
         numbers: Counter[str] = Counter()
         for document in documents(corpus.project, corpus.manifest, split, skipped):
-            domain = document["domain"]
-            part = filling[domain]
+            part = filling[domain := document["domain"]]
             part.append(document)
             if len(part) == PART_DOCUMENTS or sum(len(each["text"]) for each in part) >= PART_CHARACTERS:
                 yield Part(split, numbers[domain], (domain,), filling.pop(domain))
@@ -117,8 +123,7 @@ class _DomainWriter:
             self.flush()
 
     def flush(self) -> None:
-        tokens = self.encode(self.texts)
-        stream = np.concatenate([self.rest, tokens])
+        stream = np.concatenate([self.rest, tokens := self.encode(self.texts)])
         starts = np.arange(max(len(stream) - 1, 0) // self.length) * self.length
         self.write(stream[starts[:, None] + np.arange(self.length + 1)])
         self.rest = stream[len(starts) * self.length :].copy()
@@ -136,11 +141,12 @@ def write_part(corpus: Corpus, part: Part) -> None:
     if isinstance(texts, HubPart):
         shard_bytes = HUB_SHARD_BYTES
         texts = part_documents(corpus.project, corpus.manifest, part.split, texts)
-    with ExitStack() as stack:
-        # All shards are finished before the first folder is renamed.
-        asides = {name: stack.enter_context(whole_folder(part.folder(corpus, name))) for name in part.domains}
-        with ExitStack() as opened:
-            writers = {}
+    with ExitStack() as folders:
+        asides = {
+            name: folders.enter_context(whole_folder(part.folder(corpus, name))) for name in part.domains
+        }
+        writers = {}
+        with ExitStack() as opened:  # all shards are finished before the first folder is renamed
             for name, aside in asides.items():
                 write = opened.enter_context(shards.writer(aside, corpus.length + 1, shard_bytes))
                 writers[name] = _DomainWriter(write, encoder, corpus.length)
@@ -150,3 +156,48 @@ def write_part(corpus: Corpus, part: Part) -> None:
                 writer.flush()
         for name, writer in writers.items():
             write_json(asides[name] / "part.json", writer.counts)
+
+
+def _begin(parent: int) -> None:
+    """Lets the parent answer an interrupt; a worker whose parent was killed would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
+
+
+def write_parts(corpus: Corpus, parts: Iterable[Part], processes: int) -> None:
+    """`write_part` of each of `parts`, in this process or in several, which are given few at a time.
+
+    On failure, of `parts` too, the processes are killed, and what they have begun is removed.
+    """
+    if processes == 1:
+        for part in parts:
+            write_part(corpus, part)
+        return
+    shards.preload()
+    others, pending = set(multiprocessing.active_children()), set[Future]()
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(processes, mp_context=fork, initializer=_begin, initargs=(os.getpid(),))
+    pool.submit(int).result()  # forks now, before a progress bar starts its thread
+    children = set(multiprocessing.active_children()) - others
+    try:
+        for part in parts:
+            if len(pending) == 2 * processes:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+            pending.add(pool.submit(write_part, corpus, part))
+        for future in pending:
+            future.result()
+    except BaseException as error:
+        # A part may take minutes more, and a child may have inherited handlers of signals that can be caught.
+        for child in children:
+            child.kill()
+        pool.shutdown(cancel_futures=True)
+        for aside in list(corpus.folder.rglob(".*.aside")):
+            shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, BrokenProcessPool):
+            do = "Run again, with fewer processes; finished parts are kept."
+            what = "a building process was killed, perhaps for lack of memory."
+            raise UserError(what, where=str(corpus.folder), do=do) from None
+        raise
+    pool.shutdown()

@@ -100,11 +100,10 @@ def merge_indexes(folder: Path, parts: Iterable[str]) -> dict[str, str]:
 
 def _check(folder: Path, shard: _Shard, contents: bool = True) -> None:
     """Compares a shard with its entry in the index; Streaming never does so with local files."""
-    path = folder / shard.name
-    size, fault = path.stat().st_size if path.is_file() else None, None
-    if size is None:
+    path, fault = folder / shard.name, None
+    if not path.is_file():
         fault = "missing"
-    elif size < shard.size:
+    elif (size := path.stat().st_size) < shard.size:
         fault = f"truncated, to {size} bytes of {shard.size}"
     elif contents and (actual := file_digest(path, HASH)) != shard.sha1:
         fault = f"altered, or of another build: {HASH} {actual} found"

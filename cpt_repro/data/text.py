@@ -13,7 +13,7 @@ from functools import reduce
 from itertools import chain
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cpt_repro.data.languages import make_documents
 from cpt_repro.declarations.manifests import Files, Generated, Hub, Manifest, Split
@@ -127,35 +127,31 @@ def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dic
         "again from its sources with `cpt-repro corpora extract`."
     )
 
+    def refuse(what: str, where: str = str(path), do: str = do) -> NoReturn:
+        raise UserError(what, where=where, do=do)
+
     def compare(what: str, expected: str, actual: str) -> None:
         if actual != expected:
-            fault = f"{what} is not what the manifest says: SHA-256 {expected} expected, {actual} found."
-            raise UserError(fault, where=str(path), do=do)
+            refuse(f"{what} is not what the manifest says: SHA-256 {expected} expected, {actual} found.")
 
     if not path.is_file():
-        what = f"the corpus file does not exist (SHA-256 {source.sha256} expected)."
-        raise UserError(what, where=str(path), do=do)
+        refuse(f"the corpus file does not exist (SHA-256 {source.sha256} expected).")
     compare("the file", source.sha256, file_digest(path))
-    columns, hashed = (
-        _Columns("text", "domain", {name: name for name in manifest.domains}, manifest.line_bytes, do),
-        hashlib.sha256(),
-    )
-    counts: Counter[str] = Counter()
+    columns = _Columns("text", "domain", {name: name for name in manifest.domains}, manifest.line_bytes, do)
+    hashed, counts = hashlib.sha256(), Counter[str]()
     for number, line in enumerate(read_lines(path, "zstd", manifest.line_bytes, do), 1):
         hashed.update(line)
         document = columns.document(line, where := f"{path}, row {number}")
         counts[document["domain"]] += len(document["text"].encode("utf-8"))
         if counts.total() > source.text_bytes:
-            what = f"the text is longer than the {source.text_bytes} bytes that the manifest declares."
-            raise UserError(what, where=where, do=do)
+            declared = f"the {source.text_bytes} bytes that the manifest declares"
+            refuse(f"the text is longer than {declared}.", where)
         yield document
     compare("the decompressed text", source.sha256_jsonl, hashed.hexdigest())
     for domain, declared in source.domain_bytes.items():
         if counts[domain] != declared:
-            what = (
-                f"the domain '{domain}' has {counts[domain]} bytes of text, the manifest declares {declared}."
-            )
-            raise UserError(what, where=str(path), do="Correct 'domain_bytes' in the manifest.")
+            what = f"has {counts[domain]} bytes of text, the manifest declares {declared}."
+            refuse(f"the domain '{domain}' {what}", do="Correct 'domain_bytes' in the manifest.")
 
 
 # -- files of the hub
@@ -166,8 +162,8 @@ class HubPart:
     """A unit of work: the rows `row % stripes == stripe` of consecutive files."""
 
     files: tuple[str, ...]
-    stripe: int = 0
-    stripes: int = 1
+    stripe: int
+    stripes: int
 
 
 def _repository(project: Project, manifest: Hub) -> Repository:
@@ -183,10 +179,9 @@ def list_parts(project: Project, manifest: Hub, split: Split) -> list[HubPart]:
         what = f"{of_split} has {len(files)} files and should have {declared.count}."
         do = "Complete the copy, or correct 'count' in the manifest."
         raise UserError(what, where=manifest.dataset, do=do)
-    size, stripes = manifest.files_per_part, manifest.parts_per_file
-    if stripes > 1:
-        return [HubPart((file,), stripe, stripes) for file in files for stripe in range(stripes)]
-    return [HubPart(tuple(files[k : k + size])) for k in range(0, len(files), size)]
+    size, stripes = manifest.files_per_part, manifest.parts_per_file  # one of them is 1
+    starts = range(0, len(files), size)
+    return [HubPart(tuple(files[k : k + size]), n, stripes) for k in starts for n in range(stripes)]
 
 
 def chooser(manifest: Hub, split: Split, file: str) -> Callable[[int], bool]:
