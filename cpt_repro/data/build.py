@@ -56,9 +56,8 @@ def _manifest(project: Project, scale: Scale, corpus: str) -> Manifest:
 def build_tokenizer(project: Project, scale: Scale, rebuild: bool = False) -> Path:
     """Trains the scale's tokenizer on upstream training text, or fetches it; returns its folder.
 
-    Does nothing if it is there already, trained with the same settings on the same text, or of the same name
-    and revision. `UserError`: a corpus that cannot be read, a published tokenizer that cannot be had or is
-    not what the scale says, a tokenizer that was altered (with `rebuild` it is made again).
+    Does nothing if it is there already, of the same settings and text, or name and revision. One that was
+    altered is a `UserError`; with `rebuild` it is made again.
     """
     folder, settings = project.data / scale.name / "tokenizer", scale.tokenizer
     with locked(folder.with_name(".tokenizer.lock")):
@@ -105,10 +104,7 @@ def _is_current(project: Project, scale: Scale) -> bool:
 
 
 def current_tokenizer(project: Project, scale: Scale) -> str:
-    """SHA-256 of the scale's tokenizer, to compare with a fingerprint's `tokenizer`.
-
-    A tokenizer that is missing, altered, or of other settings than the scale's is a `UserError`.
-    """
+    """SHA-256 of the scale's tokenizer; missing, altered or of other settings it is a `UserError`."""
     folder = project.data / scale.name / "tokenizer"
     if not _is_current(project, scale):
         do = f"Make it: `cpt-repro corpus tokenizer --scale {scale.name}`."
@@ -123,27 +119,19 @@ def current_tokenizer(project: Project, scale: Scale) -> str:
 def build_corpus(
     project: Project, scale: Scale, corpus: str, processes: int = 1, rebuild: bool = False
 ) -> Path:
-    """Builds the shards of one corpus and returns its folder.
+    """Builds the shards of one corpus (and the tokenizer, if it is not there) and returns its folder.
 
-    `corpus` is a key of `scale.corpora`; the tokenizer is built if it is not there. Sequences hold
-    `scale.sequence_length` + 1 tokens. The files are byte-identical for any number of processes. Does nothing
-    if the corpus is there already, built from the same manifest, tokenizer and length; continues an
-    interrupted build. With `rebuild` all that is there is checked, and what is damaged is built again.
-
-    Raises `UserError` for text that is missing, altered or empty, and for a domain without enough text.
+    Sequences hold `scale.sequence_length` + 1 tokens; files are byte-identical for any number of processes.
+    Does nothing if the corpus is there already, built from the same manifest, tokenizer and length; continues
+    an interrupted build. With `rebuild` all that is there is checked, and what is damaged is built again.
+    `UserError`: text that is missing, altered or empty, and a domain without enough text.
     """
     manifest, folder = _manifest(project, scale, corpus), project.data / scale.name / corpus
     version = file_digest(build_tokenizer(project, scale, rebuild) / "tokenizer.json")
+    built, record = Corpus(project, manifest, folder, version, scale.sequence_length), folder / "build.json"
     is_hub = isinstance(manifest, Hub)
-    inputs = {
-        "format": FORMAT,
-        "part": [parts.HUB_SHARD_BYTES] if is_hub else [parts.PART_DOCUMENTS, parts.PART_CHARACTERS],
-        "name": manifest.name,
-        "manifest": manifest.digest,
-        "tokenizer": version,
-        "sequence_length": scale.sequence_length,
-    }
-    record, built = folder / "build.json", Corpus(project, manifest, folder, version, scale.sequence_length)
+    part = [parts.HUB_SHARD_BYTES] if is_hub else [parts.PART_DOCUMENTS, parts.PART_CHARACTERS]
+    inputs = built.about | {"format": FORMAT, "part": part}
     with locked(folder.with_name(f".{corpus}.lock")):
         if not record.is_file() and any(path.name[0] != "." for path in folder.glob("*")):
             raise UserError("the folder holds something else.", where=str(folder), do="Move it away.")
@@ -187,22 +175,19 @@ def _build(corpus: Corpus, inputs: dict[str, Any], processes: int) -> None:
     held_out, empty = _write_parts(corpus, processes)
     lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
     write_text(folder / "validation.jsonl", "".join(lines))
-    splits = {
-        split: {domain: _join(corpus, split, domain) for domain in manifest.domains} for split in SPLITS
-    }
-    for split, entries in splits.items():  # those of local corpora were counted while reading
-        empty[split] += sum(entry.pop("empty_documents", 0) for entry in entries.values())
-    tokens = {split: sum(entry["tokens"] for entry in splits[split].values()) for split in SPLITS}
-    floor = None
+    splits: dict[str, dict[str, Any]] = {}
+    tokens, floor = Counter[str](), None
+    for split in SPLITS:
+        splits[split] = {domain: _join(corpus, split, domain) for domain in manifest.domains}
+        for entry in splits[split].values():
+            # Those of local corpora were counted while reading.
+            empty[split] += entry.pop("empty_documents", 0)
+            tokens[split] += entry["tokens"]
     if isinstance(manifest, Generated):
         words = sum(len(document["text"].split()) for document in held_out)
         # Rounded, because the last digits of a logarithm depend on the machine.
         floor = round(entropy_rate(manifest) * words / tokens["validation"], 6)
-    fingerprint = {
-        "name": manifest.name,
-        "manifest": manifest.digest,
-        "tokenizer": corpus.tokenizer,
-        "sequence_length": corpus.length,
+    fingerprint = corpus.about | {
         "splits": splits,
         "shares": {
             domain: splits["train"][domain]["tokens"] / tokens["train"] if share is None else share

@@ -42,10 +42,9 @@ def open_domain(
     fingerprint: Fingerprint,
     check: bool = True,
 ) -> Sequences:
-    """The sequences of a domain, their shards compared with the corpus' fingerprint.
+    """The sequences of a domain, their shards compared with the corpus' fingerprint (see `Sequences`).
 
-    Without `check` only their sizes are: of several processes that read one folder one need check it. Shards
-    that are not here are fetched at their first use from the project's `shards_remote`, if it has one.
+    Without `check` only their sizes are: of several processes that read one folder one need check it.
     """
     place, remote = f"{scale_name}/{corpus}/{split}/{domain}", project.shards_remote
     far = f"{remote.rstrip('/')}/{place}" if remote else None

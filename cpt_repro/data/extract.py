@@ -128,17 +128,17 @@ def _candidates(root: Path, source: Source, characters: int) -> Iterator[tuple[s
 def extract(rules: Sources, checkouts: Path, out: Path) -> dict[str, Any]:
     """Writes `<corpus>.<split>.jsonl.zst` and `manifest.json` to `out`; returns the manifest.
 
-    `checkouts/<repository>/` are clones or unpacked archives of the sources. Before anything is written, a
-    missing source, a clone at another commit, a malformed file and an undeclared hash are `UserError`s.
-    Of the documents that are cut and joined, no text is taken twice, not for two corpora either.
+    `checkouts/<repository>/` are clones or unpacked archives. Before anything is written, a missing source, a
+    clone at another commit, a malformed file and an undeclared hash are `UserError`s. Of the documents that
+    are cut and joined, no text is taken twice, not for two corpora either.
     """
     pools: dict[tuple[str, str], list[tuple[str, Source, Callable[[], str]]]] = defaultdict(list)
+    taken: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    seen: set[str] = set()
     roots = [_checked_checkout(checkouts, source) for source in rules.sources]
     for root, source in zip(roots, rules.sources, strict=True):
         for corpus, identifier, text_of in _candidates(root, source, rules.part_characters):
             pools[corpus, source.domain].append((identifier, source, text_of))
-    taken: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
-    seen: set[str] = set()
     for (corpus, domain), pool in track(pools.items(), "take documents", console=Console(stderr=True)):
         budget = rules.corpora[corpus][domain]
         for identifier, source, text_of in sorted(pool, key=lambda candidate: _hash("take", candidate[0])):
@@ -199,9 +199,7 @@ def _git(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     command = ["git", "-C", str(folder), *options, *arguments]
     try:
-        done = subprocess.run(  # noqa: S603  git, no shell
-            command, capture_output=True, text=True, env=environment
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603  no shell
     except FileNotFoundError:
         do = "Install git, or unpack the sources' archives by hand."
         raise UserError("git is not installed.", do=do) from None
@@ -213,7 +211,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _checked_checkout(checkouts: Path, source: Source) -> Path:
-    """The checkout's folder; missing, or a clone at another commit: `UserError`. Archives are not checked."""
+    """The checkout's folder; missing, or a clone (not an archive) at another commit: `UserError`."""
     root = (checkouts / source.name).resolve()
     if not root.is_dir():
         raise UserError("the source is not there.", where=str(root), do="Run the fetch of the sources.")
@@ -226,8 +224,7 @@ def _checked_checkout(checkouts: Path, source: Source) -> Path:
 def fetch_sources(rules: Sources, checkouts: Path) -> None:
     """Clones each source at its commit to `checkouts/<repository>`: no history, only the files of its globs.
 
-    A clone that is already there at the right commit is kept; at another one it is a `UserError`, as are a
-    missing network and a commit that is gone. A clone is never half there.
+    A clone at the right commit is kept; one at another is a `UserError`. A clone is never half there.
     """
     repositories: dict[str, list[Source]] = defaultdict(list)
     for source in rules.sources:

@@ -67,10 +67,9 @@ def cumulative_counts(parts: Mixture, n: int) -> list[int]:
 
 
 class Order:
-    """The global sample order of one training.
+    """The global sample order of one training; `sizes`: (corpus, domain) -> number of its sequences.
 
-    `sizes` maps (corpus, domain) to the number of its sequences. A domain shorter than what is asked of it
-    starts another epoch in another order.
+    A domain shorter than what is asked of it starts another epoch in another order.
     """
 
     def __init__(

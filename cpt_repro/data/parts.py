@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,12 @@ class Corpus:
     tokenizer: str
     #: Tokens of a sequence that are predicted.
     length: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What decides its sequences, as its records say it."""
+        of = {"name": self.manifest.name, "manifest": self.manifest.digest}
+        return of | {"tokenizer": self.tokenizer, "sequence_length": self.length}
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class _DomainWriter:
 
 
 def write_part(corpus: Corpus, part: Part) -> None:
-    """Reads, tokenises, packs and writes one part; each domain's folder appears complete or not at all."""
+    """Reads, tokenises, packs and writes a part; each domain's folder appears complete or not at all."""
     encoder = _encoder(corpus.folder.parent / "tokenizer", corpus.tokenizer)
     shard_bytes, texts = shards.SHARD_BYTES, part.source
     if isinstance(texts, HubPart):

@@ -156,10 +156,7 @@ class Sequences:
         return sum(shard.samples for shard in self._shards)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The sequences `indices`, in that order, as a new array of shape (n, width) and dtype uint16.
-
-        `IndexError` outside 0 <= index < len.
-        """
+        """The sequences `indices`, in that order: (n, width) uint16; `IndexError` outside 0..len - 1."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= self._ends[-1]):
             raise IndexError(f"sequence outside 0..{len(self) - 1} in {self.folder}")
@@ -177,13 +174,12 @@ class Sequences:
 
 @contextmanager
 def _stores_errors(what: str, where: str, do: str) -> Iterator[None]:
-    """Every store has errors of its own."""
+    """Every store has errors of its own, not shown as the cause: they may hold an address with its keys."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # Nor is what they say shown as the cause: it may hold an address with its keys.
         raise UserError(f"{what} ({briefly(error)}).", where=where, do=do) from None
 
 

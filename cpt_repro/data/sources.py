@@ -123,7 +123,10 @@ class _WithoutDoctype(ET.TreeBuilder):
 
 
 def _element(path: Path, within: str) -> ET.Element:
-    """An XML file's first element of that name (`*`: its root); unusable files are `UserError`s."""
+    """An XML file's first element of that name (`*`: its root).
+
+    A file that is not well-formed, lacks the element or declares a document type is a `UserError`.
+    """
     try:
         parser = ET.XMLParser(target=_WithoutDoctype())  # noqa: S314  entities need a doctype, refused above
         root = ET.fromstring(path.read_bytes(), parser)  # noqa: S314  with that parser
@@ -146,8 +149,7 @@ def _on_one_line(element: ET.Element) -> str:
 def tei_parts(path: Path, characters: int) -> list[str]:
     """The body of a TEI file: headings, paragraphs and verse lines joined into parts.
 
-    A part ends with the paragraph that brings it above `characters` (separators not counted); the last is the
-    rest. A file that is not well-formed, has no body or declares a document type is a `UserError`.
+    A part ends with the paragraph that brings it above `characters` (separators not counted).
     """
     parts: list[list[str]] = [[]]
     for element in _element(path, "body").iter():
@@ -163,8 +165,7 @@ def xml_text(path: Path, within: str, parts: dict[str, str], without: Iterable[s
     """The text of the outermost elements named in `parts`, with what `parts` puts before each.
 
     Only inside the first element `within`, and without the elements `without`. White space is one space.
-    Files that are not well-formed, lack the element, declare a document type or are nested a thousand deep
-    are `UserError`s.
+    `UserError` as of `_element`, and for a file nested a thousand deep.
     """
     root = _element(path, within)
     for parent in [*root.iter()]:
@@ -187,10 +188,7 @@ def xml_text(path: Path, within: str, parts: dict[str, str], without: Iterable[s
 
 
 def jsonl_text(path: Path, parts: dict[str, str]) -> str:
-    """The columns named in `parts` of every line of JSON, with what `parts` puts before each, in its order.
-
-    A line that is not JSON or lacks a column is a `UserError`.
-    """
+    """The columns named in `parts` of every line of JSON, in that order, with what it puts before each."""
     texts = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -221,9 +219,8 @@ def joined(texts: Iterable[tuple[str, str]], least: int, most: int) -> Iterator[
     """Documents (id, text) of `least` to `most` characters from files (name, text) that are neighbours.
 
     A file ends a document that has `least` characters already; else the next file is joined to it. A longer
-    one is cut after the paragraph (a too long paragraph: the line) that still fits. What is left in the end,
-    shorter than `least`, is given too: it is for the caller to leave it out. Ids: the file that a document
-    begins in, and its number among those.
+    one is cut after the paragraph (a too long paragraph: the line) that still fits. A shorter rest is given
+    too, for the caller to leave out. Ids: the file that a document begins in, and its number among those.
     """
     held, start, numbers = "", "", Counter()
 

@@ -27,10 +27,8 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20
 
 _COMPRESSIONS = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
-_HUB_ADVICE = (
-    "Correct 'text' or 'domain.column' in the manifest; or get the file again, and remove its entry from the "
-    "lock file if it was damaged from the first."
-)
+_HUB_ADVICE = "Correct 'text' or 'domain.column' in the manifest; or get the file again, and remove its entry"
+_HUB_ADVICE += " from the lock file if it was damaged from the first."
 
 
 # -- rows
@@ -122,10 +120,8 @@ def _file_documents(folder: Path, manifest: Files, split: Split) -> Iterator[dic
     """
     source = manifest.splits[split]
     path = folder / source.file
-    do = (
-        f"Set the environment variable {CORPORA} to the folder that holds a good {path.name}, or extract it "
-        "again from its sources with `cpt-repro corpora extract`."
-    )
+    do = f"Set the environment variable {CORPORA} to the folder that holds a good {path.name}, or extract it"
+    do += " again from its sources with `cpt-repro corpora extract`."
 
     def refuse(what: str, where: str = str(path), do: str = do) -> NoReturn:
         raise UserError(what, where=where, do=do)
@@ -175,8 +171,8 @@ def list_parts(project: Project, manifest: Hub, split: Split) -> list[HubPart]:
     declared, source = manifest.files_of(split), _repository(project, manifest)
     files = sorted({file for pattern in declared.files for file in source.files(pattern)})
     if declared.count not in (None, len(files)):
-        of_split = f"the {split} split of '{manifest.name}'"
-        what = f"{of_split} has {len(files)} files and should have {declared.count}."
+        told = f"has {len(files)} files and should have {declared.count}"
+        what = f"the {split} split of '{manifest.name}' {told}."
         do = "Complete the copy, or correct 'count' in the manifest."
         raise UserError(what, where=manifest.dataset, do=do)
     size, stripes = manifest.files_per_part, manifest.parts_per_file  # one of them is 1
@@ -201,8 +197,7 @@ def chooser(manifest: Hub, split: Split, file: str) -> Callable[[int], bool]:
 def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart) -> Iterator[dict[str, str]]:
     """The documents `{id, domain, text}` of a part that belong to a split; texts may be empty.
 
-    Fetches the files first. Raises `UserError` that names file and row for what is no text or of no known
-    domain.
+    Fetches the files first. What is no text, or of no known domain, is a `UserError` naming file and row.
     """
     domain = manifest.domain.column if manifest.domain else None
     names = manifest.domain.names if manifest.domain else {name: name for name in manifest.domains}
@@ -225,12 +220,10 @@ def part_documents(project: Project, manifest: Hub, split: Split, part: HubPart)
 def documents(
     project: Project, manifest: Manifest, split: Split, skipped: Counter[str] | None = None
 ) -> Iterator[dict[str, str]]:
-    """The documents of a split as `{id, domain, text}`, in a fixed order.
+    """The documents of a split as `{id, domain, text}`, in a fixed order; ids may stand twice.
 
-    Documents without text are left out; their number is added to `skipped[split]` if a counter is given. Ids
-    may stand twice: both documents count. Raises `UserError` for files that are missing, altered or not what
-    they should be (an altered text can be noticed only after the last document), and for a split without
-    documents.
+    Those without text are left out, and counted in `skipped[split]`. `UserError`: files that are missing or
+    altered (which may be noticed only after the last document), and a split without documents.
     """
     if isinstance(manifest, Generated):
         source = make_documents(manifest, split)

@@ -88,11 +88,10 @@ def _save_config(folder: Path) -> None:
 
 
 def fetch_tokenizer(source: Repository, vocab_size: int, folder: Path) -> None:
-    """Puts a published tokenizer into an existing folder, as `save_tokenizer` does.
+    """Puts a published tokenizer, and its `tokenizer_config.json` if it has one, into an existing folder.
 
-    The repository's `tokenizer_config.json` is taken too, if it has one. Raises `UserError` for a tokenizer
-    that cannot be had or read, has not exactly `vocab_size` entries (added ones included) or more than
-    65,536, or no end of text.
+    `UserError`: it cannot be had or read, has not exactly `vocab_size` entries (added ones included), a token
+    beyond 16 bits, or no end of text.
     """
     for file in {*source.files("tokenizer*.json")} & {*_FILES} | {"tokenizer.json"}:
         shutil.copyfile(*source.fetch(file), folder / file)
