@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,9 +29,9 @@ class Batches(Dataset):
         sizes = {key: len(sequences) for key, sequences in self._sequences.items()}
         batch, offset = training.batch_sequences, training.batch_offset
         self.order = Order(training.mixture, sizes, batch, training.seed, offset)
-        self.length, self._rows = training.iterations, batch // ranks
-        self._first = rank * self._rows
-        self._ahead = min(AHEAD, AHEAD_TOKENS // (self._rows * (training.sequence_length + 1))) or 1
+        self.length, rows = training.iterations, batch // ranks
+        self._own = slice(rank * rows, (rank + 1) * rows)
+        self._ahead = min(AHEAD, AHEAD_TOKENS // (rows * (training.sequence_length + 1))) or 1
         self._ready: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
@@ -48,26 +47,18 @@ class Batches(Dataset):
 
     def _read(self, first: int, end: int) -> torch.Tensor:
         """The batches from `first` to before `end`: (batches, rows, L + 1) int64."""
-        places = defaultdict(list)
-        for number, parts in enumerate(self.order.batches(first, end)):
-            low = -self._first  # of the part, among this rank's rows
-            for stream, indices in parts:
-                own = indices[max(-low, 0) : max(self._rows - low, 0)]
-                if len(own):
-                    places[stream.corpus, stream.domain].append((number, max(low, 0), own))
-                low += len(indices)
-        taken = {
-            key: self._sequences[key].take(np.concatenate([own for *_, own in parts]))
-            for key, parts in places.items()
-        }
-        width = next(iter(taken.values())).shape[1]
-        out = np.empty((end - first, self._rows, width), dtype=np.int64)
-        for key, parts in places.items():
-            at = 0
-            for number, row, own in parts:
-                out[number, row : row + len(own)] = taken[key][at : at + len(own)]
-                at += len(own)
-        return torch.from_numpy(out)
+        keys, sources, indices = list(self._sequences), [], []
+        for parts in self.order.batches(first, end):
+            numbers = [keys.index((stream.corpus, stream.domain)) for stream, _ in parts]
+            sources.append(np.repeat(numbers, [len(part) for _, part in parts])[self._own])
+            indices.append(np.concatenate([part for _, part in parts])[self._own])
+        source, index = np.array(sources), np.array(indices)
+        used = np.unique(source)
+        taken = np.concatenate([self._sequences[keys[n]].take(index[source == n]) for n in used])
+        places = np.argsort(source, axis=None, kind="stable")  # where each of those taken belongs
+        out = np.empty(taken.shape, dtype=np.int64)
+        out[places] = taken
+        return torch.from_numpy(out.reshape(*source.shape, -1))
 
     def described(self, iteration: int) -> str:
         """The sequences of a global batch, for a message."""
