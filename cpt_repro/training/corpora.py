@@ -45,19 +45,16 @@ class Corpora:
     def fingerprint(self, corpus: str) -> Fingerprint:
         """What was built of a corpus; of another manifest, length or tokenizer, it is a `UserError`."""
         if corpus not in self._fingerprints:
-            built = load_fingerprint(self.folder / corpus)
-            if fault := self._fault(corpus, built):
+            built, fault = load_fingerprint(self.folder / corpus), None
+            wanted, length = self.plan.manifest(corpus).digest, self.plan.scale.sequence_length
+            tokenizer = self.tokenizer / "tokenizer.json"
+            if built.manifest != wanted:
+                fault = f"it was built from the manifest {built.manifest}, which is now {wanted}."
+            elif built.sequence_length != length:
+                fault = f"its sequences have {built.sequence_length} tokens; {length} are wanted."
+            elif tokenizer.exists() and (now := file_digest(tokenizer)) != (before := built.tokenizer):
+                fault = f"it was made with another tokenizer: SHA-256 {before}, which is now {now}."
+            if fault:
                 raise UserError(fault, where=str(self.folder / corpus), do=REBUILD)
             self._fingerprints[corpus] = built
         return self._fingerprints[corpus]
-
-    def _fault(self, corpus: str, built: Fingerprint) -> str | None:
-        wanted, length = self.plan.manifest(corpus).digest, self.plan.scale.sequence_length
-        if built.manifest != wanted:
-            return f"it was built from the manifest {built.manifest}, which is now {wanted}."
-        if built.sequence_length != length:
-            return f"its sequences have {built.sequence_length} tokens; {length} are wanted."
-        tokenizer = self.tokenizer / "tokenizer.json"
-        if tokenizer.exists() and (now := file_digest(tokenizer)) != built.tokenizer:
-            return f"it was made with another tokenizer: SHA-256 {built.tokenizer}, which is now {now}."
-        return None

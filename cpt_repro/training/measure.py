@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,14 @@ from cpt_repro.training.store import Store
 OfSequences = Callable[[torch.Tensor], torch.Tensor]
 
 
-#: [(iteration, mean validation loss)]
-Points = list[tuple[int, float]]
-
-
 class _Taken:
     """What was measured of one corpus: the curve of its first `along` sequences, and the loss of all."""
 
     def __init__(self, tokens: torch.Tensor, along: int | None):
         self.tokens, self.along = tokens, along or len(tokens)
-        self.curve: Points = []
-        self.of_all: Points = []
+        #: [(iteration, mean validation loss)]
+        self.curve: list[tuple[int, float]] = []
+        self.of_all: list[tuple[int, float]] = []
         #: loss of each sequence at the latest evaluation of all
         self.last = torch.zeros(0)
 
@@ -46,29 +43,19 @@ class _Taken:
             self.last = losses
             self.of_all.append((iteration, losses.mean().item()))
 
-
-def _losses(corpora: Corpora, corpus: str, taken: _Taken, closing: tuple[int, ...]) -> Losses:
-    """The record of one corpus, after the last evaluation."""
-    built, last = corpora.fingerprint(corpus), taken.last
-    values = np.array([loss for iteration, loss in taken.of_all if iteration in closing])
-    some = len(last) > taken.along
-    told = {
-        "data": corpora.plan.data[corpus],
-        "fingerprint": built.fingerprint,
-        "sequences": len(last),
-        "along": taken.along if some else None,
-        "entropy_floor": built.entropy_floor,
-        "curve": taken.curve,
-        "start": dict(taken.of_all).get(0) if some else None,
-        "final": {
+    def told(self, closing: tuple[int, ...]) -> dict[str, Any]:
+        """What a record says of it, after the last evaluation; the final loss is over those of `closing`."""
+        last, n = self.last, len(self.last)
+        values = np.array([loss for iteration, loss in self.of_all if iteration in closing])
+        final = {
             "loss": float(values.mean()),
             "evaluations": len(values),
             "stderr": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0,
-            "noise": (last.std() / len(last) ** 0.5).item() if len(last) > 1 else 0.0,
-        },
-        "of_sequences": [round(loss, 5) for loss in last.tolist()],
-    }
-    return parse(Losses, told, f"validation on {corpus}")
+            "noise": (last.std() / n**0.5).item() if n > 1 else 0.0,
+        }
+        told = {"sequences": n, "curve": self.curve, "final": final}
+        told["of_sequences"] = [round(loss, 5) for loss in last.tolist()]
+        return told | ({"along": self.along, "start": dict(self.of_all).get(0)} if n > self.along else {})
 
 
 class Curves:
@@ -91,8 +78,8 @@ class Curves:
     def state_dict(self) -> dict[str, Any]:
         """What resumption needs."""
         curves = {c: [self._measured_on(c), taken.curve, taken.of_all] for c, taken in self._of.items()}
-        since = {"sum": self._sum, "count": self._count}
-        return {"curves": curves, "train": self.train, "rates": self.rates, **since}
+        state = {"curves": curves, "train": self.train, "rates": self.rates}
+        return state | {"sum": self._sum, "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
@@ -115,34 +102,33 @@ class Curves:
             self.train.append((iteration, self._sum / self._count))
         self._sum, self._count = 0.0, 0
 
-    def losses(self) -> dict[str, Losses]:
-        """Corpus -> what was measured, after the last evaluation."""
-        closing = self.wanted.closing
-        return {corpus: _losses(self._corpora, corpus, taken, closing) for corpus, taken in self._of.items()}
+    def losses(self, closing: tuple[int, ...] | None = None) -> dict[str, Losses]:
+        """Corpus -> what was measured, after the last evaluation; `closing`: others than the planned ones."""
+        out = {}
+        for corpus, taken in self._of.items():
+            built = self._corpora.fingerprint(corpus)
+            of = {"data": self._corpora.plan.data[corpus], "fingerprint": built.fingerprint}
+            of |= {"entropy_floor": built.entropy_floor} | taken.told(closing or self.wanted.closing)
+            out[corpus] = parse(Losses, of, f"validation on {corpus}")
+        return out
 
 
-class _KeptModel:
-    """A model on the scale's device, into which a run's kept weights are loaded one after the other."""
+def _kept_model(plan: Plan, run: PlannedRun, microbatch: int) -> tuple[CausalLM, OfSequences]:
+    """A model on the scale's device, to load a run's kept weights into, and its losses of sequences."""
+    training, device, execution = run.training, plan.scale.device, plan.scale.run_as(run.model_name)
+    spread.prepare_process(training, execution.deterministic, device)
+    where = torch.device("cuda" if device == "gpu" else "cpu")
+    at_once = spread.validation_sequences(device, execution, microbatch)
+    arch = architecture(training.model.architecture)
+    model = arch.new(training.model, training.vocabulary, training.sequence_length, training.seed)
+    arch.prepare_attention(model, device)
+    wrapped = CausalLM(model).to(where).eval()
 
-    def __init__(self, plan: Plan, run: PlannedRun, microbatch: int):
-        training, device, execution = run.training, plan.scale.device, plan.scale.run_as(run.model_name)
-        spread.prepare_process(training, execution.deterministic, device)
-        self._where = torch.device("cuda" if device == "gpu" else "cpu")
-        self._precision = spread.precision_context(training.precision, self._where)
-        self._at_once = spread.validation_sequences(device, execution, microbatch)
-        arch = architecture(training.model.architecture)
-        model = arch.new(training.model, training.vocabulary, training.sequence_length, training.seed)
-        arch.prepare_attention(model, device)
-        self._model = CausalLM(model).to(self._where).eval()
+    def of_sequences(tokens: torch.Tensor) -> torch.Tensor:
+        with spread.precision_context(training.precision, where):
+            return wrapped.sequence_losses(tokens, at_once, where)
 
-    def load(self, folder: Path, expected: str | None) -> None:
-        """Takes the weights of a folder; missing and altered ones are a `UserError`."""
-        load_weights(self._model.model, folder, expected)
-
-    def of_sequences(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Loss of each sequence."""
-        with self._precision:
-            return self._model.sequence_losses(tokens, self._at_once, self._where)
+    return wrapped, of_sequences
 
 
 def measure_kept(
@@ -156,15 +142,15 @@ def measure_kept(
     if not (left := records.to_measure(run)):
         return
     receipt, end, path = records.receipt(run), run.training.iterations, records.later_path(run)
-    wanted = plan.wanted(run.identity)
-    all_taken = {c: _Taken(corpora.validation(c, wanted.sequences), wanted.along) for c in left}
+    curves = Curves(replace(plan.wanted(run.identity), corpora=tuple(left)), corpora)
     kept = {iteration for iteration in store.iterations(run.identity) if iteration in receipt.checkpoints}
-    model = _KeptModel(plan, run, receipt.measured.execution.get("microbatch_sequences", AT_ONCE))
+    microbatch = receipt.measured.execution.get("microbatch_sequences", AT_ONCE)
+    model, of_sequences = _kept_model(plan, run, microbatch)
     for iteration in sorted(kept | {end}):
-        model.load(store.weights(run.identity, iteration), receipt.checkpoints.get(iteration))
-        for taken in all_taken.values():
-            taken.take(iteration, model.of_sequences, iteration in wanted.of_all)
-    new = {corpus: _losses(corpora, corpus, taken, (end,)) for corpus, taken in all_taken.items()}
+        folder = store.weights(run.identity, iteration)
+        load_weights(model.model, folder, receipt.checkpoints.get(iteration))
+        curves.take(iteration, 0.0, of_sequences)
+    new = curves.losses(closing=(end,))
     before = read_record(LaterLosses, path).losses if identity_in(path) == run.identity else {}
     later = LaterLosses(identity=run.identity, losses=before | new, environment=spread.environment())
     write_record(path, later)
