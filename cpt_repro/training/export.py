@@ -19,15 +19,17 @@ CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 license: other
-{base}tags: [{architecture}, continual-pre-training]
+{base}tags: [{size.architecture}, continual-pre-training]
 ---
-# {paper} {name}
+# {run.paper} {run.name}
 
-A {called} language model of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads),
+A {called} language model of {receipt.parameters:,} parameters ({size.layers} layers, width {size.width}, \
+{size.heads} heads),
 trained by cpt_repro at the scale {scale}. It replicates a run of {reference}.
 
-- Run: `{id}`, iteration {iteration} of {iterations}, batches of {batch} x {length} tokens
-- Receipt: identity `{identity}` (`receipt.json`)
+- Run: `{run.id}`, iteration {iteration} of {training.iterations}, \
+batches of {training.batch_sequences} x {training.sequence_length} tokens
+- Receipt: identity `{receipt.identity}` (`receipt.json`)
 - Weights of the run: SHA-256 `{recorded}`; of `model.safetensors` here: `{sha256}`
 - Lineage: {lineage}
 
@@ -77,21 +79,9 @@ def export_run(plan: Plan, store: Store, run: str, out: Path, iteration: int | N
         raise UserError("the tokenizer is missing.", where=str(tokenizer), do=do)
     verify_tokenizer(tokenizer)
     check_weights(weights, receipt.checkpoints[iteration])
-    _write(plan, planned, receipt, iteration, weights, out)
-    return out
-
-
-def _write(
-    plan: Plan, planned: PlannedRun, receipt: Receipt, iteration: int, weights: Path, out: Path
-) -> None:
     from safetensors.torch import load_file, save_file
 
-    tokenizer = plan.project.data / plan.scale.name / "tokenizer"
-    files = [
-        weights / CONFIG,
-        *(tokenizer / name for name in hashes(tokenizer)),
-        weights.parent / "receipt.json",
-    ]
+    files = [weights / CONFIG, *(tokenizer / name for name in hashes(tokenizer)), folder / "receipt.json"]
     with whole_folder(out) as aside:
         # Older programs refuse weights that do not say which library wrote them.
         save_file(load_file(weights / WEIGHTS), aside / WEIGHTS, metadata={"format": "pt"})
@@ -99,34 +89,27 @@ def _write(
             shutil.copyfile(source, aside / source.name)
         card = _card(plan, planned, receipt, iteration, file_digest(aside / WEIGHTS))
         write_text(aside / "README.md", card)
+    return out
 
 
 def _card(plan: Plan, planned: PlannedRun, receipt: Receipt, iteration: int, sha256: str) -> str:
-    training, lineage = planned.training, plan.lineage(planned.id)
+    size, lineage = planned.training.model, plan.lineage(planned.id)
     roots = [run.training.external.model for run in lineage if run.training.external]
     corpora = dict.fromkeys(c for run in lineage for c in (*run.training.data, *run.validation.corpora))
     manifests = [plan.manifest(corpus) for corpus in corpora]
     hub = [root.partition("@")[0] for root in roots if not is_folder(root)]
     return CARD.format(
-        base="".join(f"base_model: {name}\n" for name in hub),
-        architecture=training.model.architecture,
-        called=architecture(training.model.architecture).called,
-        paper=planned.paper,
-        name=planned.name,
-        parameters=receipt.parameters,
-        layers=training.model.layers,
-        width=training.model.width,
-        heads=training.model.heads,
-        scale=plan.scale.name,
-        reference=plan.studies[planned.paper].paper.reference,
-        id=planned.id,
+        run=planned,
+        training=planned.training,
+        size=size,
+        receipt=receipt,
         iteration=iteration,
-        iterations=training.iterations,
-        batch=training.batch_sequences,
-        length=training.sequence_length,
-        identity=receipt.identity,
-        recorded=receipt.checkpoints[iteration],
         sha256=sha256,
+        scale=plan.scale.name,
+        base="".join(f"base_model: {name}\n" for name in hub),
+        called=architecture(size.architecture).called,
+        reference=plan.studies[planned.paper].paper.reference,
+        recorded=receipt.checkpoints[iteration],
         lineage=", then ".join([*roots, *(f"`{run.id}`" for run in lineage)]),
         losses="\n".join(f"- {corpus}: {losses.final.loss:.4f}" for corpus, losses in receipt.losses.items()),
         data="\n".join(f"- {one.name}: {one.about} Licence: {one.licence}" for one in manifests),
