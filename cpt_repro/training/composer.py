@@ -13,13 +13,12 @@ import errno
 import logging
 import os
 import pickle
-import secrets
 import signal
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -367,10 +366,10 @@ class Resumable(Callback):
     def batch_checkpoint(self, state, logger) -> None:
         iteration = state.timestamp.batch.value
         if self.every and iteration % self.every == 0 and state.timestamp < state.max_duration:
-            first, sharded = dist.get_global_rank() == 0, self.execution["fsdp"]
-            token = of_first_rank(lambda: secrets.token_hex(8))
-            with self.saved.adding(iteration, token, first, sharded, self.execution) as aside:
-                dist.barrier()
+            sharded = self.execution["fsdp"]
+            with ExitStack() as stack:
+                adding = partial(self.saved.adding, iteration, sharded, self.execution)
+                aside = of_first_rank(lambda: stack.enter_context(adding()))
                 # Of a sharded state Composer makes a folder of its own naming, beside the name given.
                 self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
                 # Every rank looks for the file, which the first one is about to give its name.

@@ -1,15 +1,16 @@
-"""Where trained weights lie: `store/<scale>/<identity>/`, outside every declared output.
+"""Where trained weights lie: `store/<scale>/<identity>/`, outside every declared output, for the workflow
+deletes outputs of failed jobs.
 
-The workflow deletes outputs of failed jobs, so nothing that took long to make may be one. A folder
-`iteration-<n>` holds a model (and the optimizer's state where a child asked for it); `resume.json` names
-the training states kept against interruption; `receipt.json` appears last, when all is there; `name.txt`
-says what the training is called.
+A folder `iteration-<n>` holds a model (and the optimizer's state where a child asked for it); `resume.json`
+names the training states kept against interruption; `receipt.json` appears last, when all is there;
+`name.txt` says what the training is called.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -52,10 +53,8 @@ class Store:
 
     def iterations(self, identity: str) -> list[int]:
         """Iterations whose model is there."""
-        names = (
-            re.fullmatch(r"iteration-(\d+)", path.name) for path in self.folder(identity).glob("iteration-*")
-        )
-        return sorted(int(name[1]) for name in names if name)
+        names = [path.name for path in self.folder(identity).glob("iteration-*")]
+        return sorted(int(name[10:]) for name in names if re.fullmatch(r"iteration-\d+", name))
 
     def receipt(self, identity: str) -> Receipt | None:
         """What the training left when it finished, whichever of its checkpoints are still there."""
@@ -69,9 +68,8 @@ class Store:
 
     def finished(self, identity: str, kept: dict[int, bool]) -> Receipt | None:
         """The receipt in the store, if the training finished and every checkpoint in `kept` is there."""
-        if not all(self.has(identity, iteration, optimizer) for iteration, optimizer in kept.items()):
-            return None
-        return self.receipt(identity)
+        there = all(self.has(identity, iteration, optimizer) for iteration, optimizer in kept.items())
+        return self.receipt(identity) if there else None
 
     def finish(self, receipt: Receipt) -> None:
         """Writes the receipt of a training of which all is there."""
@@ -146,17 +144,15 @@ class SavedState(Strict):
     execution: dict[str, Any] = {}
 
 
-class _Record(RootModel):
-    root: tuple[SavedState, ...]
+_Record = RootModel[tuple[SavedState, ...]]
 
 
 class SavedStates:
     """Training states kept against interruption: `resume-<iteration>.pt`; `resume.json` vouches for them.
 
     A state counts once the JSON, written after it, names it with its hash; of the two newest the first
-    whole one is used. They are this program's own files, of one training and one machine, and hold more
-    than weights. A sharded state is a folder `resume-<iteration>` of files, hashed one by one. States, record
-    and the folder they lie in are this user's own and writable by nobody else, whatever the umask.
+    whole one is used. A sharded state is a folder `resume-<iteration>` of files, hashed one by one. States,
+    record and the folder they lie in are this user's own and writable by nobody else, whatever the umask.
     """
 
     KEPT = 2
@@ -195,24 +191,16 @@ class SavedStates:
 
     @contextmanager
     def adding(
-        self,
-        iteration: int,
-        token: str,
-        write: bool = True,
-        sharded: bool = False,
-        execution: dict[str, Any] | None = None,
+        self, iteration: int, sharded: bool = False, execution: dict[str, Any] | None = None
     ) -> Iterator[Path]:
         """Yields the path to write a state to; it is then hashed, named, and the oldest removed.
 
-        `token`: one that nobody foresees, the same on all ranks. `write` False (other ranks than the first)
-        only yields the path. `sharded`: the path is that of a folder, which all ranks fill before the first
-        one goes on. `execution`: kept with the state.
+        `sharded`: the path is that of a folder, which all ranks fill; the first one alone comes here.
+        `execution`: kept with the state.
         """
         path = self.folder / (f"resume-{iteration}" if sharded else f"resume-{iteration}.pt")
-        aside = path.with_name(f".{path.stem}.{token}.aside{path.suffix}")
-        if not write:
-            yield aside
-            return
+        # A name that nobody foresees, so that nobody's link stands there.
+        aside = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.aside{path.suffix}")
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             _close(self.folder)
@@ -262,20 +250,18 @@ def state_bytes(training: Training) -> int:
 
 def kept_bytes(training: Training, kept: dict[int, bool]) -> int:
     """Bytes of a training's checkpoints; `kept` as in `Plan.kept`: True keeps the optimizer's state too."""
-    return sum(WEIGHTS + (MOMENTS if optimizer else 0) for optimizer in kept.values()) * training.parameters
+    return (len(kept) * WEIGHTS + sum(kept.values()) * MOMENTS) * training.parameters
 
 
 def check_room(plan: Plan, runs: list[PlannedRun], store: Store) -> None:
-    """Refuses to begin where the store's disk is too small for what `runs` will keep; looks at sizes only.
+    """Refuses to begin where the store's disk is too small for what `runs` will keep beyond what lies there.
 
-    Needed are a training's checkpoints and its states against interruption, less what lies there already.
     Other processes that write to the same disk meanwhile are not known here.
     """
     needed = 0
     for identity, training in {run.identity: run.training for run in runs}.items():
-        whole = kept_bytes(training, plan.kept(identity)) + (
-            state_bytes(training) if plan.scale.save_every else 0
-        )
+        states = state_bytes(training) if plan.scale.save_every else 0
+        whole = kept_bytes(training, plan.kept(identity)) + states
         there = sum(path.stat().st_size for path in store.folder(identity).rglob("*") if path.is_file())
         needed += max(whole - there, 0)
     folder = next(folder for folder in (store.root, *store.root.absolute().parents) if folder.exists())

@@ -41,7 +41,7 @@ def test_finished_is_what_has_its_receipt_and_every_checkpoint(world, trained, t
 
 def add(saved, *iterations, sharded=False, **more):
     for iteration in iterations:
-        with saved.adding(iteration, "a" * 16, sharded=sharded, **more) as aside:
+        with saved.adding(iteration, sharded, **more) as aside:
             if sharded:
                 (aside / "ep0").mkdir(parents=True)
                 for rank in range(2):
@@ -90,7 +90,7 @@ def test_a_sharded_state_counts_file_by_file(tmp_path):
 def test_a_state_that_could_not_be_written_leaves_the_ones_before(tmp_path):
     saved = SavedStates(tmp_path, {})
     add(saved, 40)
-    with pytest.raises(OSError, match="full"), saved.adding(80, "a" * 16) as aside:
+    with pytest.raises(OSError, match="full"), saved.adding(80) as aside:
         aside.write_bytes(b"half")
         raise OSError("disk full")
     assert saved.newest().iteration == 40
