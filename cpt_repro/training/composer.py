@@ -40,9 +40,8 @@ from torch.torch_version import TorchVersion
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from composer import Callback, ComposerModel, Trainer
-    from composer.core import DataSpec, Event
     from composer.devices import Device, DeviceCPU, DeviceGPU
-    from composer.utils import FSDP2Config, dist, get_composer_env_dict
+    from composer.utils import FSDP2Config, dist, get_composer_env_dict, save_checkpoint
 
 from cpt_repro import __version__
 from cpt_repro.declarations.scale import Execution
@@ -70,7 +69,7 @@ PATIENCE = 3600
 #: States as they are where nothing is sharded, by names of tensors, on the CPU of the first rank.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 #: Of `Execution` what a receipt records, and a state against interruption.
-RECORDED = ("microbatch_sequences", "activation_checkpointing", "compile", "deterministic")
+RECORDED = {"microbatch_sequences", "activation_checkpointing", "compile", "deterministic"}
 #: Among the corpora that a saved state stands on, the weights that the training started from.
 START = "start weights"
 
@@ -223,25 +222,14 @@ def _loading(path: Path | None, sharded: bool) -> Iterator[str | None]:
 
 
 class InTurn(Callback):
-    """All callbacks as one, each called for the events that it has.
-
-    Composer calls each for every event, a hundred calls a step, which small models feel.
-    """
+    """All callbacks as one: a small model feels how long Composer takes to call each of several."""
 
     def __init__(self, *callbacks: Callback):
         self._callbacks = {type(callback).__name__: callback for callback in callbacks}
-        self._calls = {
-            event.value: [
-                getattr(callback, event.value)
-                for callback in callbacks
-                if getattr(type(callback), event.value) is not getattr(Callback, event.value)
-            ]
-            for event in Event
-        }
 
     def run_event(self, event, state, logger) -> None:
-        for call in self._calls[event.value]:
-            call(state, logger)
+        for callback in self._callbacks.values():
+            callback.run_event(event, state, logger)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: callback.state_dict() for name, callback in self._callbacks.items()}
@@ -251,26 +239,17 @@ class InTurn(Callback):
             self._callbacks[name].load_state_dict(state[name])
 
 
-class SetRate(Callback):
-    """Sets the rate of every update from the training's schedule."""
+class Update(Callback):
+    """Gives every update its rate from the schedule, and clips the global gradient norm before it."""
 
-    def __init__(self, rate: Callable[[int], float]):
-        self.rate = rate
+    def __init__(self, rate: Callable[[int], float], excess: float):
+        self.rate, self.excess = rate, excess
+
+    def fit_start(self, state, logger) -> None:
+        self.parameters = list(state.model.parameters())  # which walks all its modules
 
     def batch_start(self, state, logger) -> None:
         set_rate(state.optimizers[0], self.rate(state.timestamp.batch.value))
-
-
-class Clip(Callback):
-    """Clips the global gradient norm before the update."""
-
-    def __init__(self, excess: float):
-        self.excess = excess
-        #: as the model lists them, which walks all its modules
-        self.parameters: list[torch.nn.Parameter] = []
-
-    def fit_start(self, state, logger) -> None:
-        self.parameters = list(state.model.parameters())
 
     def after_train_batch(self, state, logger) -> None:
         clip(self.parameters, state.timestamp.batch.value, self.excess)
@@ -285,12 +264,7 @@ class Measure(Callback):
         #: validation sequences in a forward pass
         self.at_once = AT_ONCE
         self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.curves.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.curves.load_state_dict(state)
+        self.state_dict, self.load_state_dict = curves.state_dict, curves.load_state_dict
 
     def _take(self, state) -> None:
         began, iteration = time.perf_counter(), state.timestamp.batch.value
@@ -337,23 +311,19 @@ class KeepWeights(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.hashes = state["hashes"]
 
-    def _save(self, state) -> None:
-        iteration = state.timestamp.batch.value
+    def fit_start(self, state, logger) -> None:
+        if state.timestamp.batch.value == 0:
+            self.batch_end(state, logger)
+
+    def batch_end(self, state, logger) -> None:
+        iteration, model = state.timestamp.batch.value, bare(state.model).model
         if iteration not in self.kept:
             return
-        model = bare(state.model).model
         weights, optimizer = get_model_state_dict(model, options=WHOLE), None
         if self.kept[iteration]:
             optimizer = get_optimizer_state_dict(model, state.optimizers[0], options=WHOLE)
         folder = self.store.weights(self.identity, iteration)
         self.hashes[iteration] = of_first_rank(lambda: save_model(model, folder, optimizer, weights))
-
-    def fit_start(self, state, logger) -> None:
-        if state.timestamp.batch.value == 0:
-            self._save(state)
-
-    def batch_end(self, state, logger) -> None:
-        self._save(state)
 
 
 class Resumable(Callback):
@@ -361,7 +331,6 @@ class Resumable(Callback):
 
     def __init__(self, saved: SavedStates, every: int, execution: dict[str, Any]):
         self.saved, self.every, self.execution = saved, every, execution
-        self.trainer: Trainer | None = None
 
     def batch_checkpoint(self, state, logger) -> None:
         iteration = state.timestamp.batch.value
@@ -371,16 +340,20 @@ class Resumable(Callback):
                 adding = partial(self.saved.adding, iteration, sharded, self.execution)
                 aside = of_first_rank(lambda: stack.enter_context(adding()))
                 # Of a sharded state Composer makes a folder of its own naming, beside the name given.
-                self.trainer.save_checkpoint(str(aside / "state" if sharded else aside))
+                save_checkpoint(state, str(aside / "state" if sharded else aside))
                 # Every rank looks for the file, which the first one is about to give its name.
                 dist.barrier()
             dist.barrier()
 
 
-class Pace(Callback):
-    """Times the latest steps, from batch to batch, and how long each waited for its batch."""
+class Report(Callback):
+    """Tells how far the training is; times the latest steps, batch to batch, and their waits for a batch."""
 
-    def __init__(self):
+    #: iterations between
+    every = 50
+
+    def __init__(self, progress: Callable[[int], None] | None):
+        self.progress = progress
         #: seconds; the first step, which compiles and warms up, is left out
         self.steps: deque[float] = deque(maxlen=1000)
         self.waits: deque[float] = deque(maxlen=1000)
@@ -395,29 +368,17 @@ class Pace(Callback):
     def after_dataloader(self, state, logger) -> None:
         self.waits.append(time.perf_counter() - self._asked)
 
+    def batch_end(self, state, logger) -> None:
+        if self.progress and state.timestamp.batch.value % self.every == 0:
+            self.progress(state.timestamp.batch.value)
+
     def measured(self) -> dict[str, float]:
         """Median seconds of a step (validation and saving are seldom enough), share of time spent waiting."""
         if not self.steps:
             return {}
         waited = sum(list(self.waits)[-len(self.steps) :])
-        return {
-            "step_seconds": round(float(np.median(self.steps)), 6),
-            "loader_wait_share": round(waited / sum(self.steps), 5),
-        }
-
-
-class Report(Callback):
-    """Tells how far the training is."""
-
-    #: iterations between
-    every = 50
-
-    def __init__(self, progress: Callable[[int], None]):
-        self.progress = progress
-
-    def batch_end(self, state, logger) -> None:
-        if state.timestamp.batch.value % self.every == 0:
-            self.progress(state.timestamp.batch.value)
+        median = round(float(np.median(self.steps)), 6)
+        return {"step_seconds": median, "loader_wait_share": round(waited / sum(self.steps), 5)}
 
 
 # -- a training
@@ -448,24 +409,17 @@ class _Fitting:
         self.ranks, self.rank = dist.get_world_size(), dist.get_global_rank()
         self.sharded = self.execution.fsdp and self.ranks > 1
         self.arch = architecture(self.training.model.architecture)
-        batch = self.training.batch_sequences
-        if batch % self.ranks:
-            raise self.fault(
-                f"{self.ranks} ranks do not divide the batch of {batch} sequences.", "Change it."
-            )
+        #: learning rate of the update after so many
+        self.rate = partial(learning_rate, self.training)
+        self.fault = partial(UserError, where=job.run.id)
+        self.share, left = divmod(batch := self.training.batch_sequences, self.ranks)
+        if left:
+            what = f"{self.ranks} ranks do not divide the batch of {batch} sequences."
+            raise self.fault(what, do="Change it.")
         if job.device == "gpu" and not torch.cuda.is_available():
-            raise self.fault("the scale asks for a GPU, and there is none.", "Choose a scale for CPUs.")
-        self.share = batch // self.ranks
+            raise self.fault("the scale asks for a GPU, and there is none.", do="Choose a scale for CPUs.")
         spread.prepare_process(self.training, self.execution.deterministic, job.device)
         self.machine = join_ranks(job.device)
-
-    def fault(self, what: str, do: str) -> UserError:
-        """An error of this training."""
-        return UserError(what, where=self.job.run.id, do=do)
-
-    def rate(self, iteration: int) -> float:
-        """Learning rate of the update after `iteration` updates."""
-        return learning_rate(self.training, iteration)
 
     # -- model
 
@@ -487,13 +441,10 @@ class _Fitting:
         """The model with the weights it starts from, and its optimizer."""
         training = self.training
         size = (training.model, training.vocabulary, training.sequence_length)
-        if self.sharded:
-            # The first rank makes or reads the weights; Composer hands them out, a layer at a time.
-            model = self.arch.empty(*size) if self.rank else self.arch.new(*size, training.seed)
-            self.start_digest = of_first_rank(lambda: self._load_start(model))
-        else:
-            model = self.arch.new(*size, training.seed)
-            self.start_digest = on_all_ranks(lambda: self._load_start(model))
+        # Of a sharded model the first rank makes or reads the weights; Composer hands them out by layers.
+        model = self.arch.empty(*size) if self.sharded and self.rank else self.arch.new(*size, training.seed)
+        agreed = of_first_rank if self.sharded else on_all_ranks
+        self.start_digest = agreed(lambda: self._load_start(model))
         spread.prepare_model(model, self.arch, self.execution, self.job.device)
         self.model = _ComposedLM(model)
         self.model.in_rows = not (self.sharded or self.execution.compile or self.job.device == "gpu")
@@ -513,35 +464,26 @@ class _Fitting:
         self.state: SavedState | None = of_first_rank(lambda: self.saved.newest(self.sharded))
         self.started_at = self.state.iteration if self.state else 0
 
-    def _data_spec(self) -> DataSpec:
-        gpu, length = self.job.device == "gpu", self.training.sequence_length
-        return DataSpec(
-            batch_loader(self.batches, self.training.seed, self.started_at, self.job.workers, pinned=gpu),
-            get_num_samples_in_batch=len,
-            get_num_tokens_in_batch=lambda batch: batch.shape[0] * length,
-            split_batch=lambda batch, size: list(batch.split(size)),
-        )
-
     # -- trainer
 
     def prepare_trainer(self) -> None:
         """Composer's trainer with our callbacks, its state loaded."""
         job, training = self.job, self.training
-        recorded = {name: getattr(self.execution, name) for name in RECORDED}
-        self.how = recorded | {"ranks": self.ranks, "fsdp": self.sharded}
-        self.how["loss_in_rows"] = self.model.in_rows
-        self.pace, self.measure = Pace(), Measure(self.curves, training.precision, self.rate)
+        self.how = self.execution.model_dump(include=RECORDED)
+        self.how |= {"ranks": self.ranks, "fsdp": self.sharded, "loss_in_rows": self.model.in_rows}
+        self.measure = Measure(self.curves, training.precision, self.rate)
         self.keep = KeepWeights(training.identity, self.store, job.kept)
+        self.report = Report(job.progress)
+        update = Update(self.rate, spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
         resumable = Resumable(self.saved, job.save_every, self.how)
-        clipping = Clip(spread.gradient_excess(self.machine._device) if self.sharded else 1.0)
-        callbacks = [self.pace, SetRate(self.rate), clipping, self.measure, self.keep, resumable]
-        callbacks += [Report(job.progress)] if job.progress else []
-        in_turn = InTurn(*callbacks)
+        in_turn = InTurn(update, self.measure, self.keep, resumable, self.report)
+        gpu = job.device == "gpu"
+        loader = batch_loader(self.batches, training.seed, self.started_at, job.workers, pinned=gpu)
         state = self.saved.folder / self.state.file if self.state else None
         with _loading(state, self.sharded) as load_path:
-            self.trainer = resumable.trainer = Trainer(
+            self.trainer = Trainer(
                 model=self.model,
-                train_dataloader=self._data_spec(),
+                train_dataloader=loader,
                 max_duration=f"{training.iterations}ba",
                 optimizers=self.optimizer,
                 device=self.machine,
@@ -549,9 +491,7 @@ class _Fitting:
                 precision=training.precision,
                 device_train_microbatch_size=self.share,
                 callbacks=in_turn,
-                progress_bar=False,
-                spin_dataloaders=False,
-                auto_log_hparams=False,
+                **dict.fromkeys(("progress_bar", "spin_dataloaders", "auto_log_hparams"), False),
                 load_path=load_path,
                 load_ignore_keys=_without_algorithms,
                 parallelism_config={"fsdp": FSDP2Config(state_dict_type="sharded")} if self.sharded else None,
@@ -590,11 +530,8 @@ class _Fitting:
                 spread.trial(bare(self.trainer.state.model), self.optimizer, batch)
 
         def agree(fits: bool) -> bool:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            all_fit = torch.tensor([int(fits)], device=device)
-            dist.all_reduce(all_fit, reduce_operation="MIN")
-            return bool(all_fit.item())
+            torch.cuda.empty_cache()
+            return all(dist.all_gather_object(fits))
 
         if self.sharded and device.type == "cuda":
             fits = spread.fits_by_measure(attempt, *spread.cuda_memory())
@@ -613,34 +550,29 @@ class _Fitting:
             quantity, iteration = error.args
             what = f"the {quantity} of batch {iteration} is not finite; its sequences: "
             do = "Look at these sequences or lower eta_max; the last good checkpoint is kept."
-            raise self.fault(f"{what}{self.batches.described(iteration)}.", do) from None
+            raise self.fault(f"{what}{self.batches.described(iteration)}.", do=do) from None
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             # A reader that dies while it hands over a batch breaks the pipe or socket between the two.
-            if not self.job.workers or (
-                isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
-            ):
+            of_reader = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+            if not (self.job.workers and of_reader):
                 raise
-            # Torch's handler would raise again for every other reader that ends, wherever this process then
-            # is.
+            # Torch's handler would raise again for every other reader that ends, wherever this process is.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             do = "Run again: it goes on from the last checkpoint."
-            raise self.fault("a process that reads data was killed or ran out of memory.", do) from None
+            raise self.fault("a process that reads data was killed or ran out of memory.", do=do) from None
         finally:
             # `trainer.close` would also wait for the other ranks, of which one may have failed alone.
             self.trainer.engine.close()
         self.seconds = time.perf_counter() - began
         done, wanted = self.trainer.state.timestamp.batch.value, self.training.iterations
         if done != wanted:
-            raise self.fault(f"training ended at {done} of {wanted} iterations.", "Report it.")
+            raise self.fault(f"training ended at {done} of {wanted} iterations.", do="Report it.")
 
     def finish(self) -> Receipt:
         """The receipt, written by the first rank."""
         run, training = self.job.run, self.training
-        steps = training.iterations - self.started_at
-        tokens, own_seconds = (
-            steps * training.batch_sequences * training.sequence_length,
-            self.measure.seconds,
-        )
+        steps, own_seconds = training.iterations - self.started_at, self.measure.seconds
+        tokens = steps * training.batch_sequences * training.sequence_length
         receipt = Receipt(
             identity=training.identity,
             run=RunName(id=run.id, paper=run.paper, name=run.name, seed=run.seed, model=run.model_name),
@@ -661,7 +593,7 @@ class _Fitting:
                 resumed_at=self.started_at,
                 execution=self.how,
                 commit=code_commit(self.corpora.plan.project.root),
-                **self.pace.measured(),
+                **self.report.measured(),
             ),
         )
         if self.rank == 0:

@@ -58,8 +58,6 @@ def fit(world, name, workers=0, few=False):
 
 def announce(pipe):
     """Makes the phases of training tell that they begin."""
-    from composer import Trainer
-
     from cpt_repro.training import composer, store
 
     def wrap(owner, name, phase):
@@ -74,7 +72,7 @@ def announce(pipe):
     wrap(composer, "adamw", "start")
     wrap(composer.CausalLM, "loss", "step")
     wrap(composer.Measure, "_take", "evaluation")
-    wrap(Trainer, "save_checkpoint", "saving")
+    wrap(composer, "save_checkpoint", "saving")
     wrap(store, "whole_file", "naming")
     wrap(composer, "save_model", "weights")
     wrap(store, "write_record", "receipt")
