@@ -128,14 +128,14 @@ def join_ranks(device: str) -> Device:
 
 def on_all_ranks(do: Callable[[], Any]) -> Any:
     """What `do` gives on this rank; a `UserError` of any rank is raised on all: none waits in vain."""
-    result, fault = None, None
+    result = fault = None
     try:
         result = do()
     except UserError as error:
         fault = error
-    faults = [error for error in dist.all_gather_object(fault) if error is not None]
-    if faults:
-        raise fault or faults[0]
+    for told in (fault, *dist.all_gather_object(fault)):
+        if told is not None:
+            raise told
     return result
 
 
@@ -273,8 +273,7 @@ class Measure(Callback):
         def of_sequences(tokens: torch.Tensor) -> torch.Tensor:
             """Every rank takes its rows, in as many passes as the others, which FSDP needs."""
             share = -(-len(tokens) // ranks)
-            own = tokens[dist.get_global_rank() * share :][:share]
-            own = torch.cat([own, tokens[: share - len(own)]])
+            own = torch.cat([tokens[dist.get_global_rank() * share :][:share], tokens])[:share]
             with spread.precision_context(self.precision, device):
                 losses = model.sequence_losses(own, self.at_once, device)
             return torch.cat(dist.all_gather_object(losses))[: len(tokens)] if ranks > 1 else losses
@@ -421,8 +420,6 @@ class _Fitting:
         spread.prepare_process(self.training, self.execution.deterministic, job.device)
         self.machine = join_ranks(job.device)
 
-    # -- model
-
     def _load_start(self, model: torch.nn.Module) -> str | None:
         """Puts what it starts from into `model`: SHA-256 of the parent's file, or of a model's tensors."""
         start, external, size = self.training.start, self.training.external, self.training.model
@@ -451,8 +448,6 @@ class _Fitting:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.optimizer = adamw(self.model)
 
-    # -- data
-
     def prepare_data(self) -> None:
         """Batches, validation samples, and what the training goes on from."""
         training, job = self.training, self.job
@@ -463,8 +458,6 @@ class _Fitting:
         self.saved = SavedStates(self.store.folder(training.identity), basis)
         self.state: SavedState | None = of_first_rank(lambda: self.saved.newest(self.sharded))
         self.started_at = self.state.iteration if self.state else 0
-
-    # -- trainer
 
     def prepare_trainer(self) -> None:
         """Composer's trainer with our callbacks, its state loaded."""
@@ -534,12 +527,11 @@ class _Fitting:
             return all(dist.all_gather_object(fits))
 
         if self.sharded and device.type == "cuda":
-            fits = spread.fits_by_measure(attempt, *spread.cuda_memory())
+            memory = spread.cuda_memory()
+            fits = spread.fits_by_measure(attempt, torch.cuda.max_memory_allocated, memory)
         else:
             fits = spread.fits_by_trial(attempt)
         return spread.largest_that_fits(self.share, fits, agree, self.job.run.id)
-
-    # -- fitting
 
     def fit(self) -> None:
         """All steps that are left."""

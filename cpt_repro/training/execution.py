@@ -121,9 +121,8 @@ def gradient_excess(device: torch.device) -> float:
 def trial(wrapped: CausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
     """One forward and backward pass beside all that a later one finds in memory; nothing of it stays."""
     # AdamW makes its two moments at its first update.
-    moments = [
-        torch.empty_like(p) for p in wrapped.parameters() if p not in optimizer.state for _ in range(2)
-    ]
+    fresh = [parameter for parameter in wrapped.parameters() if parameter not in optimizer.state]
+    moments = [torch.empty_like(parameter) for parameter in 2 * fresh]
     try:
         wrapped.loss(wrapped(batch), batch).backward()
     finally:
@@ -147,7 +146,7 @@ def fits_by_trial(attempt: Callable[[int], None]) -> Callable[[int], bool]:
 def fits_by_measure(
     attempt: Callable[[int], None], peak: Callable[[], int], memory: int
 ) -> Callable[[int], bool]:
-    """Whether the memory would do, as extrapolated from the peaks (bytes) of one sequence and of two.
+    """Whether the memory would do, as extrapolated from the peaks (bytes) up to one sequence and to two.
 
     For sharded models, of whose ranks none may run out of memory alone: the others would wait for it.
     """
@@ -162,23 +161,16 @@ def largest_that_fits(
     share: int, fits: Callable[[int], bool], agree: Callable[[bool], bool], where: str
 ) -> int:
     """`share`, or the first of its half, quarter, ... that fits on all ranks, as `agree` says."""
-    size = share
-    while not agree(fits(size)):
-        if size == 1:
+    while not agree(fits(share)):
+        if share == 1:
             do = "Turn on 'activation_checkpointing', shard with 'fsdp', or take GPUs with more memory."
             raise UserError("not even one sequence fits into the GPU's memory.", where=where, do=do)
-        size //= 2
-    return size
+        share //= 2
+    return share
 
 
-def cuda_memory() -> tuple[Callable[[], int], int]:
-    """(a function that gives the peak since it was last called, what this process may have), in bytes."""
-
-    def peak() -> int:
-        most = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return most
-
+def cuda_memory() -> int:
+    """Bytes that this process may have of the GPU's memory; its peak is counted from now on."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    return peak, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
