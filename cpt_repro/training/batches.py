@@ -18,10 +18,7 @@ AHEAD, AHEAD_TOKENS = 64, 1 << 20
 
 
 class Batches(Dataset):
-    """A rank's rows of global batch k as (batch / ranks, L + 1) int64; only they are read.
-
-    The ranks must divide the batch.
-    """
+    """A rank's rows alone of global batch k, (batch / ranks, L + 1) int64; the ranks divide the batch."""
 
     def __init__(self, training: Training, corpora: Corpora, rank: int = 0, ranks: int = 1):
         keys = {(stream.corpus, stream.domain) for stream in streams(training.mixture)}
@@ -67,10 +64,7 @@ class Batches(Dataset):
 
 
 class _Iterations(DistributedSampler):
-    """The numbers of the batches still to come.
-
-    Every rank takes its rows of each, for which trainers look at the sampler's type.
-    """
+    """The numbers of the batches still to come; of its type, trainers know that ranks read different rows."""
 
     def __init__(self, first: int, end: int):
         self._range = range(first, end)

@@ -1,9 +1,8 @@
 """Training by Composer: the only file that knows it.
 
-What Composer is given: a model, a loader of whole global batches in our order, AdamW, and callbacks of one
-job each. What it is not given: the learning rate's schedule (set from `schedules`, so that every update's
-rate is the paper's to the last bit) and spinning loaders on resumption (our loader starts where the run
-stopped).
+Composer is given a model, a loader of whole global batches in our order, AdamW, and callbacks of one job
+each. It is not given the learning rate's schedule, so that every update's rate is the paper's to the last
+bit, and spins no loader on resumption: ours starts where the run stopped.
 """
 
 from __future__ import annotations
@@ -28,13 +27,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.torch_version import TorchVersion
 
 with warnings.catch_warnings():
@@ -67,11 +61,7 @@ warnings.filterwarnings("ignore", module=r"composer|torch|torchmetrics")
 #: Seconds that ranks wait for each other at most: the first one hashes and writes what takes minutes at 10B.
 PATIENCE = 3600
 #: States as they are where nothing is sharded, by names of tensors, on the CPU of the first rank.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-#: Of `Execution` what a receipt records, and a state against interruption.
-RECORDED = {"microbatch_sequences", "activation_checkpointing", "compile", "deterministic"}
-#: Among the corpora that a saved state stands on, the weights that the training started from.
-START = "start weights"
+WHOLE = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -318,9 +308,9 @@ class KeepWeights(Callback):
         iteration, model = state.timestamp.batch.value, bare(state.model).model
         if iteration not in self.kept:
             return
-        weights, optimizer = get_model_state_dict(model, options=WHOLE), None
+        weights, optimizer = states.get_model_state_dict(model, options=WHOLE), None
         if self.kept[iteration]:
-            optimizer = get_optimizer_state_dict(model, state.optimizers[0], options=WHOLE)
+            optimizer = states.get_optimizer_state_dict(model, state.optimizers[0], options=WHOLE)
         folder = self.store.weights(self.identity, iteration)
         self.hashes[iteration] = of_first_rank(lambda: save_model(model, folder, optimizer, weights))
 
@@ -386,9 +376,8 @@ class Report(Callback):
 def train(job: Job, corpora: Corpora, store: Store) -> Receipt:
     """Trains, or goes on where it was interrupted; the receipt is in the store when this returns.
 
-    Raises `UserError` on missing or altered data or parent, on a loss that is not finite, on a missing GPU,
-    and where the ranks do not divide the batch. Of several ranks one may fail alone: its process should then
-    end, which ends the others' waiting.
+    Data or a parent that is missing or altered, a loss that is not finite, a missing GPU, and ranks that do
+    not divide the batch are a `UserError`. A rank that fails alone should end: so ends the others' waiting.
     """
     fitting = _Fitting(job, corpora, store)
     fitting.prepare_model()
@@ -454,7 +443,7 @@ class _Fitting:
         self.batches = on_all_ranks(lambda: Batches(training, self.corpora, self.rank, self.ranks))
         self.curves = on_all_ranks(lambda: Curves(job.wanted, self.corpora))
         self.fingerprints = {c: self.corpora.fingerprint(c).fingerprint for c in training.data}
-        basis = self.fingerprints | ({START: self.start_digest} if self.start_digest else {})
+        basis = self.fingerprints | ({"start weights": self.start_digest} if self.start_digest else {})
         self.saved = SavedStates(self.store.folder(training.identity), basis)
         self.state: SavedState | None = of_first_rank(lambda: self.saved.newest(self.sharded))
         self.started_at = self.state.iteration if self.state else 0
@@ -462,7 +451,8 @@ class _Fitting:
     def prepare_trainer(self) -> None:
         """Composer's trainer with our callbacks, its state loaded."""
         job, training = self.job, self.training
-        self.how = self.execution.model_dump(include=RECORDED)
+        #: how it is spread, which the receipt and saved states record
+        self.how = self.execution.model_dump(include={"activation_checkpointing", "compile", "deterministic"})
         self.how |= {"ranks": self.ranks, "fsdp": self.sharded, "loss_in_rows": self.model.in_rows}
         self.measure = Measure(self.curves, training.precision, self.rate)
         self.keep = KeepWeights(training.identity, self.store, job.kept)
@@ -498,7 +488,7 @@ class _Fitting:
             folder = self.store.weights(start.parent, start.iteration)
             state = on_all_ranks(lambda: load_optimizer(folder, mapped=self.sharded))
             model = bare(self.trainer.state.model).model
-            set_optimizer_state_dict(model, self.optimizer, state, options=WHOLE)
+            states.set_optimizer_state_dict(model, self.optimizer, state, options=WHOLE)
 
     def choose_microbatch(self) -> None:
         """Sequences of a forward pass; compiling comes after, so that sizes tried are not compiled."""
@@ -540,9 +530,10 @@ class _Fitting:
             self.trainer.fit()
         except NotFinite as error:
             quantity, iteration = error.args
-            what = f"the {quantity} of batch {iteration} is not finite; its sequences: "
+            sequences = self.batches.described(iteration)
+            what = f"the {quantity} of batch {iteration} is not finite; its sequences: {sequences}."
             do = "Look at these sequences or lower eta_max; the last good checkpoint is kept."
-            raise self.fault(f"{what}{self.batches.described(iteration)}.", do=do) from None
+            raise self.fault(what, do=do) from None
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             # A reader that dies while it hands over a batch breaks the pipe or socket between the two.
             of_reader = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
@@ -562,8 +553,8 @@ class _Fitting:
 
     def finish(self) -> Receipt:
         """The receipt, written by the first rank."""
-        run, training = self.job.run, self.training
-        steps, own_seconds = training.iterations - self.started_at, self.measure.seconds
+        run, training, own_seconds = self.job.run, self.training, self.measure.seconds
+        steps = training.iterations - self.started_at
         tokens = steps * training.batch_sequences * training.sequence_length
         receipt = Receipt(
             identity=training.identity,

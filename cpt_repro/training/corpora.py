@@ -14,10 +14,7 @@ from cpt_repro.records.receipts import Fingerprint
 
 
 class Corpora:
-    """The corpora of a plan's scale.
-
-    `check`: whether this process compares shards with their hashes; of the ranks of a node one does.
-    """
+    """The corpora of a plan's scale; with `check`, as in one rank of a node, shards' hashes are compared."""
 
     def __init__(self, plan: Plan, check: bool = True):
         self.plan, self.check, self._scale = plan, check, (plan.project, plan.scale.name)

@@ -1,7 +1,4 @@
-"""How training is spread over hardware: kernels, threads, attention, compiling, sharding, memory.
-
-Knows torch, and of models what `models.architecture` says.
-"""
+"""How training is spread over hardware: kernels, threads, attention, compiling, sharding, memory."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import version
 
 import numpy as np
@@ -30,10 +27,9 @@ USABLE = 0.9
 
 
 def choose_kernels(deterministic: bool, device: str) -> None:
-    """Deterministic kernels only, or the fastest. To be called before the GPU is first used.
+    """Deterministic kernels only, or the fastest; to be called before the GPU is first used.
 
-    TF32 is off in either case: matrix products are bf16 by autocast anyway, and the few in float32 are those
-    of the rotary angles, which its 11 bits would falsify.
+    TF32 is off: products are bf16 by autocast, but those of rotary angles, which its 11 bits would falsify.
     """
     if device == "gpu" and deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -46,13 +42,11 @@ def choose_kernels(deterministic: bool, device: str) -> None:
 
 def prepare_process(training: Training, deterministic: bool, device: str) -> None:
     """Threads, memory, kernels and the global generator of a process that trains or measures."""
-    try:
+    with suppress(OSError, AttributeError):  # another C library: slower, with the same bits
         # Returning freed memory and faulting it in again took 7 % of a small model's step.
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        pass  # another C library: slower, with the same bits
     torch.set_num_threads(training.threads)
     torch.manual_seed(training.seed)
     choose_kernels(deterministic, device)
@@ -80,10 +74,9 @@ def prepare_model(
 
 
 def compile_parts(wrapped: CausalLM, architecture: Architecture) -> None:
-    """Compiles the layers' forward and the loss, in place.
+    """Compiles the layers' forward, all as one, and the loss, which then needs no float32 copy of the logits.
 
-    All layers share one compilation, names of parameters stay as they are, and what FSDP and checkpointing
-    put around a layer stays outside. The compiled loss needs no float32 copy of the logits.
+    Names of parameters stay as they are, and what FSDP and checkpointing put around a layer stays outside.
     """
     for layer in architecture.layers(wrapped.model):
         layer.forward = torch.compile(layer.forward, dynamic=False)
@@ -134,11 +127,10 @@ def fits_by_trial(attempt: Callable[[int], None]) -> Callable[[int], bool]:
     """Whether an attempt of some size ends without an out-of-memory error."""
 
     def fits(size: int) -> bool:
-        try:
+        with suppress(torch.OutOfMemoryError):
             attempt(size)
-        except torch.OutOfMemoryError:
-            return False
-        return True
+            return True
+        return False
 
     return fits
 

@@ -56,8 +56,7 @@ def export_run(plan: Plan, store: Store, run: str, out: Path, iteration: int | N
 
     It holds `config.json`, `model.safetensors`, the scale's tokenizer, the run's receipt and a model card,
     `README.md`. `run`: a run's id, or `<paper>/<run>` for its first seed. `iteration`: one whose weights were
-    kept, None for the last. An unknown run, one that is not trained, altered weights, a missing tokenizer and
-    an `out` that is there and not empty are a `UserError`.
+    kept, None for the last. What is missing or altered, and an `out` that is not empty, are a `UserError`.
     """
     planned, scale = plan.runs.get(run) or plan.runs.get(f"{run}/seed-{plan.scale.seeds[0]}"), plan.scale.name
     if planned is None:

@@ -21,8 +21,8 @@ def mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 class _MeanLossInRows(torch.autograd.Function):
     """Mean cross-entropy of the logits `hidden @ head.T` (N, width) x (V, width), `ROWS` positions at a time.
 
-    The gradient of a position's logits, softmax minus one at the target, is used as soon as it is there, so
-    that N x V numbers are never in memory. The same mathematics as `mean_loss`, summed in another order.
+    The gradient of a position's logits, softmax minus one at the target, is used at once: N x V numbers are
+    never in memory. The same mathematics as `mean_loss`, summed in another order.
     """
 
     @staticmethod
@@ -63,10 +63,7 @@ class CausalLM(torch.nn.Module):
         self._mask: torch.Tensor | None = None
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """What the loss of a batch (n, L + 1) of token ids is made from.
-
-        Logits (n, L, vocabulary); or, where they are made in rows, the last layer's states (n, L, width).
-        """
+        """Of a batch (n, L + 1) the logits (n, L, V); where those are made in rows, states (n, L, width)."""
         inputs = batch[:, :-1]
         if inputs.is_cuda:  # see `Architecture.prepare_attention`
             return self.model(input_ids=inputs, use_cache=False).logits

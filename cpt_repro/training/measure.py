@@ -61,8 +61,8 @@ class _Taken:
 class Curves:
     """Validation losses along one training, rates and mean training losses at the same points.
 
-    What is measured decides nothing: between an interruption and the resumption it may change. Points of a
-    corpus that was measured otherwise are then left out, and those of a new one begin there.
+    Between an interruption and the resumption what is measured may change: points of a corpus that was
+    measured otherwise are left out, and those of a new one begin there.
     """
 
     def __init__(self, wanted: ValidationPlan, corpora: Corpora):
@@ -134,10 +134,10 @@ def _kept_model(plan: Plan, run: PlannedRun, microbatch: int) -> tuple[CausalLM,
 def measure_kept(
     plan: Plan, records: Records, run: PlannedRun, store: Store, corpora: Corpora, say: Callable[[str], None]
 ) -> None:
-    """Measures the kept weights of a trained run on the corpora on which its final loss is not known.
+    """Measures the kept weights of a trained run on the corpora that `records.to_measure` names.
 
-    They are those that `records.to_measure` names; the losses are put to those in `records.later_path`. Final
-    weights that are missing or altered are a `UserError`. `records` does not see what is written.
+    The losses are put to those in `records.later_path`, which `records` does not see. Final weights that are
+    missing or altered are a `UserError`.
     """
     if not (left := records.to_measure(run)):
         return

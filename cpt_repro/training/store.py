@@ -90,10 +90,9 @@ def _digests(path: Path) -> str | dict[str, str]:
     """SHA-256 of a file, or of every file below a folder by name; several at a time, for they are large."""
     if not path.is_dir():
         return file_digest(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(file_digest, files)
-        return {str(file.relative_to(path)): digest for file, digest in zip(files, digests, strict=True)}
+        return dict(zip(files, pool.map(file_digest, files.values()), strict=True))
 
 
 def _remove(path: Path) -> None:
