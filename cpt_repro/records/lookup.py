@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from cpt_repro.declarations.benchmarks import task_digests
-from cpt_repro.declarations.study import Study
 from cpt_repro.files import digest, read_json
 from cpt_repro.planning.plan import Plan, PlannedRun
-from cpt_repro.records.receipts import (
-    Evaluation,
-    FinalLoss,
-    Fingerprint,
-    LaterLosses,
-    Losses,
-    Receipt,
-    identity_in,
-    read_fingerprint,
-    read_record,
-)
+from cpt_repro.records import receipts
+from cpt_repro.records.receipts import Evaluation, FinalLoss, Fingerprint, LaterLosses, Losses, Receipt
 
 NOT_RUN, NO_COUNTERPART, FAILED = "not run", "no counterpart", "failed"
 
@@ -35,33 +26,31 @@ class Records:
         self._read: dict[Path, BaseModel] = {}
         self._digests: dict[Path, str] = {}
 
-    # -- places
-
     @cached_property
     def _places(self) -> dict[tuple[str, str], Path]:
         """(file name, identity) -> where it lies, the place that its name asks for first."""
         places: dict[tuple[str, str], Path] = {}
         for path in sorted((self.folder / "runs").rglob("*.json")):
-            if path.name in ("receipt.json", "evaluation.json") and (identity := identity_in(path)):
-                places.setdefault((path.name, identity), path)
+            if path.name in ("receipt.json", "evaluation.json"):
+                places.setdefault((path.name, receipts.identity_in(path)), path)
         return places
+
+    def _path(self, file: str, identity: str, name: str) -> Path:
+        """Where a file of a model lies, under whatever name of it; else where it is to be, its first."""
+        first = self.plan.trainings[identity][0].id if identity in self.plan.trainings else name
+        return self._places.get((file, identity), self.place_of(first) / file)
 
     def place_of(self, run_id: str) -> Path:
         """The folder of a run or merge, named as it is."""
         return self.folder / "runs" / run_id
 
     def receipt_path(self, run: PlannedRun) -> Path:
-        """Where the receipt of a run's training lies, under whatever name; else where it is to be."""
-        first = self.plan.trainings[run.identity][0]
-        own = self.place_of(first.id) / "receipt.json"
-        return self._places.get(("receipt.json", run.identity), own)
+        """Where the receipt of a run's training lies, or is to be."""
+        return self._path("receipt.json", run.identity, run.id)
 
     def evaluation_path(self, model_id: str) -> Path:
-        """Where the evaluation of a model lies, under whatever name; else where it is to be."""
-        identity = self.plan.model(model_id).identity
-        first = self.plan.trainings[identity][0].id if identity in self.plan.trainings else model_id
-        own = self.place_of(first) / "evaluation.json"
-        return self._places.get(("evaluation.json", identity), own)
+        """Where the evaluation of a run or merge lies, or is to be."""
+        return self._path("evaluation.json", self.plan.model(model_id).identity, model_id)
 
     def later_path(self, run: PlannedRun) -> Path:
         """Where losses lie that were measured on kept weights after the training."""
@@ -71,11 +60,9 @@ class Records:
         """Where the record of a built corpus (a copy of its fingerprint) lies."""
         return self.folder / "corpora" / f"{corpus}.json"
 
-    # -- what lies there
-
-    def _one(self, path: Path, reader) -> BaseModel | None:
+    def _one(self, path: Path, read: Callable[[Path], BaseModel]) -> BaseModel | None:
         if path not in self._read and path.is_file():
-            self._read[path] = reader(path)
+            self._read[path] = read(path)
         return self._read.get(path)
 
     def has_receipt(self, run: PlannedRun) -> bool:
@@ -84,15 +71,14 @@ class Records:
 
     def receipt(self, run: PlannedRun) -> Receipt | None:
         """The receipt of a run's training; a broken one is a `UserError`."""
-        if not self.has_receipt(run):
-            return None
-        return self._one(self.receipt_path(run), lambda path: read_record(Receipt, path))
+        read = partial(receipts.read_record, Receipt)
+        return self._one(self.receipt_path(run), read) if self.has_receipt(run) else None
 
     def evaluation(self, model_id: str) -> Evaluation | None:
         """The evaluation of a run or merge; one of other weights is none."""
-        if ("evaluation.json", self.plan.model(model_id).identity) not in self._places:
-            return None
-        return self._one(self.evaluation_path(model_id), lambda path: read_record(Evaluation, path))
+        there = ("evaluation.json", self.plan.model(model_id).identity) in self._places
+        read = partial(receipts.read_record, Evaluation)
+        return self._one(self.evaluation_path(model_id), read) if there else None
 
     def scores(self, model_id: str) -> Evaluation | None:
         """The same with the scores of tasks as they are declared now, of suites that are whole."""
@@ -105,13 +91,12 @@ class Records:
 
     def fingerprint(self, corpus: str) -> Fingerprint | None:
         """What was built of a corpus."""
-        return self._one(self.corpus_path(corpus), read_fingerprint)
+        return self._one(self.corpus_path(corpus), receipts.read_fingerprint)
 
     def later(self, run: PlannedRun) -> LaterLosses | None:
         """Losses measured on the run's kept weights; those of other weights are none."""
-        if not self.has_receipt(run):
-            return None
-        later = self._one(self.later_path(run), lambda path: read_record(LaterLosses, path))
+        read = partial(receipts.read_record, LaterLosses)
+        later = self._one(self.later_path(run), read) if self.has_receipt(run) else None
         return later if later and later.identity == run.identity else None
 
     def digest(self, path: Path) -> str:
@@ -122,22 +107,18 @@ class Records:
             self._digests[path] = digest(content)
         return self._digests[path]
 
-    # -- what is to be measured
+    def _current(self, run: PlannedRun, corpus: str) -> list[Losses]:
+        """What was measured on a corpus as it is now: in training, and on kept weights."""
+        both = [record.losses.get(corpus) for record in (self.receipt(run), self.later(run)) if record]
+        return [one for one in both if one and one.data == self.plan.data.get(corpus)]
 
     def losses(self, run: PlannedRun, corpus: str) -> Losses | None:
         """A run's losses on a corpus as it is now: of enough sequences, else of as many as there are."""
-        receipt, later = self.receipt(run), self.later(run)
-        both = [record.losses.get(corpus) for record in (receipt, later) if record]
-        current = [one for one in both if one and one.data == self.plan.data.get(corpus)]
-        return max(current, key=lambda one: one.sequences, default=None)
+        return max(self._current(run, corpus), key=lambda one: one.sequences, default=None)
 
     def curve(self, run: PlannedRun, corpus: str) -> tuple[tuple[int, float], ...]:
         """[(iteration, loss)]: the longer one of those that were taken in training and on kept weights."""
-        receipt, later = self.receipt(run), self.later(run)
-        both = [record.losses.get(corpus) for record in (receipt, later) if record]
-        return max(
-            (one.curve for one in both if one and one.data == self.plan.data.get(corpus)), key=len, default=()
-        )
+        return max((one.curve for one in self._current(run, corpus)), key=len, default=())
 
     def to_measure(self, run: PlannedRun) -> list[str]:
         """Corpora on which a trained run's final weights are still to be measured (on enough sequences)."""
@@ -157,12 +138,10 @@ class Records:
         wanted = self.plan.wanted(run.identity)
         out = []
         for corpus in wanted.corpora:
-            whole = {*wanted.evaluations} - {*wanted.shared} <= {
-                iteration for iteration, _ in self.curve(run, corpus)
-            }
+            lacking = {*wanted.evaluations} - {*wanted.shared} - {*dict(self.curve(run, corpus))}
             receipt = self.receipt(run).losses.get(corpus)
             few = receipt is None or receipt.sequences < wanted.sequences
-            if not whole or few or (receipt.along or receipt.sequences) < (wanted.along or 0):
+            if lacking or few or (receipt.along or receipt.sequences) < (wanted.along or 0):
                 out.append(corpus)
         return out
 
@@ -172,19 +151,12 @@ class Trained:
 
     def __init__(self, records: Records, run: PlannedRun, receipt: Receipt):
         self.records, self.run, self.receipt = records, run, receipt
-
-    @property
-    def seed(self) -> int:
-        return self.run.seed
-
-    @property
-    def parameters(self) -> int:
-        return self.receipt.parameters
+        self.seed, self.parameters = run.seed, receipt.parameters
 
     @cached_property
     def _losses(self) -> dict[str, Losses]:
-        both = {corpus: self.records.losses(self.run, corpus) for corpus in self.records.plan.scale.corpora}
-        return {corpus: losses for corpus, losses in both.items() if losses}
+        of, corpora = self.records.losses, self.records.plan.scale.corpora
+        return {corpus: losses for corpus in corpora if (losses := of(self.run, corpus))}
 
     @cached_property
     def final(self) -> dict[str, FinalLoss]:
@@ -227,7 +199,7 @@ class Evidence:
     def __init__(self, records: Records, paper: str):
         self.records, self.paper = records, paper
         self.plan, self.scale = records.plan, records.plan.scale
-        self.study: Study = self.plan.studies[paper]
+        self.study = self.plan.studies[paper]
         #: "receipt <id>", "evaluation <id>" or "corpus <name>" -> SHA-256 of its content
         self.digests: dict[str, str] = {}
         #: runs of whose plan something is shown -> identity of their training

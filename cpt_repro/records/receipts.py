@@ -285,19 +285,15 @@ def read_fingerprint(path: Path) -> Fingerprint:
 R = TypeVar("R", bound=BaseModel)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_record(model: type[R], path: Path) -> R:
+    """Reads a receipt or evaluation; an unknown version or a broken file is a `UserError`."""
     raw = read_json(path)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != VERSION:
         what = f"its schema_version is {version!r}; this program reads {VERSION}."
         do = "Use the version of cpt_repro that wrote it, or remove the file and run again."
         raise UserError(what, where=str(path), do=do)
-    return raw
-
-
-def read_record(model: type[R], path: Path) -> R:
-    """Reads a receipt or evaluation; an unknown version or a broken file is a `UserError`."""
-    return parse(model, _content(path), str(path))
+    return parse(model, raw, str(path))
 
 
 class _Identified(BaseModel):
@@ -309,7 +305,7 @@ def identity_in(path: Path) -> str | None:
 
     What is broken is not taken for missing: errors as of `read_record`.
     """
-    return parse(_Identified, _content(path), str(path)).identity if path.exists() else None
+    return read_record(_Identified, path).identity if path.exists() else None
 
 
 def write_record(path: Path, record: BaseModel) -> None:
