@@ -25,13 +25,12 @@ import itertools
 import os
 import re
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from cpt_repro.declarations.runs import combinations, fill
-from cpt_repro.declarations.strict import Count, Strict, nearest, parse, read_yaml
+from cpt_repro.declarations.strict import Count, Strict, load, nearest, parse
 from cpt_repro.declarations.study import Items, Study, WantedPoints
 from cpt_repro.errors import UserError
 
@@ -41,13 +40,7 @@ if TYPE_CHECKING:
     from cpt_repro.records.uncertainty import Effect
 
 Verdict = Literal["held", "failed", "inconclusive", "undecidable here", "not run"]
-HELD, FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN = VERDICTS = (
-    "held",
-    "failed",
-    "inconclusive",
-    "undecidable here",
-    "not run",
-)
+HELD, FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN = VERDICTS = get_args(Verdict)
 #: Billions of the paper's tokens since a run began.
 Window = tuple[float, float]
 AVERAGE = ("average",)
@@ -149,6 +142,12 @@ class Quantity(Strict):
         return Quantity(text=text, terms=tuple((w, r.model_copy(update=changed)) for w, r in self.terms))
 
 
+def _quantities_in(declared: Any) -> list[Quantity]:
+    if isinstance(declared, tuple):
+        return [quantity for part in declared for quantity in _quantities_in(part)]
+    return [declared] if isinstance(declared, Quantity) else []
+
+
 class Tolerance(Strict):
     """How much counts as nothing: absolute at scale paper, elsewhere a share of a reference quantity."""
 
@@ -194,6 +193,10 @@ class _Test(Strict):
         signs = [effect.sign for effect in effects]
         return FAILED if -1 in signs else HELD if min(signs) > 0 else INCONCLUSIVE, ""
 
+    def compared(self) -> list[Quantity]:
+        """The quantities that it is about, in the order of its declaration."""
+        return [quantity for _, declared in self for quantity in _quantities_in(declared)]
+
     def readings(self, references: bool = True) -> list[Reading]:
         """Every reading, each once; last, unless left out, those that a tolerance is a share of."""
         tolerance = getattr(self, "tolerance", None) if references else None
@@ -227,9 +230,6 @@ class Ordering(_Test):
         groups = [item if isinstance(item, tuple) else (item,) for item in self.rising or self.falling]
         return groups if self.rising else groups[::-1]
 
-    def compared(self) -> list[Quantity]:
-        return [quantity for group in self.groups()[:: 1 if self.rising else -1] for quantity in group]
-
     def effects(self, at: Bench) -> list[Effect]:
         steps = (pair for groups in itertools.pairwise(self.groups()) for pair in itertools.product(*groups))
         return [at.step(high, low, *at.slack) for low, high in steps]
@@ -245,7 +245,7 @@ class Monotone(Ordering):
     kind: Literal["monotone"] = "monotone"
 
     def effects(self, at: Bench) -> list[Effect]:
-        chain = [quantity for group in self.groups() for quantity in group]
+        chain = _quantities_in(tuple(self.groups()))
         steps = [at.step(high, low, *at.slack) for low, high in itertools.pairwise(chain)]
         back = [step for step in steps if step.sign < 0]
         return [at.step(chain[-1], chain[0]), *(back or steps if len(steps) > 1 else [])]
@@ -261,9 +261,6 @@ class Within(_Test):
     kind: Literal["within"] = "within"
     items: Annotated[tuple[Quantity, ...], Field(min_length=2)]
     tolerance: Tolerance
-
-    def compared(self) -> list[Quantity]:
-        return list(self.items)
 
     def effects(self, at: Bench) -> list[Effect]:
         # Ties go to the later item, so that two equal items still make a pair.
@@ -337,9 +334,6 @@ class Ratio(_Test):
             raise ValueError("give 'at_least' or 'at_most'")
         return self
 
-    def compared(self) -> list[Quantity]:
-        return [self.of, self.over] if self.over else [self.of]
-
     def effects(self, at: Bench) -> list[Effect]:
         if self.over:
             at.positive("what it is a share of", self.over)
@@ -362,9 +356,6 @@ class Finding(_Test):
     over: Quantity
     #: ids of the claims that say what was found
     claims: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(min_length=1)
-
-    def compared(self) -> list[Quantity]:
-        return [self.of, self.over]
 
 
 class Statement(Strict):
@@ -422,16 +413,23 @@ def _without_braces(text: str) -> list[str]:
     return ["".join(combination) for combination in itertools.product(*choices)]
 
 
-def _check(reading: Reading, study: Study, suites: list[str], where: str) -> None:
-    """Refuses a reading that no record of its runs can have."""
+def _check(test: _Test, catalogue: Catalogue, study: Study, where: str) -> None:
+    """Refuses a scale that is not declared, and readings that no record of their runs can have.
+
+    A suite is known if exhibits of the paper show it.
+    """
     wrong = partial(UserError, where=where)
-    for run in reading.runs:
+    scales = {"paper", *(scale.stem for scale in study.project.scales.glob("*.yaml"))} if test.only_at else ()
+    if test.only_at and test.only_at not in scales:
+        raise wrong(f"the scale '{test.only_at}' is unknown.", do=nearest(test.only_at, sorted(scales)))
+    for reading, run in [(one, run) for one in test.readings() for run in one.runs]:
         study.check_run(run, where, merges=True)
         paper, name = study.resolve(run)
         declared = study.studies[paper].paper
         if reading.what in ("suite", "task"):
-            if (suite := reading.of[0]) not in suites:
-                raise wrong(f"the suite '{suite}' is unknown.", do=nearest(suite, suites))
+            suite, suites = reading.of[0], catalogue.counterparts(study.name).suites
+            if suite not in suites:
+                raise wrong(f"the suite '{suite}' is unknown.", do=nearest(suite, sorted(suites)))
             continue
         if name in declared.merges:
             raise wrong(f"'{run}' is a merge: no curve, no length.", do="Ask it for a suite or a task.")
@@ -447,55 +445,43 @@ def _check(reading: Reading, study: Study, suites: list[str], where: str) -> Non
         if begin > 1.01 * length:
             what = f"'{run}' is {length:.0f}B tokens long; {begin:g}B is asked for."
             raise wrong(what, do="Ask for an earlier point.")
-        points = study.studies[paper].points
-        if reading.when == "at" and begin not in points:
+        if reading.when == "at" and begin not in study.studies[paper].points:
             what = f"'{run}' is not evaluated at {begin:g}B, which is not among the points of {paper}."
             raise wrong(what, do="Add it to 'points' of the claims of that paper.")
 
 
-def _file(study: Study) -> tuple[Path, _File | None]:
-    """One paper's `claims.yaml`, if it has one."""
+def _file(study: Study) -> tuple[str, _File]:
+    """Where one paper's `claims.yaml` lies, and what it says: nothing where there is none."""
     path = study.path("claims.yaml")
-    if not path.exists():
-        return path, None
-    file = parse(_File, read_yaml(path), str(path))
+    file = load(_File, path) if path.exists() else _File(paper=study.name, claims=[])
     if file.paper != study.name:
-        raise UserError(
-            f"the key 'paper' says '{file.paper}'.", where=str(path), do=f"Make it '{study.name}'."
-        )
-    return path, file
+        what, do = f"the key 'paper' says '{file.paper}'.", f"Make it '{study.name}'."
+        raise UserError(what, where=str(path), do=do)
+    return str(path), file
 
 
 def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
     """Reads one paper's `claims.yaml` and checks it against what is declared; () where it has none.
 
-    Its preconditions come first. Every fault is a `UserError` naming file and claim. A suite is known if
-    exhibits of the paper show it.
+    Its preconditions come first. Every fault is a `UserError` naming file and claim.
     """
     study = catalogue.plan.studies[paper]
     path, file = _file(study)
-    if file is None:
-        return ()
-    suites = sorted(catalogue.counterparts(paper).suites)
-    scales = sorted({scale.stem for scale in study.project.scales.glob("*.yaml")} | {"paper"})
     claims: dict[str, Claim] = {}
     entries = [{**one, "precondition": True} if isinstance(one, dict) else one for one in file.preconditions]
     for position, entry in enumerate(entries + file.claims, 1 - len(entries)):
         where = f"{path}, claim {entry.get('id', position) if isinstance(entry, dict) else position}"
         if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
             tests = [one for test in entry["tests"] for one in combinations(test, where)]
-            needs = {"needs": entry["needs"]} if "needs" in entry else {}
+            needs = {key: entry[key] for key in entry if key == "needs"}
             tests = [_spelled(fill(test, values), file.runs) for test, values in tests]
             tests = [needs | test if isinstance(test, dict) else test for test in tests]
-            entry = {key: value for key, value in entry.items() if key != "needs"} | {"tests": tests}
+            entry = {key: entry[key] for key in entry if key != "needs"} | {"tests": tests}
         claim = parse(Claim, entry, where)
         if claim.id in claims:
             raise UserError("its id stands twice.", where=where, do="Give every claim its own.")
         for test in claim.tests:
-            if (scale := test.only_at) and scale not in scales:
-                raise UserError(f"the scale '{scale}' is unknown.", where=where, do=nearest(scale, scales))
-            for reading in test.readings():
-                _check(reading, study, suites, where)
+            _check(test, catalogue, study, where)
         claims[claim.id] = claim
     return tuple(claims.values())
 
@@ -504,14 +490,12 @@ def load_findings(catalogue: Catalogue, paper: str) -> tuple[Finding, ...]:
     """Reads the main effects that one paper's `claims.yaml` declares, and checks them as claims are."""
     study = catalogue.plan.studies[paper]
     path, file = _file(study)
-    suites = sorted(catalogue.counterparts(paper).suites)
     ids = [one.id for one in load_claims(catalogue, paper)]
     findings = []
-    for number, entry in enumerate(file.findings if file else (), 1):
+    for number, entry in enumerate(file.findings, 1):
         where = f"{path}, finding {number}"
         finding = parse(Finding, _spelled(entry, file.runs), where)
-        for reading in finding.readings():
-            _check(reading, study, suites, where)
+        _check(finding, catalogue, study, where)
         for claim in finding.claims:
             if claim not in ids:
                 raise UserError(f"the claim '{claim}' is unknown.", where=where, do=nearest(claim, ids))
