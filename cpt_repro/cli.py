@@ -366,7 +366,7 @@ def claims(
 
 
 def _claims_as_published(catalogue: Catalogue, as_json: bool) -> None:
-    from cpt_repro.claims.published import check_published, told
+    from cpt_repro.claims.verdicts import check_published, told
 
     checks = check_published(catalogue)
     if as_json:

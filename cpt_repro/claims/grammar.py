@@ -27,7 +27,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cpt_repro.declarations.runs import combinations, fill
 from cpt_repro.declarations.strict import Count, Strict, load, nearest, parse
@@ -376,9 +376,13 @@ class Claim(Statement):
     tests: tuple[Annotated[Test, Field(discriminator="kind")], ...] = Field(min_length=1)
 
 
+#: One run, or several, of which the first that has a counterpart is meant; as it is written out.
+_Choice = Annotated[str | list[str], AfterValidator(lambda of: of if isinstance(of, str) else "|".join(of))]
+
+
 class _File(Strict):
     paper: str
-    names: dict[str, str | list[str]] = {}
+    names: dict[str, _Choice] = {}
     points: WantedPoints = ()
     documents: Items = {}
     #: Anchors only.
@@ -386,11 +390,6 @@ class _File(Strict):
     preconditions: list[Any] = []
     findings: list[Any] = []
     claims: list[Any]
-
-    @property
-    def runs(self) -> dict[str, str]:
-        """Short names, as they are written out."""
-        return {name: runs if isinstance(runs, str) else "|".join(runs) for name, runs in self.names.items()}
 
 
 def _spelled(value: Any, names: dict[str, str], key: str = "") -> Any:
@@ -474,7 +473,7 @@ def load_claims(catalogue: Catalogue, paper: str) -> tuple[Claim, ...]:
         if isinstance(entry, dict) and isinstance(entry.get("tests"), list):
             tests = [one for test in entry["tests"] for one in combinations(test, where)]
             needs = {key: entry[key] for key in entry if key == "needs"}
-            tests = [_spelled(fill(test, values), file.runs) for test, values in tests]
+            tests = [_spelled(fill(test, values), file.names) for test, values in tests]
             tests = [needs | test if isinstance(test, dict) else test for test in tests]
             entry = {key: entry[key] for key in entry if key != "needs"} | {"tests": tests}
         claim = parse(Claim, entry, where)
@@ -494,7 +493,7 @@ def load_findings(catalogue: Catalogue, paper: str) -> tuple[Finding, ...]:
     findings = []
     for number, entry in enumerate(file.findings, 1):
         where = f"{path}, finding {number}"
-        finding = parse(Finding, _spelled(entry, file.runs), where)
+        finding = parse(Finding, _spelled(entry, file.names), where)
         _check(finding, catalogue, study, where)
         for claim in finding.claims:
             if claim not in ids:

@@ -23,9 +23,8 @@ from cpt_repro.claims.grammar import (
     load_claims,
     load_findings,
 )
-from cpt_repro.claims.published import as_published
 from cpt_repro.claims.quantities import Measured, number, signed
-from cpt_repro.claims.verdicts import Outcome, evaluate, settle, share, values
+from cpt_repro.claims.verdicts import Outcome, as_published, evaluate, settle, share, values
 from cpt_repro.claims.words import says_in_words
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest

@@ -52,13 +52,9 @@ class Missing(Exception):
             runs[one.why][one.run] = None
         told = []
         for why, names in runs.items():
-            first, more = [*names][:3], len(names) - 3
-            verb = (
-                why.replace("has ", "have ", 1).replace("was ", "were ", 1)
-                if names.keys() - first[:1]
-                else why
-            )
-            told.append(f"{', '.join(first)}{f' and {more} more' if more > 0 else ''} {verb}".strip())
+            plural = why.replace("has ", "have ", 1).replace("was ", "were ", 1)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            told.append(f"{', '.join([*names][:3])}{more} {plural if len(names) > 1 else why}".strip())
         return Missing("; ".join(told))
 
 
@@ -137,7 +133,8 @@ class Measured:
             if reading.what in ("suite", "task"):
                 self._samples[asked] = self._scores(run, reading)
             elif reading.what == "compute":
-                self._samples[asked] = self._compute(run, reading)
+                planned, unit = self.evidence.plan.find(self.study.name, run), self.study.paper.unit.billions
+                self._samples[asked] = {one.seed: Sample(one.billions / unit) for one in planned}
             else:
                 self._samples[asked] = self._losses(run, reading, beside, along)
         if not self._samples[asked]:
@@ -154,11 +151,6 @@ class Measured:
         if names and not tasks:
             raise Missing(f"no counterpart: the {suite} suite of {self.scale} has no {names[0]}")
         return scores(self.evidence.evaluations(run), suite, tasks[0] if tasks else None)
-
-    def _compute(self, run: str, reading: Reading) -> dict[int, Sample]:
-        """Lengths in the paper's unit, known from the plan."""
-        planned, unit = self.evidence.plan.find(self.study.name, run), self.study.paper.unit.billions
-        return {one.seed: Sample(one.billions / unit) for one in planned}
 
     def _losses(
         self, run: str, reading: Reading, beside: tuple[Reading, ...], along: bool
@@ -191,12 +183,12 @@ class Measured:
 
     def _resembled(self, trained: Trained, corpus: str, reading: Reading) -> Trained:
         """Whose last evaluation a reading resembles: at the start, the parent's, if there is one."""
-        if reading.when == "start" and (parent := trained.run.parent):
-            above = self.evidence.plan.runs[parent]
-            own = above.paper == self.study.name
-            one = self._seeds_of(above.name if own else f"{above.paper}/{above.name}").get(above.seed)
-            return one if one and corpus in one.final else trained
-        return trained
+        if reading.when != "start" or not trained.run.parent:
+            return trained
+        above = self.evidence.plan.runs[trained.run.parent]
+        name = above.name if above.paper == self.study.name else f"{above.paper}/{above.name}"
+        one = self._seeds_of(name).get(above.seed)
+        return one if one and corpus in one.final else trained
 
     def number_of_seeds(self, reading: Reading) -> int | None:
         """On how many seeds a reading rests; None of what is known without any run."""
@@ -208,20 +200,18 @@ class Measured:
 
     def lacks(self, test: Test) -> str | None:
         """Why the scale cannot decide a test, by what that says it needs."""
-        runs = {run for reading in test.readings() if (run := self.run(reading))} if test.needs else ()
-        behind = [planned for run in sorted(runs) if (planned := self.evidence.planned(run))]
-        for planned in behind:
+        needs = test.needs
+        runs = {run for reading in test.readings() if (run := self.run(reading))} if needs else ()
+        for planned in (one for run in sorted(runs) if (one := self.evidence.planned(run))):
             training = planned.training
             warmup = round(getattr(training.schedule, "warmup_frac", 0) * training.schedule_iterations)
             before = sum(run.parent_iteration or 0 for run in self.evidence.plan.lineage(planned.id))
-            counts = {
-                "iterations with what it starts from": before + training.iterations,
-                "iterations of warm-up": warmup,
-            }
-            wanted = (test.needs.iterations, test.needs.warmup_iterations if warmup else None)
-            for (what, count), least in zip(counts.items(), wanted, strict=True):
+            for count, what, least in (
+                (before + training.iterations, "iterations with what it starts from", needs.iterations),
+                (warmup, "iterations of warm-up", warmup and needs.warmup_iterations),
+            ):
                 if least and count < least:
-                    return f"{planned.name} has {count} {what}, {least} are needed: {test.needs.why}"
+                    return f"{planned.name} has {count} {what}, {least} are needed: {needs.why}"
         return None
 
     def seeds(self, readings: Iterable[Reading]) -> list[int]:
@@ -234,8 +224,7 @@ class Measured:
                 missing.append(one)
         if missing:
             raise Missing.together(missing)
-        common = set.intersection(*each)
-        if not common:
+        if not (common := set.intersection(*each)):
             raise Missing("its runs have no seed in common")
         return sorted(common)
 
@@ -341,11 +330,10 @@ class AsPublished:
         return self._read(reading)[0]
 
     def _read(self, reading: Reading) -> tuple[Value, float]:
-        for run in reading.runs:
-            if value := self._find(run, reading):
-                paper, name = self.study.resolve(run)
-                error = self.catalogue.plan.studies[paper].digitised.tolerance
-                error = error if value.mark == "digitised" else PRINTED
+        for paper, name in map(self.study.resolve, reading.runs):
+            if value := self._find(paper, name, reading):
+                plotted = self.catalogue.plan.studies[paper].digitised.tolerance
+                error = plotted if value.mark == "digitised" else PRINTED
                 return value, math.hypot(error, NORMAL * self._of_items(paper, name, reading))
         raise Missing(f"{reading.runs[0]}: not published")
 
@@ -360,8 +348,7 @@ class AsPublished:
         errors = [math.sqrt(s.value * (100 - s.value) / count) for s, count in scores if s]
         return math.hypot(*errors) / len(errors) if errors else 0.0
 
-    def _find(self, run: str, reading: Reading) -> Value | None:
-        paper, name = self.study.resolve(run)
+    def _find(self, paper: str, name: str, reading: Reading) -> Value | None:
         published = self.catalogue.counterparts(paper)
         if reading.what in ("suite", "task"):
             return published.score(name, *reading.of[:2])
@@ -369,7 +356,7 @@ class AsPublished:
             return published.compute(name)
         if reading.what == "slope":
             return None
-        read = corpora(self.study, run, reading)
+        read = corpora(self.catalogue.plan.studies[paper], name, reading)
         if reading.when == "final":
             return published.loss(name, read)
         beside = tuple(other for of, other in self.beside if of == paper)

@@ -1,9 +1,11 @@
-"""Verdicts: declared tests evaluated on measured (or published) quantities."""
+"""Verdicts: declared tests evaluated on measured quantities, and on what the papers themselves published."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from cpt_repro.claims.grammar import (
     FAILED,
@@ -17,10 +19,14 @@ from cpt_repro.claims.grammar import (
     Reading,
     Test,
     Verdict,
+    load_claims,
 )
 from cpt_repro.claims.quantities import AsPublished, Measured, Missing, Part, signed
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.records.uncertainty import Effect, Number
+
+if TYPE_CHECKING:
+    from cpt_repro.exhibits.catalogue import Catalogue
 
 Source = Measured | AsPublished
 
@@ -38,11 +44,7 @@ class Outcome(Strict):
 
 
 class _Unclear(Exception):
-    """What a share would be taken of is not clearly above zero."""
-
-    def __init__(self, what: str, quantity: Quantity, effect: Effect):
-        self.effect = effect
-        super().__init__(f"{what}, {quantity.text}, is not clearly above zero: {signed(effect)}")
+    """What a share would be taken of is not clearly above zero: (why, its effect)."""
 
 
 class Bench:
@@ -64,7 +66,7 @@ class Bench:
         """A quantity that a share is taken of; `_Unclear` if it is not clearly above zero."""
         effect = self.effect(f"{quantity.text} over 0", (1, quantity))
         if effect.sign <= 0:
-            raise _Unclear(what, quantity, effect)
+            raise _Unclear(f"{what}, {quantity.text}, is not clearly above zero: {signed(effect)}", effect)
         return effect
 
     @cached_property
@@ -91,7 +93,7 @@ def evaluate(test: Test, source: Source) -> Outcome:
     except Missing as why:
         return Outcome(verdict=NOT_RUN, reason=str(why))
     except _Unclear as why:
-        return Outcome(verdict=INCONCLUSIVE, effects=(why.effect,), reason=str(why))
+        return Outcome(verdict=INCONCLUSIVE, effects=why.args[1:], reason=why.args[0])
     verdict, reason = test.verdict(effects)
     tolerance = at.effect("", *at.slack).value if at.slack else None
     return Outcome(verdict=verdict, effects=effects, reason=reason, tolerance=tolerance)
@@ -122,3 +124,71 @@ def share(test: Ratio | Finding, measured: Measured) -> Effect | None:
         return measured.quotient(test.readings(), test.of, test.over)
     except Missing:
         return None
+
+
+# -- the papers' own values
+
+
+class Check(Strict):
+    """One test on the published values."""
+
+    paper: str
+    claim: str
+    says: str
+    #: "not run": a quantity was not published.
+    outcome: Outcome
+    #: What its declaration says of the published values: "held" where it is silent.
+    declared: Verdict
+    why: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the declaration says what the published values say; of what was not published, nothing."""
+        verdict = self.outcome.verdict
+        return self.declared == (HELD if verdict == NOT_RUN else verdict)
+
+    @property
+    def word(self) -> str:
+        """The verdict in words."""
+        return "not published" if self.outcome.verdict == NOT_RUN else self.outcome.verdict
+
+    @property
+    def line(self) -> str:
+        """What is to be told of it."""
+        effects = ", ".join(f"{effect.says}: {signed(effect)}" for effect in self.outcome.effects)
+        told = [self.outcome.reason or effects, self.why, "" if self.right else f"declared {self.declared}"]
+        return f"{self.paper} {self.claim}, {self.says}: {self.word} ({'; '.join(filter(None, told))})"
+
+
+def as_published(test: Test, catalogue: Catalogue, paper: str) -> AsPublished:
+    """The published quantities as one test reads them: its curves from one figure where one shows them."""
+    return AsPublished(catalogue, paper, {run for reading in test.readings() for run in reading.runs})
+
+
+def check_published(catalogue: Catalogue) -> tuple[Check, ...]:
+    """Every test of the plan's papers on the values that were published, in the order of the declarations."""
+    return tuple(
+        Check(
+            paper=paper,
+            claim=claim.id,
+            says=test.says,
+            outcome=evaluate(test, as_published(test, catalogue, paper)),
+            declared=test.published.verdict if test.published else HELD,
+            why=test.published.why if test.published else "",
+        )
+        for paper in catalogue.plan.papers
+        for claim in load_claims(catalogue, paper)
+        for test in claim.tests
+    )
+
+
+def told(checks: tuple[Check, ...]) -> list[str]:
+    """In lines: every test that does not hold on the published values, then the counts by paper."""
+    lines = [check.line for check in checks if check.word != HELD or not check.right]
+    for paper in dict.fromkeys(check.paper for check in checks):
+        own = [check for check in checks if check.paper == paper]
+        counts = Counter(check.word for check in own)
+        wrong = sum(not check.right for check in own)
+        each = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+        lines.append(f"{paper}: {len(own)} tests on its published values: {each}; {wrong} not as declared")
+    return lines

@@ -10,9 +10,8 @@ import pytest
 
 from cpt_repro import cli
 from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, Quantity, Reading, load_claims
-from cpt_repro.claims.published import check_published, told
 from cpt_repro.claims.quantities import AsPublished, Measured, Missing
-from cpt_repro.claims.verdicts import evaluate
+from cpt_repro.claims.verdicts import check_published, evaluate, told
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.planning.plan import Plan
