@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import RootModel
 
-from cpt_repro.claims.grammar import (
-    FAILED,
-    HELD,
-    NOT_RUN,
-    UNDECIDABLE,
-    VERDICTS,
-    Claim,
-    Finding,
-    Statement,
-    Test,
-    Verdict,
-    load_claims,
-    load_findings,
-)
+from cpt_repro.claims import grammar
+from cpt_repro.claims.grammar import FAILED, HELD, NOT_RUN, UNDECIDABLE, VERDICTS, Claim, Statement, Verdict
 from cpt_repro.claims.quantities import Measured, number, signed
 from cpt_repro.claims.verdicts import Outcome, as_published, evaluate, settle, share, values
 from cpt_repro.claims.words import says_in_words
@@ -132,16 +121,15 @@ class Ledger(Strict):
     sha256: dict[str, str]
 
 
-def _item(name: str, unit: str, effect: Effect | None, there: Value | None) -> Item:
-    return Item(
-        name=name,
-        unit=unit,
-        value=effect and effect.value,
-        noise=effect and effect.noise,
-        published=there and float(there.value),
-        mark=there and there.mark,
-        place=there and there.place,
-    )
+def _compared(effect: Effect | None, there: Value | None) -> dict[str, Any]:
+    """What was measured and what was published, as records have it."""
+    return {
+        "value": effect and effect.value,
+        "noise": effect and effect.noise,
+        "published": there and float(there.value),
+        "mark": there and there.mark,
+        "place": there and there.place,
+    }
 
 
 def _decisive(effects: Iterable[Effect]) -> Effect | None:
@@ -149,15 +137,18 @@ def _decisive(effects: Iterable[Effect]) -> Effect | None:
     return min(effects, key=lambda effect: effect.value - effect.noise, default=None)
 
 
-def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
+def _test(test: grammar.Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
     study = measured.study
     printed = as_published(test, catalogue, study.name)
     outcome, there = evaluate(test, measured), evaluate(test, printed).verdict
     decisive = _decisive(outcome.effects)
-    items = [_item(q.text, q.unit(study), effect, printed.about(q)) for q, effect in values(test, measured)]
+    items = [
+        Item(name=quantity.text, unit=quantity.unit(study), **_compared(effect, printed.about(quantity)))
+        for quantity, effect in values(test, measured)
+    ]
     if test.kind == "ratio" and test.over:
-        name = f"({test.of.text}) over ({test.over.text})"
-        items.insert(0, _item(name, "", share(test, measured), printed.about(test.of, test.over)))
+        both = _compared(share(test, measured), printed.about(test.of, test.over))
+        items.insert(0, Item(name=f"({test.of.text}) over ({test.over.text})", unit="", **both))
     return TestRecord(
         **test.model_dump(include={"kind", "only_at"}),
         says=says_in_words(study, test.says),
@@ -170,7 +161,9 @@ def _test(test: Test, measured: Measured, catalogue: Catalogue) -> TestRecord:
     )
 
 
-def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str | None) -> ClaimRecord:
+def _claim(
+    claim: Claim, measured: Measured, catalogue: Catalogue, analyses: Mapping[str, str]
+) -> ClaimRecord:
     tests = [_test(test, measured, catalogue) for test in claim.tests]
     here = [test for test in tests if test.only_at in (None, measured.scale)] or tests
     counting = [test for test in here if test.verdict != UNDECIDABLE] or here
@@ -185,8 +178,7 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
     if left := [test.says for test in tests if test not in counting]:
         more = f" and {len(left) - 2} more" if len(left) > 2 else ""
         reason += f"; not at this scale: {'; '.join(left[:2])}{more}"
-    readings = dict.fromkeys(reading for test in claim.tests for reading in test.readings())
-    runs = dict.fromkeys(run for test in claim.tests for run in _runs(test, measured))
+    readings = [reading for test in claim.tests for reading in test.readings()]
     seeds = [count for reading in readings if (count := measured.number_of_seeds(reading)) is not None]
     return ClaimRecord(
         **claim.model_dump(exclude={"tests"}),
@@ -194,33 +186,29 @@ def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analysis: str
         verdict=verdict,
         decided_by="; ".join(sorted({e.by for test in decisive for e in test.effects})) or "no measurement",
         reason=reason,
-        runs=list(runs),
+        runs=_runs(readings, measured),
         seeds=(min(seeds), max(seeds)) if seeds else None,
         tests=tests,
-        analysis=analysis,
+        analysis=analyses.get(f"{measured.study.name}/{claim.id}"),
     )
 
 
-def _runs(test: Test | Finding, measured: Measured) -> tuple[str, ...]:
-    """The runs and merges that it reads; of those without counterpart the first that was asked for."""
-    return tuple(dict.fromkeys(measured.run(one) or one.runs[0] for one in test.readings()))
+def _runs(readings: Iterable[grammar.Reading], measured: Measured) -> tuple[str, ...]:
+    """The runs and merges that are read; of those without counterpart the first that was asked for."""
+    return tuple(dict.fromkeys(measured.run(one) or one.runs[0] for one in readings))
 
 
 def _finding(
-    finding: Finding, measured: Measured, catalogue: Catalogue, verdicts: Mapping[str, Verdict]
+    finding: grammar.Finding, measured: Measured, catalogue: Catalogue, verdicts: Mapping[str, Verdict]
 ) -> FindingRecord:
-    paper, effect = measured.study.name, share(finding, measured)
+    paper = measured.study.name
     there = as_published(finding, catalogue, paper).about(finding.of, finding.over)
     return FindingRecord(
         paper=paper,
         says=finding.says,
-        value=effect and effect.value,
-        noise=effect and effect.noise,
-        published=there and float(there.value),
-        mark=there and there.mark,
-        place=there and there.place,
+        **_compared(share(finding, measured), there),
         claims={claim: verdicts[claim] for claim in finding.claims},
-        runs=_runs(finding, measured),
+        runs=_runs(finding.readings(), measured),
     )
 
 
@@ -246,14 +234,11 @@ def _analyses(plan: Plan, known: set[str]) -> dict[str, str]:
     return texts
 
 
-def _counted(claims: Iterable[ClaimRecord]) -> dict[str, dict[Verdict, int]]:
+def _counted(claims: Sequence[ClaimRecord]) -> dict[str, dict[Verdict, int]]:
     """The fields of a ledger that count its claims and their tests."""
-    claims = list(claims)
-    given = {
-        "counts": [c.verdict for c in claims],
-        "test_counts": [t.verdict for c in claims for t in c.tests],
-    }
-    return {field: {verdict: of.count(verdict) for verdict in VERDICTS} for field, of in given.items()}
+    tests = [test for claim in claims for test in claim.tests]
+    count = lambda of: dict.fromkeys(VERDICTS, 0) | Counter(one.verdict for one in of)  # noqa: E731
+    return {"counts": count(claims), "test_counts": count(tests)}
 
 
 def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
@@ -263,17 +248,14 @@ def build_ledger(catalogue: Catalogue, records: Records) -> Ledger:
     `results/<scale>/analysis.yaml` is a `UserError`.
     """
     plan = records.plan
-    declared = {paper: load_claims(catalogue, paper) for paper in plan.papers}
+    declared = {paper: grammar.load_claims(catalogue, paper) for paper in plan.papers}
     analyses = _analyses(plan, {f"{paper}/{claim.id}" for paper in declared for claim in declared[paper]})
     claims, findings, digests = [], [], {}
     for paper in plan.papers:
         measured = Measured(Evidence(records, paper))
-        own = [
-            _claim(claim, measured, catalogue, analyses.get(f"{paper}/{claim.id}"))
-            for claim in declared[paper]
-        ]
+        own = [_claim(claim, measured, catalogue, analyses) for claim in declared[paper]]
         verdicts = {claim.id: claim.verdict for claim in own}
-        found = load_findings(catalogue, paper)
+        found = grammar.load_findings(catalogue, paper)
         findings += [_finding(finding, measured, catalogue, verdicts) for finding in found]
         claims += own
         digests |= measured.evidence.digests
@@ -295,9 +277,8 @@ def selected(ledger: Ledger, claim: str) -> Ledger:
     claims = tuple(one for name, one in known.items() if claim in (one.id, name))
     if not claims:
         raise UserError(f"the claim '{claim}' is unknown.", do=nearest(claim, known))
-    return ledger.model_copy(
-        update={"preconditions": (), "findings": (), "claims": claims, **_counted(claims)}
-    )
+    parts = {"preconditions": (), "findings": (), "claims": claims}
+    return ledger.model_copy(update=parts | _counted(claims))
 
 
 def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
@@ -313,12 +294,9 @@ def write_ledger(ledger: Ledger, folder: Path) -> list[Path]:
 
 def exhibits_of(claim: ClaimRecord) -> list[str]:
     """The exhibits that a claim's source names (`Figs 2 and 3`, `Table 12`), as figure_02."""
-    keys = []
-    for kind, numbers in re.findall(
-        r"(Fig|Table)(?:ures?|s)?\.? ((?:\d+[a-d]?(?:, | and )?)+)", claim.source
-    ):
-        word = {"Fig": "figure", "Table": "table"}[kind]
-        keys += [f"{word}_{int(number):02d}" for number in re.findall(r"\d+", numbers)]
+    named = re.findall(r"(Fig|Table)(?:ures?|s)?\.? ((?:\d+[a-d]?(?:, | and )?)+)", claim.source)
+    word = {"Fig": "figure", "Table": "table"}
+    keys = (f"{word[kind]}_{int(n):02d}" for kind, numbers in named for n in re.findall(r"\d+", numbers))
     return list(dict.fromkeys(keys))
 
 
@@ -332,10 +310,9 @@ def _value(item: Item, published: bool) -> str:
 
 def _shown(test: TestRecord, published: bool) -> tuple[tuple[Item, ...], str]:
     """The items to print (of a quotient that alone, where it is known), and their values or ""."""
-    read = lambda item: item.published if published else item.value  # noqa: E731
-    items = test.measured
-    if " over " in items[0].name:
-        items = items[1:] if read(items[0]) is None else items[:1]
+    items, first = test.measured, test.measured[0]
+    if " over " in first.name:
+        items = items[1:] if (first.published if published else first.value) is None else items[:1]
     texts = [_value(item, published) for item in items]
     unit = items[0].unit if items[0].unit != "nats" else ""
     return items, "" if set(texts) == {"-"} else f"{', '.join(texts)} {unit}".rstrip()
@@ -359,11 +336,6 @@ def published_text(test: TestRecord) -> str:
     return f"{text} ({', '.join(sorted({item.mark for item in items if item.mark}))}{why})" if text else "-"
 
 
-def key_test(claim: ClaimRecord) -> TestRecord:
-    """The test that stands for a claim where there is room for one: the first that gave its verdict."""
-    return next((test for test in claim.tests if test.verdict == claim.verdict), claim.tests[0])
-
-
 def counts_line(ledger: Ledger) -> str:
     """How many claims, and how many tests, held at the scale, and so on."""
     claims, tests = (
@@ -381,9 +353,9 @@ def seeds_text(claim: ClaimRecord) -> str:
     return f"{least if least == most else f'{least} to {most}'} seed{'s' * (most != 1)} a run"
 
 
-def _table(ledger: Ledger, heads: str, rows: Iterable[list[str]]) -> list[str]:
-    """The lines of a Markdown table, whose last columns are what was measured and what was published."""
-    heads += f" | measured (scale {ledger.scale}) | published (scale paper)"
+def _table(heads: str, rows: Iterable[list[str]], scale: str | None = None) -> list[str]:
+    """The lines of a Markdown table; with `scale` its last columns are the measured and the published."""
+    heads += f" | measured (scale {scale}) | published (scale paper)" if scale else ""
     rule = " | ".join(["---"] * (heads.count("|") + 1))
     return [f"| {line} |" for line in (heads, rule, *map(" | ".join, rows))]
 
@@ -401,16 +373,17 @@ def _by_test(claims: Iterable[ClaimRecord]) -> Iterator[list[str]]:
 
 
 def _by_claim(claims: Iterable[ClaimRecord]) -> Iterator[list[str]]:
+    """Of its tests the first that gave its verdict."""
     for claim in claims:
-        test, more = key_test(claim), len(claim.tests) - 1
-        measured = f"{test.says}: {measured_text(test)}" + (f" (and {more} more)" if more else "")
-        cells = (_called(claim), claim.statement, claim.verdict, measured, published_text(test))
-        yield [*map(md, cells)]
+        more = f" (and {len(claim.tests) - 1} more)" if len(claim.tests) > 1 else ""
+        test = next((test for test in claim.tests if test.verdict == claim.verdict), claim.tests[0])
+        measured, called = f"{test.says}: {measured_text(test)}{more}", _called(claim.paper, claim.id)
+        yield [*map(md, (called, claim.statement, claim.verdict, measured, published_text(test)))]
 
 
-def _called(claim: ClaimRecord) -> str:
-    """Its paper without the year, and its id."""
-    return f"{re.sub('[0-9]+$', '', claim.paper).capitalize()} {claim.id}"
+def _called(paper: str, claim: str) -> str:
+    """A claim by its paper without the year, and its id."""
+    return f"{re.sub('[0-9]+$', '', paper).capitalize()} {claim}"
 
 
 def percent(value: float | None, noise: float | None = None) -> str:
@@ -424,13 +397,13 @@ def findings_table(ledger: Ledger) -> list[str]:
     """The lines of a table with the main effects: measured, published, and what became of the claims."""
 
     def row(one: FindingRecord) -> list[str]:
-        paper = re.sub("[0-9]+$", "", one.paper).capitalize()
-        verdicts = ", ".join(f"{paper} {claim} {verdict}" for claim, verdict in one.claims.items())
+        verdicts = ", ".join(
+            f"{_called(one.paper, claim)} {verdict}" for claim, verdict in one.claims.items()
+        )
         published = percent(one.published) + f" ({one.mark})" * (one.mark is not None)
         return [*map(md, (one.says, percent(one.value, one.noise), published, verdicts))]
 
-    heads = f"| | scale {ledger.scale} | published | claims |"
-    return [heads, "| --- | --- | --- | --- |", *(f"| {' | '.join(row(one))} |" for one in ledger.findings)]
+    return _table(f"| scale {ledger.scale} | published | claims", map(row, ledger.findings))
 
 
 def markdown(ledger: Ledger) -> str:
@@ -439,11 +412,12 @@ def markdown(ledger: Ledger) -> str:
     if ledger.findings:
         lines += ["## Main effects", "", *findings_table(ledger), ""]
     if ledger.preconditions:
-        heads = ("precondition | verdict | test", _by_test(ledger.preconditions))
-        lines += ["## What the claims presuppose", "", PRESUPPOSED, "", *_table(ledger, *heads), ""]
+        table = _table("precondition | verdict | test", _by_test(ledger.preconditions), ledger.scale)
+        lines += ["## What the claims presuppose", "", PRESUPPOSED, "", *table, ""]
     for paper in dict.fromkeys(claim.paper for claim in ledger.claims):
         claims = [claim for claim in ledger.claims if claim.paper == paper]
-        lines += [f"## {paper}", "", *_table(ledger, "claim | verdict | test", _by_test(claims)), ""]
+        table = _table("claim | verdict | test", _by_test(claims), ledger.scale)
+        lines += [f"## {paper}", "", *table, ""]
         notes = []
         for claim in (claim for claim in claims if claim.note or claim.analysis):
             analysis = f" **{claim.verdict.capitalize()}:** {md(claim.analysis)}" if claim.analysis else ""
@@ -454,11 +428,12 @@ def markdown(ledger: Ledger) -> str:
 
 def results_table(ledger: Ledger) -> str:
     """The counts, a table with a row per claim and its key test, and why claims failed."""
-    table = _table(ledger, "claim | | verdict", _by_claim(ledger.claims))
+    table = _table("claim | | verdict", _by_claim(ledger.claims), ledger.scale)
     lines = [counts_line(ledger), "", *table]
     if failed := [claim for claim in ledger.claims if claim.verdict == FAILED]:
         lines += ["", f"Why {len(failed)} failed at scale {ledger.scale}:", ""]
-        lines += [f"- {md(_called(claim))}: {md(claim.analysis or claim.reason + '.')}" for claim in failed]
+    for claim in failed:
+        lines += [f"- {md(_called(claim.paper, claim.id))}: {md(claim.analysis or claim.reason + '.')}"]
     return "\n".join(lines) + "\n"
 
 
@@ -471,7 +446,7 @@ def tables(ledger: Ledger) -> dict[str, str]:
 def claim_text(claim: ClaimRecord, scale: str) -> str:
     """A claim with all its tests, as lines for a terminal."""
     lines = [
-        f"{_called(claim)}: {claim.statement} ({claim.source})",
+        f"{_called(claim.paper, claim.id)}: {claim.statement} ({claim.source})",
         f"{claim.verdict} at scale {scale}: {claim.reason}.",
         f"Decided by {claim.decided_by}; {seeds_text(claim)}.",
         *filter(None, (claim.analysis, claim.note)),
@@ -492,5 +467,5 @@ def print_ledger(ledger: Ledger, details: bool = False) -> None:
         for claim in ledger.claims:
             Console().print(plain(claim_text(claim, ledger.scale)), markup=False, highlight=False)
         return
-    table = _table(ledger, "claim | statement | verdict", _by_claim(ledger.claims))
+    table = _table("claim | statement | verdict", _by_claim(ledger.claims), ledger.scale)
     Console().print(Markdown("\n".join([counts_line(ledger), "", *table])))

@@ -13,18 +13,9 @@ import numpy as np
 
 from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
+from cpt_repro.records import uncertainty
 from cpt_repro.records.lookup import Evidence, Trained
-from cpt_repro.records.uncertainty import (
-    NORMAL,
-    Effect,
-    Sample,
-    Samples,
-    combined,
-    quotient,
-    rounded,
-    scores,
-    spread,
-)
+from cpt_repro.records.uncertainty import NORMAL, Effect, Sample, Samples, combined, rounded, spread
 
 if TYPE_CHECKING:
     from cpt_repro.exhibits.catalogue import Catalogue
@@ -150,7 +141,7 @@ class Measured:
         tasks = [task for name in names if (task := name.lower().replace("-", "_")) in declared.tasks]
         if names and not tasks:
             raise Missing(f"no counterpart: the {suite} suite of {self.scale} has no {names[0]}")
-        return scores(self.evidence.evaluations(run), suite, tasks[0] if tasks else None)
+        return uncertainty.scores(self.evidence.evaluations(run), suite, tasks[0] if tasks else None)
 
     def _losses(
         self, run: str, reading: Reading, beside: tuple[Reading, ...], along: bool
@@ -239,7 +230,7 @@ class Measured:
         """One quantity over another with its noise; None where the latter is not clearly above zero."""
         (above, _), (below, _) = linear([(1, of)]), linear([(1, over)])
         read = self._read(pool, {**above, **below})
-        return quotient(above, below, read) if combined(below, read).sign > 0 else None
+        return uncertainty.quotient(above, below, read) if combined(below, read).sign > 0 else None
 
     def _read(self, pool: Iterable[Reading], readings: Iterable[Reading]) -> dict[Reading | None, Samples]:
         """Readings by the seeds common to `pool`; beside a point of a curve all are of its sequences."""

@@ -7,20 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cpt_repro.claims.grammar import (
-    FAILED,
-    HELD,
-    INCONCLUSIVE,
-    NOT_RUN,
-    UNDECIDABLE,
-    Finding,
-    Quantity,
-    Ratio,
-    Reading,
-    Test,
-    Verdict,
-    load_claims,
-)
+from cpt_repro.claims import grammar
+from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, UNDECIDABLE, Quantity, Test, Verdict
 from cpt_repro.claims.quantities import AsPublished, Measured, Missing, Part, signed
 from cpt_repro.declarations.strict import Strict
 from cpt_repro.records.uncertainty import Effect, Number
@@ -108,7 +96,7 @@ def settle(verdicts: Iterable[Verdict]) -> Verdict:
 def values(test: Test, source: Source) -> list[tuple[Quantity, Effect | None]]:
     """What a test compares, over the seeds common to all, else over its own; None where missing."""
 
-    def effect(pool: Iterable[Reading], quantity: Quantity) -> Effect | None:
+    def effect(pool: Iterable[grammar.Reading], quantity: Quantity) -> Effect | None:
         try:
             return source.effect(pool, (1, quantity))
         except Missing:
@@ -118,7 +106,7 @@ def values(test: Test, source: Source) -> list[tuple[Quantity, Effect | None]]:
     return [(q, effect(shared, q) or effect([r for _, r in q.terms], q)) for q in test.compared()]
 
 
-def share(test: Ratio | Finding, measured: Measured) -> Effect | None:
+def share(test: grammar.Ratio | grammar.Finding, measured: Measured) -> Effect | None:
     """What a test takes a share of another of; None where that cannot be had."""
     try:
         return measured.quotient(test.readings(), test.of, test.over)
@@ -177,7 +165,7 @@ def check_published(catalogue: Catalogue) -> tuple[Check, ...]:
             why=test.published.why if test.published else "",
         )
         for paper in catalogue.plan.papers
-        for claim in load_claims(catalogue, paper)
+        for claim in grammar.load_claims(catalogue, paper)
         for test in claim.tests
     )
 
