@@ -6,14 +6,10 @@ import re
 
 from cpt_repro.declarations.study import Study
 
-#: When a quantity is read -> in words.
-_WHEN = (
-    (r"@(\S+)", r" at \1B"),
-    ("start", " at its start"),
-    (r"(peak|mean)\[(\S+),(\S+)\]", r", \1 from \2B to \3B"),
-    ("peak", ", peak"),
-    ("mean", ", mean"),
-    (r"\[(\S+),(\S+)\]", r" from \1B to \2B"),
+#: <run> <what> [<when>]
+_QUANTITY = re.compile(
+    r"([^\s()]*/[^\s()]*) ([^\s()]+)"
+    r"(?: (?:@([^\s)]+)|(start)|(peak|mean)?(?:\[([^\s,]+),([^\s\]]+)\])?)(?=[)\s]|$))?"
 )
 #: Between corpora in the name of a run: one after the other, and together.
 _JOINED = {"--": " → ", "+": " ∪ "}
@@ -54,32 +50,23 @@ def says_in_words(study: Study, text: str) -> str:
 
 def quantity_in_words(study: Study, text: str) -> str:
     """A quantity, or several joined by words and signs, as `claims.yaml` writes them; other text stays."""
-    out, tokens = [], text.split()
-    while tokens:
-        token = tokens.pop(0)
-        before, run, after = re.fullmatch(r"(\(*)(.*?)(\)*)", token).groups()
-        if "/" not in run or not tokens:
-            out.append(token)
-            continue
-        what = tokens.pop(0)
-        what, closing = what.rstrip(")"), ")" * what.count(")")
-        when = ""
-        if tokens and not closing:
-            last = tokens[0].rstrip(")")
-            for pattern, words in _WHEN:
-                if match := re.fullmatch(pattern, last):
-                    when, closing = match.expand(words), ")" * tokens.pop(0).count(")")
-                    break
-        out.append(f"{before}{_what(study, what)} of {run_in_words(study, run)}{when}{after}{closing}")
-    return " ".join(out)
+
+    def told(match: re.Match[str]) -> str:
+        run, what, at, start, kind, first, last = match.groups()
+        when = {
+            f" at {at}B": at,
+            " at its start": start,
+            f", {kind}": kind,
+            f" from {first}B to {last}B": first,
+        }
+        return f"{_what(study, what)} of {run_in_words(study, run)}{''.join(w for w in when if when[w])}"
+
+    return _QUANTITY.sub(told, " ".join(text.split()))
 
 
 def _what(study: Study, what: str) -> str:
-    kind, _, of = what.partition(":")
-    if kind == "suite":
-        return f"{of} suite"
-    if kind == "task":
-        return of.partition("/")[2]
     if what in study.paper.corpora:
         return f"loss on {study.paper.corpora[what].stands_for}"
-    return "average loss" if what == "average" else what
+    kind, _, of = what.partition(":")
+    words = {"suite": f"{of} suite", "task": of.partition("/")[2], "average": "average loss"}
+    return words.get(kind, what)
