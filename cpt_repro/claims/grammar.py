@@ -336,7 +336,7 @@ class Ratio(_Test):
 
     def effects(self, at: Bench) -> list[Effect]:
         if self.over:
-            at.positive("what it is a share of", self.over)
+            at.check_positive("what it is a share of", self.over)
         # of / over >= bound  <=>  of - bound * over >= 0, which is linear
         return [
             at.effect(f"{word} {bound:g}", (sign, self.of), (-sign * bound, self.over))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ class Measured:
 
     def __init__(self, evidence: Evidence):
         self.evidence, self.study, self.scale = evidence, evidence.study, evidence.scale.name
-        self._trained: dict[str, dict[int, Trained]] = {}
+        self._seeds_of = cache(self._by_seed)
         self._samples: dict[tuple[bool | Reading, ...], dict[int, Sample]] = {}
 
     def run(self, reading: Reading) -> str | None:
@@ -101,10 +102,8 @@ class Measured:
         plan, paper = self.evidence.plan, self.study.name
         return next((name for name in reading.runs if not plan.why_absent(paper, name)), None)
 
-    def _seeds_of(self, run: str) -> dict[int, Trained]:
-        if run not in self._trained:
-            self._trained[run] = {trained.seed: trained for trained in self.evidence.runs(run)}
-        return self._trained[run]
+    def _by_seed(self, run: str) -> dict[int, Trained]:
+        return {trained.seed: trained for trained in self.evidence.runs(run)}
 
     def samples(
         self, reading: Reading, pool: Iterable[Reading] = (), along: bool = False
@@ -360,10 +359,9 @@ class AsPublished:
         # Digitised curves may end a little before their plot does.
         if reading.when == "at" and not points[0][0] - 0.5 <= reading.window[0] <= points[-1][0] / 0.95:
             return None
-        try:
+        with suppress(Missing):
             return Value(value=_picked(points, reading), mark="digitised", place=place)
-        except Missing:
-            return None
+        return None
 
     def _start(self, paper: str, name: str, corpus: str, curve: tuple[Points, str] | None) -> Value | None:
         """The start of a run's own curve, else its parent's loss there."""

@@ -50,12 +50,11 @@ class Bench:
         """One quantity over another."""
         return self.effect(says or f"{high.text} over {low.text}", (1, high), (-1, low), *slack)
 
-    def positive(self, what: str, quantity: Quantity) -> Effect:
-        """A quantity that a share is taken of; `_Unclear` if it is not clearly above zero."""
+    def check_positive(self, what: str, quantity: Quantity) -> None:
+        """`_Unclear` if a quantity that a share is taken of is not clearly above zero."""
         effect = self.effect(f"{quantity.text} over 0", (1, quantity))
         if effect.sign <= 0:
             raise _Unclear(f"{what}, {quantity.text}, is not clearly above zero: {signed(effect)}", effect)
-        return effect
 
     @cached_property
     def slack(self) -> list[Part]:
@@ -64,7 +63,7 @@ class Bench:
             return []
         if self.source.scale == "paper":
             return [(self.tolerance.paper, None)]
-        self.positive("the reference of its tolerance", self.tolerance.of)
+        self.check_positive("the reference of its tolerance", self.tolerance.of)
         return [(self.tolerance.share, self.tolerance.of)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from cpt_repro.declarations.study import Study
@@ -53,13 +54,9 @@ def quantity_in_words(study: Study, text: str) -> str:
 
     def told(match: re.Match[str]) -> str:
         run, what, at, start, kind, first, last = match.groups()
-        when = {
-            f" at {at}B": at,
-            " at its start": start,
-            f", {kind}": kind,
-            f" from {first}B to {last}B": first,
-        }
-        return f"{_what(study, what)} of {run_in_words(study, run)}{''.join(w for w in when if when[w])}"
+        words = (f" at {at}B", " at its start", f", {kind}", f" from {first}B to {last}B")
+        when = "".join(itertools.compress(words, (at, start, kind, first)))
+        return f"{_what(study, what)} of {run_in_words(study, run)}{when}"
 
     return _QUANTITY.sub(told, " ".join(text.split()))
 

@@ -211,11 +211,13 @@ class Evidence:
         #: runs whose curves lack points that are wanted
         self.to_be_measured: set[str] = set()
 
-    def _note(self, kind: str, name: str, path: Path, there: bool) -> None:
-        if there:
+    def _noted(self, kind: str, name: str, record: BaseModel | None, path: Path) -> BaseModel | None:
+        """The record, which is noted as one of those behind the exhibit or as missing."""
+        if record:
             self.digests[f"{kind} {name}"] = self.records.digest(path)
         else:
             self.missing.add(f"{kind} {name}")
+        return record
 
     def _has_counterpart(self, name: str) -> bool:
         if why := self.plan.why_absent(self.paper, name):
@@ -226,12 +228,11 @@ class Evidence:
         """A run's receipts, one a seed."""
         out = []
         for run in self.plan.find(self.paper, name) if self._has_counterpart(name) else ():
-            receipt = self.records.receipt(run)
-            self._note("receipt", run.id, self.records.receipt_path(run), receipt is not None)
-            if receipt:
+            receipt, path = self.records.receipt(run), self.records.receipt_path(run)
+            if self._noted("receipt", run.id, receipt, path):
                 out.append(Trained(self.records, run, receipt))
-                if self.records.later(run):
-                    self._note("losses", run.id, self.records.later_path(run), True)
+                if later := self.records.later(run):
+                    self._noted("losses", run.id, later, self.records.later_path(run))
                 if self.records.incomplete_curves(run):
                     self.to_be_measured.add(run.id)
         return out
@@ -240,17 +241,15 @@ class Evidence:
         """The evaluations of a run or a merge, one a seed; their `id` is the name that is asked for."""
         out = []
         for model_id in self.plan.ids(self.paper, name) if self._has_counterpart(name) else ():
-            evaluation = self.records.scores(model_id)
-            self._note("evaluation", model_id, self.records.evaluation_path(model_id), evaluation is not None)
-            if evaluation:
-                out.append(evaluation.model_copy(update={"id": model_id}))
+            scores, path = self.records.scores(model_id), self.records.evaluation_path(model_id)
+            if self._noted("evaluation", model_id, scores, path):
+                out.append(scores.model_copy(update={"id": model_id}))
         return out
 
     def fingerprint(self, corpus: str) -> Fingerprint | None:
         """What was built of a corpus, or None."""
-        found = self.records.fingerprint(corpus)
-        self._note("corpus", corpus, self.records.corpus_path(corpus), found is not None)
-        return found
+        built = self.records.fingerprint(corpus)
+        return self._noted("corpus", corpus, built, self.records.corpus_path(corpus))
 
     def why(self, name: str) -> str:
         """The word that stands where a value is missing."""
