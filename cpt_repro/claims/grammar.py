@@ -33,11 +33,11 @@ from cpt_repro.declarations.runs import combinations, fill
 from cpt_repro.declarations.strict import Count, Strict, load, nearest, parse
 from cpt_repro.declarations.study import Items, Study, WantedPoints
 from cpt_repro.errors import UserError
+from cpt_repro.exhibits.catalogue import Catalogue
+from cpt_repro.records.uncertainty import Effect
 
 if TYPE_CHECKING:
     from cpt_repro.claims.verdicts import Bench
-    from cpt_repro.exhibits.catalogue import Catalogue
-    from cpt_repro.records.uncertainty import Effect
 
 Verdict = Literal["held", "failed", "inconclusive", "undecidable here", "not run"]
 HELD, FAILED, INCONCLUSIVE, UNDECIDABLE, NOT_RUN = VERDICTS = get_args(Verdict)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import RootModel
 
@@ -18,14 +18,12 @@ from cpt_repro.claims.words import says_in_words
 from cpt_repro.declarations.published import Value
 from cpt_repro.declarations.strict import Strict, load, nearest
 from cpt_repro.errors import UserError, plain
+from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.exhibits.typeset import escape_markdown as md
 from cpt_repro.files import write_json, write_text
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Evidence, Records
 from cpt_repro.records.uncertainty import Effect, Number, rounded, spread
-
-if TYPE_CHECKING:
-    from cpt_repro.exhibits.catalogue import Catalogue
 
 ABOUT = (
     "Each test asks whether effects are above zero by more than their noise: all are, it held; one is as "

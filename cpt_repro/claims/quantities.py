@@ -8,18 +8,15 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cpt_repro.claims.grammar import Quantity, Reading, Test, corpora
 from cpt_repro.declarations.published import Points, Value
+from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.records import uncertainty
 from cpt_repro.records.lookup import Evidence, Trained
 from cpt_repro.records.uncertainty import NORMAL, Effect, Sample, Samples, combined, rounded, spread
-
-if TYPE_CHECKING:
-    from cpt_repro.exhibits.catalogue import Catalogue
 
 #: A quantity with a weight; None stands for 1.
 Part = tuple[float, Quantity | None]

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from cpt_repro.claims import grammar
 from cpt_repro.claims.grammar import FAILED, HELD, INCONCLUSIVE, NOT_RUN, UNDECIDABLE, Quantity, Test, Verdict
 from cpt_repro.claims.quantities import AsPublished, Measured, Missing, Part, signed
 from cpt_repro.declarations.strict import Strict
+from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.records.uncertainty import Effect, Number
-
-if TYPE_CHECKING:
-    from cpt_repro.exhibits.catalogue import Catalogue
 
 Source = Measured | AsPublished
 

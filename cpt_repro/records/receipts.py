@@ -86,10 +86,10 @@ class Receipt(Strict):
     identity: str
     run: RunName
     training: Training
-    parent_weights: str | None = Field(
-        description="SHA-256 of the weights file it started from, or over the tensors of a model from outside"
-    )
-    data: dict[str, str] = Field(description="corpus trained on -> fingerprint of its shards")
+    #: SHA-256 of the weights file it started from, or over the tensors of a model from outside
+    parent_weights: str | None
+    #: corpus trained on -> fingerprint of its shards
+    data: dict[str, str]
     losses: dict[str, Losses]
     #: [(iteration, learning rate of the next update)], as the optimizer was told
     learning_rate: tuple[tuple[Whole, Share], ...]
