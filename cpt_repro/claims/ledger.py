@@ -159,9 +159,7 @@ def _test(test: grammar.Test, measured: Measured, catalogue: Catalogue) -> TestR
     )
 
 
-def _claim(
-    claim: Claim, measured: Measured, catalogue: Catalogue, analyses: Mapping[str, str]
-) -> ClaimRecord:
+def _claim(claim: Claim, measured: Measured, catalogue: Catalogue, analyses: dict[str, str]) -> ClaimRecord:
     tests = [_test(test, measured, catalogue) for test in claim.tests]
     here = [test for test in tests if test.only_at in (None, measured.scale)] or tests
     counting = [test for test in here if test.verdict != UNDECIDABLE] or here
@@ -395,9 +393,7 @@ def findings_table(ledger: Ledger) -> list[str]:
     """The lines of a table with the main effects: measured, published, and what became of the claims."""
 
     def row(one: FindingRecord) -> list[str]:
-        verdicts = ", ".join(
-            f"{_called(one.paper, claim)} {verdict}" for claim, verdict in one.claims.items()
-        )
+        verdicts = ", ".join(f"{_called(one.paper, of)} {verdict}" for of, verdict in one.claims.items())
         published = percent(one.published) + f" ({one.mark})" * (one.mark is not None)
         return [*map(md, (one.says, percent(one.value, one.noise), published, verdicts))]
 

@@ -92,7 +92,7 @@ class Measured:
     def __init__(self, evidence: Evidence):
         self.evidence, self.study, self.scale = evidence, evidence.study, evidence.scale.name
         self._seeds_of = cache(self._by_seed)
-        self._samples: dict[tuple[bool | Reading, ...], dict[int, Sample]] = {}
+        self._samples: dict[tuple[bool | Reading, ...], Samples] = {}
 
     def run(self, reading: Reading) -> str | None:
         """The run or merge that the reading is of at this scale."""
@@ -102,9 +102,7 @@ class Measured:
     def _by_seed(self, run: str) -> dict[int, Trained]:
         return {trained.seed: trained for trained in self.evidence.runs(run)}
 
-    def samples(
-        self, reading: Reading, pool: Iterable[Reading] = (), along: bool = False
-    ) -> dict[int, Sample]:
+    def samples(self, reading: Reading, pool: Iterable[Reading] = (), along: bool = False) -> Samples:
         """The reading by seed, beside the others of a test; `Missing` if there is none.
 
         `along`: as beside a point of a curve, which may be of fewer validation sequences than the ends.
@@ -128,7 +126,7 @@ class Measured:
             raise Missing(f"was not {'evaluated' if reading.what in ('suite', 'task') else 'run'}", run)
         return self._samples[asked]
 
-    def _scores(self, run: str, reading: Reading) -> dict[int, Sample]:
+    def _scores(self, run: str, reading: Reading) -> Samples:
         """Scores of a suite or a task, in percent."""
         suite, *names = reading.of
         declared = self.evidence.scale.suites.get(suite)
@@ -139,9 +137,7 @@ class Measured:
             raise Missing(f"no counterpart: the {suite} suite of {self.scale} has no {names[0]}")
         return uncertainty.scores(self.evidence.evaluations(run), suite, tasks[0] if tasks else None)
 
-    def _losses(
-        self, run: str, reading: Reading, beside: tuple[Reading, ...], along: bool
-    ) -> dict[int, Sample]:
+    def _losses(self, run: str, reading: Reading, beside: tuple[Reading, ...], along: bool) -> Samples:
         """Losses (of several corpora their mean), or the slope of one against the other."""
         read = corpora(self.study, run, reading)
         if lacking := [corpus for corpus in read if corpus not in self.evidence.scale.corpora]:
@@ -282,11 +278,11 @@ def _slope(old: Curve, new: Curve, reading: Reading) -> Sample:
     from scipy import stats
 
     first, last = reading.window or (0.0, math.inf)
-    one, other = dict(old), dict(new)
-    inside = [x for x in one if x in other and first <= x <= last * (1 + 1e-9)]
+    new = dict(new)
+    inside = [(loss, new[x]) for x, loss in old if x in new and first <= x <= last * (1 + 1e-9)]
     if len(inside) < 3:
         raise Missing("fewer than three evaluations in the window")
-    ys, xs = (np.exp([curve[x] for x in inside]) for curve in (one, other))
+    ys, xs = np.exp(inside).T
     if np.ptp(xs) == 0:
         raise Missing("a loss does not vary in the window")
     fit = stats.linregress(xs, ys)
