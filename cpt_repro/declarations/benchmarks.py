@@ -35,6 +35,9 @@ _JINJA.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new
 _JINJA.filters["regex_findall"] = lambda text, pattern: re.findall(pattern, text)
 
 
+_Option = Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"]
+
+
 class Generation(Strict):
     """How an answer is generated: greedily, until one of `until` or `max_gen_toks` tokens."""
 
@@ -45,14 +48,10 @@ class Generation(Strict):
 
 
 class Scoring(Strict):
-    """How a task's items are asked and its answers scored."""
-
     output_type: Literal["multiple_choice", "generate_until"] = "multiple_choice"
     metric: Literal["acc", "acc_norm", "mc2", "exact_match"]
     #: Options of lm-eval's exact_match.
-    metric_options: dict[
-        Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"], bool | tuple[str, ...]
-    ] = {}
+    metric_options: dict[_Option, bool | tuple[str, ...]] = {}
     #: The choice stands within the text; what follows all of the openings is scored.
     choices_in_context: bool = False
     generation_kwargs: Generation | None = None
@@ -119,17 +118,7 @@ class Benchmark(Scoring):
 
     @cached_property
     def _compiled(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
-        compiled: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        for name in _TEMPLATES:
-            source = getattr(self, name)
-            if not isinstance(source, str):
-                compiled[name] = lambda row, constant=source: constant
-            elif source.isidentifier() or (one := _EXPRESSION.fullmatch(source)):
-                expression = source if source.isidentifier() else one[1]
-                compiled[name] = _JINJA.compile_expression(expression, undefined_to_none=False)
-            else:
-                compiled[name] = _JINJA.from_string(source).render
-        return compiled
+        return {name: _compile(getattr(self, name)) for name in _TEMPLATES}
 
     def of(self, template: str, row: dict[str, Any]) -> Any:
         """What the template of that key gives for a row, or the constant; raises what it meets in the row."""
@@ -137,6 +126,15 @@ class Benchmark(Scoring):
         if isinstance(value, jinja2.Undefined):
             str(value)  # raises
         return value
+
+
+def _compile(source: Any) -> Callable[[dict[str, Any]], Any]:
+    if not isinstance(source, str):
+        return lambda row: source
+    one = _EXPRESSION.fullmatch(source)
+    if one or source.isidentifier():
+        return _JINJA.compile_expression(one[1] if one else source, undefined_to_none=False)
+    return _JINJA.from_string(source).render
 
 
 def load_benchmark(project: Project, name: str) -> Benchmark:
@@ -148,10 +146,11 @@ def scoring_of(project: Project, task: Task | Published) -> Scoring:
     """How a task is scored; of a published one the `Benchmark`, with the examples that the scale asks for."""
     if not isinstance(task, Published):
         return LOCAL[task.kind]
-    benchmark, path = load_benchmark(project, task.benchmark), project.benchmarks / f"{task.benchmark}.yaml"
+    benchmark = load_benchmark(project, task.benchmark)
     if task.num_fewshot is None:
         return benchmark
-    return parse(Benchmark, benchmark.model_dump() | {"num_fewshot": task.num_fewshot}, str(path))
+    where = str(project.benchmarks / f"{task.benchmark}.yaml")
+    return parse(Benchmark, benchmark.model_dump() | {"num_fewshot": task.num_fewshot}, where)
 
 
 def task_digests(project: Project, scale: Scale, data: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -164,11 +163,12 @@ def task_digests(project: Project, scale: Scale, data: Mapping[str, str]) -> dic
     digests: dict[str, dict[str, str]] = {}
     for suite_name, suite in scale.suites.items():
         text = [[corpus, data[corpus]] for corpus in suite.corpora]
+        digests[suite_name] = {}
         for name, task in suite.tasks.items():
             if isinstance(scoring := scoring_of(project, task), Benchmark):
                 decides: list[Any] = [scoring.digest]
             else:
                 decides = [part.model_dump(mode="json", exclude_defaults=True) for part in (task, scoring)]
                 decides += [suite_name, name, text, scale.sequence_length]
-            digests.setdefault(suite_name, {})[name] = digest([VERSION, *decides])
+            digests[suite_name][name] = digest([VERSION, *decides])
     return digests

@@ -16,18 +16,12 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 Length = Annotated[int, Field(ge=1, le=1_000_000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-
-#: Keys of a manifest that do not determine the text; nor do a split's bytes by domain, beside its hash.
-_PROSE = {
-    **dict.fromkeys(("title", "about", "licence", "sources", "extraction", "gating", "note"), True),
-    **dict.fromkeys(("tokens_billions", "line_bytes"), True),
-    "splits": {"__all__": {"domain_bytes"}},
-}
+#: Keys that do not determine the text; nor do a split's bytes by domain, beside its hash.
+_PROSE = dict.fromkeys(("title", "about", "licence", "sources", "extraction", "gating", "note"), True)
+_PROSE |= {"tokens_billions": True, "line_bytes": True, "splits": {"__all__": {"domain_bytes"}}}
 
 
 class Manifest(Strict):
-    """What every kind declares."""
-
     name: str
     #: what it is called in figures and tables
     title: str
@@ -130,17 +124,14 @@ class SourceFile(Strict):
 
     @model_validator(mode="after")
     def _bytes_of_all(self) -> SourceFile:
-        if self.domain_bytes:
-            if set(self.domain_bytes) != set(self.domains):
-                raise ValueError("'domains' and 'domain_bytes' must name the same domains")
-            if (total := sum(self.domain_bytes.values())) != self.text_bytes:
-                raise ValueError(f"domain_bytes sum to {total}, not to the {self.text_bytes} of text_bytes")
+        if self.domain_bytes and self.domain_bytes.keys() != self.domains.keys():
+            raise ValueError("'domains' and 'domain_bytes' must name the same domains")
+        if self.domain_bytes and (total := sum(self.domain_bytes.values())) != self.text_bytes:
+            raise ValueError(f"domain_bytes sum to {total}, not to the {self.text_bytes} of text_bytes")
         return self
 
 
 class Source(Strict):
-    """Where text was taken from."""
-
     url: str
     commit: str
     licence: str
@@ -159,29 +150,22 @@ class Files(Manifest):
         if set(self.splits) != set(SPLITS):
             raise ValueError("'splits' must name both splits")
         for split, source in self.splits.items():
-            if unknown := set(source.domains) - set(self.domains):
-                raise ValueError(
-                    f"splits.{split}.domains names {', '.join(sorted(unknown))}, unknown in 'domains'"
-                )
+            if unknown := ", ".join(sorted(set(source.domains) - set(self.domains))):
+                raise ValueError(f"splits.{split}.domains names {unknown}, unknown in 'domains'")
         return self
-
-
-#: A pattern of paths inside a repository; * also stands for /.
-Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class HubSplit(Strict):
     """The files of a split: all of the repository that fit one of the patterns, in the order of paths."""
 
-    files: tuple[Pattern, ...] = Field(min_length=1)
+    #: Patterns of paths inside the repository; * also stands for /.
+    files: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1)
     #: How many files these are, where that is known; another number is an error.
     count: Count | None = None
 
 
 class DomainColumn(Strict):
-    """The column that tells a row's domain."""
-
-    #: Path of the column, nested ones with dots: meta.redpajama_set_name.
+    #: Path of the column that tells a row's domain, nested ones with dots: meta.redpajama_set_name.
     column: str = Field(min_length=1)
     #: Value in that column -> domain.
     names: dict[str, Name] = Field(min_length=1)
@@ -241,15 +225,12 @@ KINDS: dict[str, type[Manifest]] = {"generated": Generated, "files": Files, "hub
 def load_manifest(project: Project, name: str) -> Generated | Files | Hub:
     """Reads `data_manifests/<name>.yaml`; any fault is a `UserError` naming file and key."""
     path = project.manifests / f"{name}.yaml"
-    value = read_yaml(path)
+    value, where = read_yaml(path), str(path)
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(
-            f"the key 'kind' is wrong (given: {kind!r}).", where=str(path), do=nearest(str(kind), KINDS)
-        )
-    manifest = parse(KINDS[kind], value, str(path))
+        what = f"the key 'kind' is wrong (given: {kind!r})."
+        raise UserError(what, where=where, do=nearest(str(kind), KINDS))
+    manifest = parse(KINDS[kind], value, where)
     if manifest.name != name:
-        raise UserError(
-            f"the key 'name' says '{manifest.name}'.", where=str(path), do="Make it the file's name."
-        )
+        raise UserError(f"the key 'name' says '{manifest.name}'.", where=where, do="Make it the file's name.")
     return manifest

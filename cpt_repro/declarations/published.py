@@ -19,8 +19,6 @@ Points = tuple[tuple[float, float], ...]
 
 
 class Value(Strict):
-    """One published number (or text), with its mark and where it stands."""
-
     value: float | int | str
     mark: Mark
     place: str
@@ -48,12 +46,9 @@ class PublishedTable(Strict):
     def cell(self, key: str, row: int, column: str) -> Value | None:
         """The value in a row (from 0) of a column; `key` (table_02) goes into its place."""
         value = self.rows[row][self.columns.index(column)]
-        place = (
-            f"{key.replace('_0', ' ').replace('_', ' ').capitalize()} ({self.place}), row {row + 1}, {column}"
-        )
-        return (
-            None if value is None else Value(value=value, mark=self.marks.get(column, self.mark), place=place)
-        )
+        name = key.replace("_0", " ").replace("_", " ").capitalize()
+        place, mark = f"{name} ({self.place}), row {row + 1}, {column}", self.marks.get(column, self.mark)
+        return None if value is None else Value(value=value, mark=mark, place=place)
 
 
 class Fact(Strict):
@@ -67,8 +62,6 @@ class Fact(Strict):
 
 
 class Published(Strict):
-    """One paper's published tables and facts."""
-
     source: str
     tables: dict[str, PublishedTable] = {}
     facts: tuple[Fact, ...] = ()
@@ -81,7 +74,7 @@ class DigitisedCurve(Strict):
 
 
 class DigitisedPanel(Strict):
-    """One pair of axes: curves by legend label, horizontal lines by label."""
+    """Curves by legend label, horizontal lines by label."""
 
     x: str
     y: str
@@ -169,8 +162,6 @@ class Discrepancy(Strict):
 
 
 class Discrepancies(Strict):
-    """One paper's discrepancies."""
-
     discrepancies: tuple[Discrepancy, ...]
 
     @model_validator(mode="after")

@@ -24,9 +24,7 @@ DataKey = Annotated[str, Field(pattern=r"^[^/]+(/[1-9][0-9]*)?$")]
 
 
 class CorpusOf(Strict):
-    """A corpus of the paper: its role in the study, and how it is called."""
-
-    #: What is continued from, or what is continued on.
+    #: In the study: what is continued from, or what is continued on.
     role: Literal["old", "new"]
     #: The role in the paper's words: upstream, downstream.
     called: str
@@ -42,14 +40,11 @@ class Unit(Strict):
 
 
 class Batch(Strict):
-    """A training batch of the paper."""
-
     sequences: Count
     sequence_length: Count
 
     @property
     def tokens(self) -> int:
-        """Tokens in one batch."""
         return self.sequences * self.sequence_length
 
 
@@ -63,8 +58,8 @@ class OutsideSize(Strict):
 
 
 class InitFrom(Strict):
-    """Whose weights a run starts from: those of another run, at its end or at an iteration of the paper's
-    count, or of a model from outside, written for short as `init_from: <owner>/<name>@<revision>`."""
+    """Another run, at its end or an iteration of the paper's count, or a model from outside, for short
+    `init_from: <owner>/<name>@<revision>`."""
 
     run: str | None = None
     iteration: int | None = Field(default=None, ge=0, le=2**31)
@@ -123,20 +118,23 @@ class Run(Strict):
     #: Why the run is not trained, where a variant leaves it out.
     absent: str | None = Field(default=None, min_length=1)
 
+    @property
+    def all_data(self) -> tuple[str, ...]:
+        """Keys of its own data, and of what a model from outside saw."""
+        return (*self.data, *(self.init_from.data if self.init_from else ()))
+
     @model_validator(mode="after")
     def _possible(self) -> Run:
-        total = sum(self.data.values())
-        if abs(total - 1) > 1e-6:
+        if abs((total := sum(self.data.values())) - 1) > 1e-6:
             raise ValueError(f"the shares of 'data' sum to {total:g}, not 1")
         if (self.replay_fraction or self.keep) and self.init_from is None:
             raise ValueError("'replay_fraction' and 'keep' need 'init_from'")
-        if self.init_from and self.init_from.model:
-            if self.keep:
-                raise ValueError("'keep' needs a parent that is a run: a model from outside has weights only")
-            if self.replay_fraction and not self.init_from.data:
-                raise ValueError(
-                    "replay needs to know what the model from outside saw: 'init_from.data', '.billions'"
-                )
+        outside = self.init_from if self.init_from and self.init_from.model else None
+        if outside and self.keep:
+            raise ValueError("'keep' needs a parent that is a run: a model from outside has weights only")
+        if outside and self.replay_fraction and not outside.data:
+            what = "replay needs to know what the model from outside saw"
+            raise ValueError(f"{what}: 'init_from.data', '.billions'")
         if self.printed_for and not (len(self.data) == 1 and "/" in next(iter(self.data))):
             raise ValueError("'printed_for' is for a run on one domain, corpus/k")
         return self
@@ -174,12 +172,9 @@ class Paper(Strict):
         if all(corpus.role != "old" for corpus in self.corpora.values()):
             raise ValueError("corpora: none has the role 'old'")
         for name, run in self.runs.items():
-            named = {
-                key.partition("/")[0] for key in (*run.data, *(run.init_from.data if run.init_from else ()))
-            }
-            for corpus in sorted(named | set(run.validate_on)):
-                if corpus not in self.corpora:
-                    raise ValueError(f"runs.{name} names the corpus '{corpus}', which 'corpora' lacks")
+            named = {key.partition("/")[0] for key in run.all_data} | {*run.validate_on}
+            for corpus in sorted(named - self.corpora.keys()):
+                raise ValueError(f"runs.{name} names the corpus '{corpus}', which 'corpora' lacks")
             if run.model not in self.models:
                 raise ValueError(f"runs.{name} names the model '{run.model}', which 'models' lacks")
         return self
@@ -231,12 +226,14 @@ def check_number(runs: int, where: str) -> None:
 
 def combinations(body: Any, where: str) -> list[tuple[Any, dict[str, Any]]]:
     """(the declaration without `each`, values of its variables) for every combination of these."""
-    each = body.get("each", {}) if isinstance(body, dict) else {}
+    if not isinstance(body, dict):
+        return [(body, {})]
+    rest = dict(body)
+    each = rest.pop("each", {})
     if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
         do = "Give every variable a list: each: {x: [1, 2]}."
         raise UserError("the key 'each' is wrong.", where=where, do=do)
     check_number(math.prod(map(len, each.values())), where)
-    rest = {key: value for key, value in body.items() if key != "each"} if isinstance(body, dict) else body
     return [(rest, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())]
 
 
@@ -250,9 +247,8 @@ def _expand(declared: Any, where: str) -> dict[str, Any]:
         for rest, given in combinations(body, f"{where}, '{name}'"):
             filled, full_name = fill(rest, given), fill(name, given)
             if full_name in out:
-                raise UserError(
-                    f"the run '{full_name}' is declared twice.", where=where, do="Rename one of them."
-                )
+                what = f"the run '{full_name}' is declared twice."
+                raise UserError(what, where=where, do="Rename one of them.")
             out[full_name] = _with_eta_min(filled, f"{where}, '{full_name}'")
             check_number(len(out), where)
     return out
@@ -272,7 +268,7 @@ def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
     return run | {"schedule": schedule}
 
 
-def _switch(runs: dict[str, Any], paper: str, variants: dict[str, Any], where: str) -> None:
+def _switch(runs: dict[str, Any], variants: dict[str, Any], where: str) -> None:
     """Sets what the variants say in the expanded runs; a clash or a pattern without a run: `UserError`."""
     decided: dict[tuple[str, str], tuple[str, Any]] = {}
     changes = [(name, change) for name, variant in variants.items() for change in variant.changes]
@@ -309,15 +305,14 @@ def variants_of(paper: str, discrepancies: tuple[Discrepancy, ...]) -> dict[str,
 
 def load_paper(project: Project, name: str, variants: dict[str, Any]) -> Paper:
     """Reads and expands one paper's runs, with `variants` in force; a fault is a `UserError`."""
-    folder = project.papers / name
-    path = folder / "runs.yaml"
-    raw = read_yaml(path)
+    path = project.papers / name / "runs.yaml"
+    raw, where = read_yaml(path), str(path)
     if not isinstance(raw, dict):
-        raise UserError("it must hold a mapping.", where=str(path), do="Give it 'paper', 'batch', 'runs'.")
-    raw = {key: value for key, value in raw.items() if key != "schedules"}  # anchors only
-    raw["runs"], raw["merges"] = (_expand(raw.get(key, {}), str(path)) for key in ("runs", "merges"))
-    _switch(raw["runs"], name, variants, str(folder / "discrepancies.yaml"))
-    paper = parse(Paper, raw, str(path))
+        raise UserError("it must hold a mapping.", where=where, do="Give it 'paper', 'batch', 'runs'.")
+    raw.pop("schedules", None)  # anchors only
+    raw |= {key: _expand(raw.get(key, {}), where) for key in ("runs", "merges")}
+    _switch(raw["runs"], variants, str(path.with_name("discrepancies.yaml")))
+    paper = parse(Paper, raw, where)
     if paper.paper != name:
-        raise UserError(f"the key 'paper' says '{paper.paper}'.", where=str(path), do=f"Make it '{name}'.")
+        raise UserError(f"the key 'paper' says '{paper.paper}'.", where=where, do=f"Make it '{name}'.")
     return paper

@@ -24,8 +24,6 @@ class Size(Strict):
 
 
 class ModelSize(Size):
-    """A size standing in for one of the papers' models (keys: the papers' names for them)."""
-
     #: Learning rates of the papers are multiplied by this (small models need larger ones); 1 at paper scale.
     eta_factor: float = Field(gt=0, le=1e9)
     #: Rows of the embedding table; None takes the tokenizer's vocabulary. The papers pad theirs.
@@ -34,7 +32,7 @@ class ModelSize(Size):
     @property
     def size(self) -> Size:
         """The same without what is not the model's."""
-        return Size(**{name: getattr(self, name) for name in Size.model_fields})
+        return Size(**self.model_dump(include=set(Size.model_fields)))
 
 
 class Tokenizer(Strict):
@@ -51,10 +49,9 @@ class Tokenizer(Strict):
 
     @model_validator(mode="after")
     def _published_or_trained(self) -> Tokenizer:
-        published = [self.name, self.revision]
-        if self.kind == "pretrained" and None in published:
+        if self.kind == "pretrained" and None in (self.name, self.revision):
             raise ValueError("a pretrained tokenizer needs 'name' and 'revision' (a commit)")
-        if self.kind == "train" and published != [None, None]:
+        if self.kind == "train" and (self.name, self.revision) != (None, None):
             raise ValueError("'name' and 'revision' belong to kind: pretrained")
         return self
 
@@ -103,11 +100,9 @@ class Published(Strict):
 
 
 class Suite(Strict):
-    """A named set of tasks; its average is the plain mean.
+    """A named set of tasks; its average is the plain mean."""
 
-    Local tasks are made from the validation text of `corpora`; published ones need none.
-    """
-
+    #: Local tasks are made from their validation text; published ones need none.
     corpora: tuple[str, ...] = ()
     tasks: dict[Name, Annotated[Task | Published, Field(discriminator="kind")]] = Field(min_length=1)
 
@@ -160,7 +155,6 @@ class Execution(Strict):
 
     @property
     def ranks(self) -> int:
-        """Processes in all."""
         return self.nodes * self.ranks_per_node
 
     @model_validator(mode="after")
@@ -173,8 +167,6 @@ class Execution(Strict):
 
 
 class Scale(Strict):
-    """How big: everything that turns a paper's declarations into runs on this machine."""
-
     name: Name
     about: str
     #: Tokens that stand for one billion of the papers' tokens.
@@ -216,9 +208,9 @@ class Scale(Strict):
         for model, execution in self.execution.items():
             if model not in self.models:
                 raise ValueError(f"'execution' names the model {model}, which 'models' lacks")
-            if self.batch_sequences != "published" and self.batch_sequences % execution.ranks:
-                batch = f"the batch of {self.batch_sequences}"
-                raise ValueError(f"execution.{model}: {execution.ranks} ranks do not divide {batch}")
+            batch, ranks = self.batch_sequences, execution.ranks
+            if batch != "published" and batch % ranks:
+                raise ValueError(f"execution.{model}: {ranks} ranks do not divide the batch of {batch}")
         return self
 
     def run_as(self, model: str) -> Execution:
@@ -250,15 +242,13 @@ def load_scale(project: Project, name: str) -> Scale:
     if name not in known:
         raise UserError(f"the scale '{name}' is unknown.", where=str(project.scales), do=nearest(name, known))
     path = project.scales / f"{name}.yaml"
-    scale = load(Scale, path)
+    scale, where = load(Scale, path), str(path)
     if scale.name != name:
-        raise UserError(
-            f"the key 'name' says '{scale.name}'.", where=str(path), do="Make it the file's name."
-        )
+        raise UserError(f"the key 'name' says '{scale.name}'.", where=where, do="Make it the file's name.")
     benchmarks = sorted(file.stem for file in project.benchmarks.glob("*.yaml"))
     for suite_name, suite in scale.suites.items():
         for task_name, task in suite.tasks.items():
             if isinstance(task, Published) and task.benchmark not in benchmarks:
                 what = f"suites.{suite_name}.tasks.{task_name}: the benchmark '{task.benchmark}' is unknown."
-                raise UserError(what, where=str(path), do=nearest(task.benchmark, benchmarks))
+                raise UserError(what, where=where, do=nearest(task.benchmark, benchmarks))
     return scale

@@ -11,7 +11,7 @@ code of that time (GPT-NeoX before pull request 1008), which is version 1 of `co
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,25 +20,38 @@ from cpt_repro.declarations.strict import Share, Strict
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _warmup(t: float, t_warmup: float, eta_max: float) -> float | None:
-    """Linear warm-up from 0: eta_max * t / T_warmup for t < T_warmup, else None (Ibrahim Eq. 1)."""
-    return eta_max * t / t_warmup if t < t_warmup else None
-
-
 class _Schedule(Strict):
-    def __call__(self, iteration: float, total: float) -> float:
-        """Learning rate of the update after `iteration` of `total` iterations; past the end the last one."""
-        return self._at(min(max(float(iteration), 0.0), float(total)), float(total))
+    #: The rate that the warm-up leads to.
+    _peak: ClassVar[str] = "eta_max"
 
-    def _at(self, t: float, total: float) -> float:
+    def __call__(self, iteration: float, total: float) -> float:
+        """Learning rate of the update after `iteration` of `total` iterations; past the end the last one.
+
+        Linear warm-up from 0: eta_max * t / T_warmup for t < T_warmup (Ibrahim Eq. 1).
+        """
+        total = float(total)
+        t, warmup = min(max(float(iteration), 0.0), total), getattr(self, "warmup_frac", 0.0) * total
+        return getattr(self, self._peak) * t / warmup if t < warmup else self._after(t, total, warmup)
+
+    def _after(self, t: float, total: float, warmup: float) -> float:
         raise TypeError(f"{type(self).__name__} has no formula")
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        low, high = getattr(self, "eta_min", 0), getattr(self, self._peak)
+        if low > high:
+            raise ValueError(f"eta_min ({low}) exceeds {self._peak} ({high})")
+        return self
 
     def scaled(self, factor: float):
         """The same schedule with every rate multiplied by `factor`."""
-        rates = {
-            name: getattr(self, name) * factor for name in type(self).model_fields if name.startswith("eta_")
-        }
-        return self.model_copy(update=rates)
+        rates = [name for name in type(self).model_fields if name.startswith("eta_")]
+        return self.model_copy(update={name: getattr(self, name) * factor for name in rates})
+
+
+def _cosine(high: float, low: float, x: float) -> float:
+    """From `high` at x = 0 to `low` at 1 (Ibrahim Eq. 2 and 3)."""
+    return low + (high - low) / 2 * (1 + math.cos(math.pi * x))
 
 
 class Cosine(_Schedule):
@@ -55,35 +68,24 @@ class Cosine(_Schedule):
     eta_min: Rate
     warmup_frac: Share = 0.01
 
-    @model_validator(mode="after")
-    def _ordered(self):
-        if self.eta_min > self.eta_max:
-            raise ValueError(f"eta_min ({self.eta_min}) exceeds eta_max ({self.eta_max})")
-        return self
-
-    def _at(self, t: float, total: float) -> float:
-        t_warmup = self.warmup_frac * total
-        rate = _warmup(t, t_warmup, self.eta_max)
-        if rate is not None:
-            return rate
+    def _after(self, t: float, total: float, warmup: float) -> float:
         if self.version == 1:
-            progress = (min(t, total - t_warmup) - t_warmup) / total
+            progress = (min(t, total - warmup) - warmup) / total
             return max(self.eta_min, self.eta_max / 2 * (1 + math.cos(math.pi * progress)))
-        progress = (t - t_warmup) / (total - t_warmup) if total > t_warmup else 1.0
-        return self.eta_min + (self.eta_max - self.eta_min) / 2 * (1 + math.cos(math.pi * progress))
+        return _cosine(self.eta_max, self.eta_min, (t - warmup) / (total - warmup) if total > warmup else 1.0)
 
 
 class Constant(_Schedule):
     """`eta_const`, after a linear warm-up where `warmup_frac` is above 0 (Ibrahim Fig. 4 and 8)."""
 
+    _peak = "eta_const"
     kind: Literal["constant"] = "constant"
     version: Literal[1] = 1
     eta_const: Rate
     warmup_frac: Share = 0.0
 
-    def _at(self, t: float, total: float) -> float:
-        rate = _warmup(t, self.warmup_frac * total, self.eta_const)
-        return self.eta_const if rate is None else rate
+    def _after(self, t: float, total: float, warmup: float) -> float:
+        return self.eta_const
 
 
 class Infinite(_Schedule):
@@ -107,7 +109,7 @@ class Infinite(_Schedule):
     alpha: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _ordered(self):
         total = self.warmup_frac + self.cooldown_frac + self.constant_frac + self.anneal_frac
         if abs(total - 1) > 1e-9:
             raise ValueError(f"warmup_frac + cooldown_frac + constant_frac + anneal_frac is {total:g}, not 1")
@@ -115,22 +117,15 @@ class Infinite(_Schedule):
             raise ValueError("the rates must be ordered eta_min <= eta_const <= eta_max")
         return self
 
-    def _at(self, t: float, total: float) -> float:
-        t_cooldown = self.warmup_frac * total
-        t_const = t_cooldown + self.cooldown_frac * total
+    def _after(self, t: float, total: float, warmup: float) -> float:
+        t_const = warmup + self.cooldown_frac * total
         t_anneal = t_const + self.constant_frac * total
-        rate = _warmup(t, t_cooldown, self.eta_max)
-        if rate is not None:
-            return rate
         if t < t_const:
-            x = (t - t_cooldown) / (t_const - t_cooldown)
+            x = (t - warmup) / (t_const - warmup)
             if self.cooldown == "cosine":
-                return self.eta_const + (self.eta_max - self.eta_const) / 2 * (1 + math.cos(math.pi * x))
-
-            def h(x: float) -> float:
-                return 1 / math.sqrt(1 + self.alpha * x) - 1
-
-            return self.eta_max + (self.eta_const - self.eta_max) / h(1) * h(x)
+                return _cosine(self.eta_max, self.eta_const, x)
+            h, end = (1 / math.sqrt(1 + self.alpha * at) - 1 for at in (x, 1))
+            return self.eta_max + (self.eta_const - self.eta_max) / end * h
         if t <= t_anneal or self.anneal_frac == 0:
             return self.eta_const
         return self.eta_const * (self.eta_min / self.eta_const) ** ((t - t_anneal) / (total - t_anneal))
@@ -139,18 +134,13 @@ class Infinite(_Schedule):
 class Anneal(_Schedule):
     """The end of an infinite schedule alone: eta_const * (eta_min/eta_const)^(t/T) (Ibrahim section 7.2)."""
 
+    _peak = "eta_const"
     kind: Literal["anneal"] = "anneal"
     version: Literal[1] = 1
     eta_const: Rate
     eta_min: Rate
 
-    @model_validator(mode="after")
-    def _ordered(self):
-        if self.eta_min > self.eta_const:
-            raise ValueError(f"eta_min ({self.eta_min}) exceeds eta_const ({self.eta_const})")
-        return self
-
-    def _at(self, t: float, total: float) -> float:
+    def _after(self, t: float, total: float, warmup: float) -> float:
         return self.eta_const * (self.eta_min / self.eta_const) ** (t / total)
 
 

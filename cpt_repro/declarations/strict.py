@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpt_repro.errors import UserError
-from cpt_repro.files import DECLARATION_BYTES, read_bytes
+from cpt_repro.files import DECLARATION_BYTES, read_bytes, read_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 #: Of tokens, above 0.
@@ -45,17 +45,12 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
         if key_node.tag.endswith(":merge"):
             continue
         key = loader.construct_object(key_node, deep=True)
-        fault = (
-            "is no plain value" if not isinstance(key, Hashable) else "stands twice" if key in own else None
-        )
-        if fault:
-            what = f"the key {key!r} {fault}"
+        plain = isinstance(key, Hashable)
+        if not plain or key in own:
+            what = f"the key {key!r} {'stands twice' if plain else 'is no plain value'}"
             raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         own.add(key)
-    loader.flatten_mapping(node)  # puts what `<<` brings first, so that own keys win
-    return {
-        loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value
-    }
+    return loader.construct_mapping(node, deep=True)
 
 
 def _printable_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -72,33 +67,28 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _printable_int)
 _MOST_NODES, _DEEPEST = 1_000_000, 100
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
+def _check_size(text: str) -> None:
+    nodes, below, around = 0, {}, []  # below: anchor -> nodes that it stands for; endless within itself
     for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = around.pop()
+            below[anchor] = nodes - before
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += below.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((event.anchor, nodes - 1))
+            below[event.anchor] = math.inf
+        if len(around) > _DEEPEST:
             raise ValueError("it nests too deep")
-
-
-def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """Nodes from `node` down with every alias written out; a node within itself is endless."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
-        children = (child for part in inner for child in (part if isinstance(part, tuple) else (part,)))
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
-    return known[id(node)]
+        if nodes > _MOST_NODES:
+            raise ValueError("its aliases, written out, are too many values")
 
 
 @lru_cache(maxsize=64)
 def _read(text: str) -> bytes:
     """What a text says, pickled, so that every reader has its own; libyaml takes ten times as long."""
-    _check_depth(text)
-    loader = _Loader(text)
-    node = loader.get_single_node()
-    if node is not None and _written_out(node, {}) > _MOST_NODES:
-        raise ValueError("its aliases, written out, are too many values")
-    return pickle.dumps(None if node is None else loader.construct_document(node))
+    _check_size(text)
+    return pickle.dumps(_Loader(text).get_single_data())
 
 
 def warm_up(folder: Path) -> None:
@@ -143,16 +133,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     """Keys allowed where a validation error arose, as far as the model's plain nesting tells."""
-    current, choices = model, []
+    models = [model]
     for part in location:
-        tagged = [c for c in choices if "kind" in c.model_fields and c.model_fields["kind"].default == part]
-        if tagged:  # the tag of a union, which a location holds before the keys of its member
-            current, choices = tagged[0], []
-        fields = {field.alias or name: field for name, field in current.model_fields.items()}
-        if part in fields:
-            choices = _models_in(fields[part].annotation) or [current]
-            current = choices[0]
-    return [field.alias or name for name, field in current.model_fields.items()]
+        # The tag of a union stands in a location before the keys of its member.
+        tagged = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        fields = {field.alias or name: field for name, field in models[0].model_fields.items()}
+        models = tagged or (_models_in(fields[part].annotation) if part in fields else []) or models
+    return [field.alias or name for name, field in models[0].model_fields.items()]
 
 
 def parse(model: type[T], value: Any, where: str, context: Any = None) -> T:
@@ -164,19 +151,16 @@ def parse(model: type[T], value: Any, where: str, context: Any = None) -> T:
         return model.model_validate(value, context=context)
     except ValidationError as error:
         fault = error.errors()[0]
-        location = fault["loc"]
+        location, given = fault["loc"], fault.get("input")
         key = ".".join(str(part) for part in location) or "(top level)"
         if fault["type"] == "extra_forbidden":
-            do = nearest(str(location[-1]), _known_keys(model, location[:-1]))
-            raise UserError(f"the key '{key}' is unknown.", where=where, do=do) from None
-        message = fault["msg"].removeprefix("Value error, ")
-        told = f"{fault.get('input')!r:.60}"
-        given = "" if isinstance(fault.get("input"), dict | list) else f" (given: {told})"
-        raise UserError(
-            f"the key '{key}' is wrong: {message}{given}.", where=where, do="Correct the value."
-        ) from None
+            what, do = "unknown", nearest(str(location[-1]), _known_keys(model, location[:-1]))
+        else:
+            told = "" if isinstance(given, dict | list) else f" (given: {given!r:.60})"
+            what, do = f"wrong: {fault['msg'].removeprefix('Value error, ')}{told}", "Correct the value."
+        raise UserError(f"the key '{key}' is {what}.", where=where, do=do) from None
 
 
 def load(model: type[T], path: Path) -> T:
-    """Reads one YAML file as `model`."""
-    return parse(model, read_yaml(path), str(path))
+    """Reads one file of YAML, or of JSON, as `model`."""
+    return parse(model, read_json(path) if path.suffix == ".json" else read_yaml(path), str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
@@ -17,9 +17,8 @@ from cpt_repro.declarations.published import (
     ReleasedWeights,
 )
 from cpt_repro.declarations.runs import Paper, load_paper, paper_names, variants_of
-from cpt_repro.declarations.strict import load, nearest, parse, read_yaml
+from cpt_repro.declarations.strict import T, load, nearest
 from cpt_repro.errors import UserError
-from cpt_repro.files import read_json
 from cpt_repro.project import Project
 
 #: Billions of tokens since a run began at which every run of a paper is evaluated, beside those of the scale.
@@ -46,11 +45,15 @@ class Study:
         """Where a file of the paper's declarations lies."""
         return self.project.papers / self.name / file
 
+    def _load(self, file: str, empty: T) -> T:
+        """A file's content, of the type of `empty`, which stands where there is no file."""
+        path = self.path(file)
+        return load(type(empty), path) if path.exists() else empty
+
     @cached_property
     def discrepancies(self) -> tuple[Discrepancy, ...]:
         """Where its sources contradict each other; none where it has no file."""
-        path = self.path("discrepancies.yaml")
-        return load(Discrepancies, path).discrepancies if path.exists() else ()
+        return self._load("discrepancies.yaml", Discrepancies(discrepancies=())).discrepancies
 
     @cached_property
     def paper(self) -> Paper:
@@ -60,8 +63,7 @@ class Study:
 
     @cached_property
     def _asked(self) -> tuple[_Asked, ...]:
-        paths = [path for name in ("claims", "exhibits") if (path := self.path(f"{name}.yaml")).exists()]
-        return tuple(parse(_Asked, read_yaml(path), str(path)) for path in paths)
+        return tuple(self._load(file, _Asked()) for file in ("claims.yaml", "exhibits.yaml"))
 
     @property
     def points(self) -> tuple[float, ...]:
@@ -76,24 +78,20 @@ class Study:
     @cached_property
     def published(self) -> Published:
         """Its published tables and facts; empty where it has no file."""
-        path = self.path("published.yaml")
-        return load(Published, path) if path.exists() else Published(source="")
+        return self._load("published.yaml", Published(source=""))
 
     @cached_property
     def digitised(self) -> Digitised:
         """Its digitised curves; empty where it has no file."""
-        path = self.path("digitised.json")
-        empty = Digitised(source="", tolerance=0, panels={})
-        return parse(Digitised, read_json(path), str(path)) if path.exists() else empty
+        return self._load("digitised.json", Digitised(source="", tolerance=0, panels={}))
 
     @cached_property
     def released(self) -> dict[str, Released]:
         """Weights that its authors published, by run; {} where it has no file."""
-        path = self.path("released.yaml")
-        models = load(ReleasedWeights, path).models if path.exists() else {}
+        models = self._load("released.yaml", ReleasedWeights(source="", models={})).models
         for run in models.keys() - self.paper.runs.keys():
-            what, do = f"the run '{run}' is not declared.", nearest(run, self.paper.runs)
-            raise UserError(what, where=str(path), do=do)
+            what, where = f"the run '{run}' is not declared.", str(self.path("released.yaml"))
+            raise UserError(what, where=where, do=nearest(run, self.paper.runs))
         return models
 
     def resolve(self, name: str) -> tuple[str, str]:
@@ -119,10 +117,8 @@ class Study:
         other = name.partition("/")[0]
         if other in self.studies.names and other != self.name:
             known += [f"{other}/{run}" for run in self.studies[other].paper.runs]
-        what, do = (
-            f"the {'run or merge' if merges else 'run'} '{name}' is not declared.",
-            nearest(name, known),
-        )
+        do = nearest(name, known)
+        what = f"the {'run or merge' if merges else 'run'} '{name}' is not declared."
         raise UserError(what, where=where, do=do if len(do) < 200 else "Declare it, or use a declared one.")
 
 
@@ -136,14 +132,12 @@ class Studies:
         self.project, self.variants = project, variants
         self.names = paper_names(project)
         self._studies: dict[str, Study] = {}
-        known: dict[str, Any] = {}
-        for name in self.names if variants else ():
-            known |= variants_of(name, self[name].discrepancies)
+        papers = self.names if variants else ()
+        known = [variant for name in papers for variant in variants_of(name, self[name].discrepancies)]
         for variant in variants:
             if variant not in known:
-                raise UserError(
-                    f"the variant '{variant}' is unknown.", where=where, do=nearest(variant, known)
-                )
+                what = f"the variant '{variant}' is unknown."
+                raise UserError(what, where=where, do=nearest(variant, known))
 
     def __getitem__(self, name: str) -> Study:
         """The study of a paper; an unknown one is a `UserError`."""
