@@ -34,14 +34,10 @@ def streams(mixture: Mixture) -> list[Stream]:
 
 def corpus_part(corpus: str, shares: dict[str, float], share: float, first_sequence: float) -> Part:
     """All domains of a corpus by their shares, from where `first_sequence` of the whole corpus would be."""
-    total = sum(shares.values())
-    parts = [
-        Part(
-            share=part / total,
-            stream=Stream(corpus=corpus, domain=domain, start=round(first_sequence * part / total)),
-        )
-        for domain, part in shares.items()
-    ]
+    total, parts = sum(shares.values()), []
+    for domain, part in shares.items():
+        stream = Stream(corpus=corpus, domain=domain, start=round(first_sequence * part / total))
+        parts.append(Part(share=part / total, stream=stream))
     return Part(share=share, parts=tuple(parts))
 
 
@@ -51,17 +47,13 @@ def with_replay(new: Mixture, seen: list[tuple[int, Mixture]], replay_fraction: 
     Replay comes first, so that its share of every batch is within one sample (`data.order`).
     """
     shares = reservoir_shares([tokens for tokens, _ in seen], replay_fraction)
-    replayed = tuple(
-        Part(share=share, parts=_renormalised(mixture))
-        for (_, mixture), share in zip(seen, shares, strict=True)
-    )
-    rest = tuple(part.model_copy(update={"share": part.share * (1 - replay_fraction)}) for part in new)
-    return (Part(share=replay_fraction, parts=replayed), *rest)
-
-
-def _renormalised(parts: Mixture) -> Mixture:
-    total = sum(part.share for part in parts)
-    return tuple(part.model_copy(update={"share": part.share / total}) for part in parts)
+    replayed = []
+    for (_, parts), share in zip(seen, shares, strict=True):
+        total = sum(part.share for part in parts)
+        whole = tuple(part.model_copy(update={"share": part.share / total}) for part in parts)
+        replayed.append(Part(share=share, parts=whole))
+    rest = (part.model_copy(update={"share": part.share * (1 - replay_fraction)}) for part in new)
+    return (Part(share=replay_fraction, parts=tuple(replayed)), *rest)
 
 
 def reservoir_shares(sizes: list[float], replay_fraction: float) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -16,7 +15,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.files import digest
 from cpt_repro.models.architecture import architecture
 from cpt_repro.models.outside import check_size, outside_identity
-from cpt_repro.planning.mixture import Mixture, corpus_part, streams, with_replay
+from cpt_repro.planning.mixture import Mixture, Part, Stream, corpus_part, streams, with_replay
 from cpt_repro.planning.training import External, Start, Training
 from cpt_repro.project import Project
 
@@ -24,7 +23,6 @@ from cpt_repro.project import Project
 MOST_EVALUATIONS = 10_000
 #: Stages that a run replays, at most: the shares of the reservoir take the cube of their number.
 MOST_REPLAYED = 100
-_DATA_KEY = re.compile(r"([^/]+)(?:/([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
@@ -117,31 +115,30 @@ class Plan:
                 for run in (merge.base, merge.task):
                     study.check_run(run, f"{study.path('runs.yaml')}, merges.{name}")
         self.runs: dict[str, PlannedRun] = {}
+        #: identity -> the runs that are this training; it is trained under the first one's name
+        self.trainings: dict[str, list[PlannedRun]] = {}
+        self._kept: dict[str, dict[int, bool]] = {}
         #: (paper, sequences of a batch) -> evaluations that all its runs have
         self.shared: dict[tuple[str, int], set[int]] = {}
         #: (paper, run) without counterpart at this scale -> why
         self.absent: dict[tuple[str, str], str] = {}
-        names = sum(len(self.studies[paper].paper.runs) for paper in self.papers)
-        check_number(names * len(scale.seeds), where)
-        for paper in self.papers:
-            for name in self.studies[paper].paper.runs:
-                for seed in scale.seeds:
-                    self._planned(paper, name, seed)
+        declared = [(paper, name) for paper in self.papers for name in self.studies[paper].paper.runs]
+        check_number(len(declared) * len(scale.seeds), where)
+        for run, seed in itertools.product(declared, scale.seeds):
+            self._planned(*run, seed)
         for pattern in scale.more_seeds.runs if scale.more_seeds else ():
             self._repeat(pattern, f"{where}, more_seeds.runs")
 
     def _repeat(self, pattern: str, where: str) -> None:
         every = [(paper, name) for paper in self.studies.names for name in self.studies[paper].paper.runs]
-        fitting = [(paper, name) for paper, name in every if fnmatchcase(f"{paper}/{name}", pattern)]
+        fitting = [run for run in every if fnmatchcase("/".join(run), pattern)]
         if not fitting:
-            raise UserError(
-                f"no run fits '{pattern}'.", where=where, do="Write <paper>/<run>; * stands for any."
-            )
-        made = [(paper, name) for paper, name in fitting if paper in self.papers]
+            do = "Write <paper>/<run>; * stands for any."
+            raise UserError(f"no run fits '{pattern}'.", where=where, do=do)
+        made = [run for run in fitting if run[0] in self.papers]
         check_number(len(self.runs) + len(made) * len(self.scale.more_seeds.seeds), where)
-        for paper, name in made:
-            for seed in self.scale.more_seeds.seeds:
-                self._planned(paper, name, seed)
+        for run, seed in itertools.product(made, self.scale.more_seeds.seeds):
+            self._planned(*run, seed)
 
     # -- corpora
 
@@ -178,15 +175,11 @@ class Plan:
 
     # -- resolution
 
-    def id_of(self, paper: str, name: str, seed: int | None = None) -> str:
-        """A run's id: readable, and the path of its receipt."""
-        return f"{paper}/{name}/seed-{self.scale.seeds[0] if seed is None else seed}"
-
     def _planned(self, paper: str, name: str, seed: int) -> None:
-        """Puts one seed's run into `runs`, after what it starts from; without counterpart into `absent`."""
+        """Adds one seed's run, after what it starts from; one without counterpart goes into `absent`."""
         line: dict[tuple[str, str], tuple[str, str] | None] = {}
         at: tuple[str, str] | None = (paper, name)
-        while at and self.id_of(*at, seed) not in self.runs and at not in self.absent:
+        while at and id_of(*at, seed) not in self.runs and at not in self.absent:
             if at in line:
                 do = "Break the circle in 'init_from'."
                 raise UserError("the run is its own ancestor.", where=self.where(*at), do=do)
@@ -196,9 +189,16 @@ class Plan:
             if parent in self.absent:
                 self.absent[paper, name] = self.absent[parent]
             elif (paper, name) not in self.absent:
-                before = self.runs[self.id_of(*parent, seed)] if parent else None
-                planned = _Resolution(self, paper, name, seed, before).planned
-                self.runs[planned.id] = planned
+                before = self.runs[id_of(*parent, seed)] if parent else None
+                self._add(_Resolution(self, paper, name, seed, before).planned)
+
+    def _add(self, run: PlannedRun) -> None:
+        self.runs[run.id] = run
+        self.trainings.setdefault(run.identity, []).append(run)
+        self._kept.setdefault(run.identity, {run.training.iterations: False})
+        if start := run.training.start:
+            kept = self._kept[start.parent]
+            kept[start.iteration] = kept.get(start.iteration, False) or "optimizer" in start.keep
 
     def where(self, paper: str, name: str) -> str:
         """What errors call a run."""
@@ -220,7 +220,7 @@ class Plan:
             return run.absent
         if scale.models.get(run.model) is None:
             return f"scale {scale.name} has no counterpart of the model {run.model}"
-        for key in (*run.data, *(run.init_from.data if run.init_from else ())):
+        for key in run.all_data:
             corpus, rank = split_rank(key)
             if corpus not in scale.corpora:
                 return f"scale {scale.name} has no corpus {corpus}"
@@ -235,9 +235,9 @@ class Plan:
     def lineage(self, run_id: str) -> list[PlannedRun]:
         """The run's ancestors from the root, and itself."""
         out, run = [], self.runs.get(run_id)
-        while run is not None:
+        while run:
             out.append(run)
-            run = self.runs[run.parent] if run.parent else None
+            run = self.runs.get(run.parent)
         return out[::-1]
 
     def lineage_tokens(self, run_id: str) -> int:
@@ -252,18 +252,14 @@ class Plan:
     def _include(self, paper: str, name: str) -> None:
         """Plans a run of a paper that is not made, since one that is made shows it."""
         if paper not in self.papers and name in self.studies[paper].paper.runs:
-            before = len(self.runs)
             for seed in self.scale.seeds:
                 self._planned(paper, name, seed)
-            if len(self.runs) > before:
-                self.__dict__.pop("trainings", None)
-                self.__dict__.pop("_kept", None)
 
     def find(self, paper: str, name: str) -> list[PlannedRun]:
         """A run's seeds; [] where the scale has no counterpart. `name` as that paper writes it."""
         paper, name = self.studies[paper].resolve(name)
         self._include(paper, name)
-        return [run for seed in self.seeds if (run := self.runs.get(self.id_of(paper, name, seed)))]
+        return [run for seed in self.seeds if (run := self.runs.get(id_of(paper, name, seed)))]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -285,8 +281,8 @@ class Plan:
     def ids(self, paper: str, name: str) -> list[str]:
         """Ids of a run or merge, one per seed that all its runs have; [] without counterpart at the scale."""
         paper, name, behind = self._behind(paper, name)
-        there = [s for s in self.seeds if all(self.id_of(*run, s) in self.runs for run in behind)]
-        return [self.id_of(paper, name, seed) for seed in there]
+        there = [s for s in self.seeds if all(id_of(*run, s) in self.runs for run in behind)]
+        return [id_of(paper, name, seed) for seed in there]
 
     def why_absent(self, paper: str, name: str) -> str | None:
         """Why a run or merge has no counterpart at this scale; None if it has one."""
@@ -299,17 +295,9 @@ class Plan:
         paper, _, rest = model_id.partition("/")
         name, _, seed = rest.rpartition("/seed-")
         density = self.studies[paper].paper.merges[name].density
-        runs = [self.runs[self.id_of(*one, int(seed))] for one in self._behind(paper, name)[2]]
+        runs = [self.runs[id_of(*one, int(seed))] for one in self._behind(paper, name)[2]]
         identity = digest(["merge", density, [run.identity for run in runs]])
         return PlannedModel(model_id, identity, tuple((r, r.training.iterations) for r in runs), density)
-
-    @cached_property
-    def trainings(self) -> dict[str, list[PlannedRun]]:
-        """Identity -> the runs that are this training; it is trained under the first one's name."""
-        out: dict[str, list[PlannedRun]] = {}
-        for run in self.runs.values():
-            out.setdefault(run.identity, []).append(run)
-        return out
 
     def wanted(self, identity: str) -> ValidationPlan:
         """What is to be measured along a training, for all its names together."""
@@ -323,25 +311,20 @@ class Plan:
             shared=tuple(sorted(every - {i for plan in plans for i in {*plan.evaluations} - {*plan.shared}})),
         )
 
-    @cached_property
-    def _kept(self) -> dict[str, dict[int, bool]]:
-        out = {identity: {runs[0].training.iterations: False} for identity, runs in self.trainings.items()}
-        for run in self.runs.values():
-            if start := run.training.start:
-                iterations = out[start.parent]
-                optimizer = "optimizer" in start.keep
-                iterations[start.iteration] = iterations.get(start.iteration, False) or optimizer
-        return out
-
     def kept(self, identity: str) -> dict[int, bool]:
         """Iterations of a training whose weights are kept, and whether a child needs the optimizer too."""
         return self._kept[identity]
 
 
+def id_of(paper: str, name: str, seed: int) -> str:
+    """A run's id: readable, and the path of its receipt."""
+    return f"{paper}/{name}/seed-{seed}"
+
+
 def split_rank(key: str) -> tuple[str, int | None]:
     """(corpus, k) of `corpus/k`, its k-th largest domain; k is None of a whole corpus."""
-    match = _DATA_KEY.fullmatch(key)
-    return match[1], int(match[2]) if match[2] else None
+    corpus, _, rank = key.partition("/")
+    return corpus, int(rank) if rank else None
 
 
 class _Resolution:
@@ -357,7 +340,7 @@ class _Resolution:
         self.sequences = self._batch_sequences()
         start = self._start()
         self.planned = PlannedRun(
-            id=plan.id_of(study.name, name, seed),
+            id=id_of(study.name, name, seed),
             paper=study.name,
             name=name,
             seed=seed,
@@ -373,14 +356,12 @@ class _Resolution:
         return UserError(what, where=self.where, do=do)
 
     def _batch_sequences(self) -> int:
-        scale, batch = self.scale, self.batch
-        published = scale.batch_sequences == "published"
-        if published and scale.sequence_length != batch.sequence_length:
-            do = (
-                f"Set the scale's 'sequence_length' to {batch.sequence_length}, or give it 'batch_sequences'."
-            )
-            raise self._wrong(f"its batch is of sequences of {batch.sequence_length} tokens.", do)
-        sequences = batch.sequences if published else scale.batch_sequences
+        scale, sequences, length = self.scale, self.scale.batch_sequences, self.batch.sequence_length
+        if sequences == "published":
+            sequences = self.batch.sequences
+            if scale.sequence_length != length:
+                do = f"Set the scale's 'sequence_length' to {length}, or give it 'batch_sequences'."
+                raise self._wrong(f"its batch is of sequences of {length} tokens.", do)
         if sequences % (ranks := scale.run_as(self.run.model).ranks):
             do = f"Change the ranks in execution.{self.run.model} of configs/scales/{scale.name}.yaml."
             raise self._wrong(f"{ranks} ranks do not divide its batch of {sequences} sequences.", do)
@@ -392,12 +373,12 @@ class _Resolution:
     @cached_property
     def billions(self) -> float:
         """Length of the schedule in billions of tokens."""
-        iterations, printed = self.run.iterations, self.run.printed_for
-        if printed:
+        iterations = self.run.iterations
+        if printed := self.run.printed_for:
             corpus, rank = split_rank(next(iter(self.run.data)))
             shares = list(self.plan.shares(corpus).values())
             if len(shares) != printed.domains:
-                return shares[rank - 1] * printed.iterations * self.batch.tokens / 1e9
+                iterations = shares[rank - 1] * printed.iterations
         return iterations * self.batch.tokens / 1e9
 
     def _start(self) -> Start | None:
@@ -408,8 +389,7 @@ class _Resolution:
         if asked is not None:
             paper, name = self.study.resolve(self.run.init_from.run)
             of = self.study.studies[paper].paper
-            if asked > of.runs[name].iterations:
-                end = of.runs[name].iterations
+            if asked > (end := of.runs[name].iterations):
                 what = f"'init_from.iteration' asks for {asked} of '{name}', which ends at {end}."
                 raise self._wrong(what, "Ask for an earlier iteration or lengthen the parent.")
             iteration = self.scale.iterations(of.billions(name, asked), before.batch_sequences)
@@ -478,8 +458,7 @@ class _Resolution:
             if rank is None:
                 out.append(corpus_part(corpus, shares, share, first))
             else:
-                domain = corpus_part(corpus, {list(shares)[rank - 1]: 1.0}, 1, 0).parts[0]
-                out.append(domain.model_copy(update={"share": share}))
+                out.append(Part(share=share, stream=Stream(corpus=corpus, domain=list(shares)[rank - 1])))
         return tuple(out)
 
     def _external(self, rows: int, setting: str) -> External | None:
@@ -505,9 +484,8 @@ class _Resolution:
             return new
         lineage = self.plan.lineage(self.parent.id) if self.parent else []
         if any(run.replay_fraction == 1 for run in lineage):
-            raise self._wrong(
-                "'replay_fraction' 1 of an ancestor leaves no new data to replay.", "Lower it there."
-            )
+            what = "'replay_fraction' 1 of an ancestor leaves no new data to replay."
+            raise self._wrong(what, "Lower it there.")
         first = external or lineage[0].training.external
         # What a model from outside saw comes before all; where that is not declared it cannot be replayed.
         outside = [(first.tokens, first.mixture)] if first and first.mixture else []
