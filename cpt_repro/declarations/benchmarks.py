@@ -39,8 +39,6 @@ _Option = Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"]
 
 
 class Generation(Strict):
-    """How an answer is generated: greedily, until one of `until` or `max_gen_toks` tokens."""
-
     until: tuple[str, ...] = Field(min_length=1)
     max_gen_toks: Count
     do_sample: Literal[False] = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt_repro.declarations.published import Discrepancy
+from cpt_repro.declarations.published import Variant
 from cpt_repro.declarations.schedules import Schedule
 from cpt_repro.declarations.strict import Billions, Count, Name, Share, Strict, parse, read_yaml
 from cpt_repro.errors import UserError
@@ -184,8 +184,7 @@ class Paper(Strict):
         """The corpus that is continued from."""
         return next(key for key, corpus in self.corpora.items() if corpus.role == "old")
 
-    def tokens_of(self, name: str) -> Batch:
-        """A run's batch."""
+    def batch_of(self, name: str) -> Batch:
         return self.runs[name].batch or self.batch
 
     def billions(self, name: str, iterations: int | None = None) -> float:
@@ -193,7 +192,7 @@ class Paper(Strict):
         run = self.runs[name]
         if iterations is None and run.until:
             return run.until
-        return (run.iterations if iterations is None else iterations) * self.tokens_of(name).tokens / 1e9
+        return (run.iterations if iterations is None else iterations) * self.batch_of(name).tokens / 1e9
 
 
 def number(value: Any) -> str:
@@ -268,7 +267,7 @@ def _with_eta_min(run: dict[str, Any], where: str) -> dict[str, Any]:
     return run | {"schedule": schedule}
 
 
-def _switch(runs: dict[str, Any], variants: dict[str, Any], where: str) -> None:
+def _switch(runs: dict[str, Any], variants: dict[str, Variant], where: str) -> None:
     """Sets what the variants say in the expanded runs; a clash or a pattern without a run: `UserError`."""
     decided: dict[tuple[str, str], tuple[str, Any]] = {}
     changes = [(name, change) for name, variant in variants.items() for change in variant.changes]
@@ -293,17 +292,7 @@ def _switch(runs: dict[str, Any], variants: dict[str, Any], where: str) -> None:
                 at[last] = value
 
 
-def paper_names(project: Project) -> list[str]:
-    """The papers that have a folder of declarations."""
-    return sorted(path.parent.name for path in project.papers.glob("*/runs.yaml"))
-
-
-def variants_of(paper: str, discrepancies: tuple[Discrepancy, ...]) -> dict[str, Any]:
-    """The other readings of one paper's discrepancies, by `<paper>/<discrepancy>/<variant>`."""
-    return {f"{paper}/{one.id}/{name}": told for one in discrepancies for name, told in one.variants.items()}
-
-
-def load_paper(project: Project, name: str, variants: dict[str, Any]) -> Paper:
+def load_paper(project: Project, name: str, variants: dict[str, Variant]) -> Paper:
     """Reads and expands one paper's runs, with `variants` in force; a fault is a `UserError`."""
     path = project.papers / name / "runs.yaml"
     raw, where = read_yaml(path), str(path)

@@ -15,8 +15,9 @@ from cpt_repro.declarations.published import (
     Published,
     Released,
     ReleasedWeights,
+    Variant,
 )
-from cpt_repro.declarations.runs import Paper, load_paper, paper_names, variants_of
+from cpt_repro.declarations.runs import Paper, load_paper
 from cpt_repro.declarations.strict import T, load, nearest
 from cpt_repro.errors import UserError
 from cpt_repro.project import Project
@@ -55,11 +56,17 @@ class Study:
         """Where its sources contradict each other; none where it has no file."""
         return self._load("discrepancies.yaml", Discrepancies(discrepancies=())).discrepancies
 
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """The other readings of its discrepancies, by `<paper>/<discrepancy>/<variant>`."""
+        found = ((f"{self.name}/{one.id}/", one.variants) for one in self.discrepancies)
+        return {prefix + name: variant for prefix, variants in found for name, variant in variants.items()}
+
     @cached_property
     def paper(self) -> Paper:
         """Its runs and merges, with the studies' variants in force."""
-        own = variants_of(self.name, self.discrepancies)
-        return load_paper(self.project, self.name, {v: own[v] for v in own if v in self.studies.variants})
+        on = {name: variant for name, variant in self.variants.items() if name in self.studies.variants}
+        return load_paper(self.project, self.name, on)
 
     @cached_property
     def _asked(self) -> tuple[_Asked, ...]:
@@ -90,8 +97,8 @@ class Study:
         """Weights that its authors published, by run; {} where it has no file."""
         models = self._load("released.yaml", ReleasedWeights(source="", models={})).models
         for run in models.keys() - self.paper.runs.keys():
-            what, where = f"the run '{run}' is not declared.", str(self.path("released.yaml"))
-            raise UserError(what, where=where, do=nearest(run, self.paper.runs))
+            where, do = str(self.path("released.yaml")), nearest(run, self.paper.runs)
+            raise UserError(f"the run '{run}' is not declared.", where=where, do=do)
         return models
 
     def resolve(self, name: str) -> tuple[str, str]:
@@ -130,10 +137,9 @@ class Studies:
 
     def __init__(self, project: Project, variants: tuple[str, ...] = (), where: str = "variants"):
         self.project, self.variants = project, variants
-        self.names = paper_names(project)
+        self.names = sorted(path.parent.name for path in project.papers.glob("*/runs.yaml"))
         self._studies: dict[str, Study] = {}
-        papers = self.names if variants else ()
-        known = [variant for name in papers for variant in variants_of(name, self[name].discrepancies)]
+        known = [variant for name in (self.names if variants else ()) for variant in self[name].variants]
         for variant in variants:
             if variant not in known:
                 what = f"the variant '{variant}' is unknown."
@@ -144,6 +150,4 @@ class Studies:
         if name not in self.names:
             where = str(self.project.papers)
             raise UserError(f"the paper '{name}' is unknown.", where=where, do=nearest(name, self.names))
-        if name not in self._studies:
-            self._studies[name] = Study(self, name)
-        return self._studies[name]
+        return self._studies.setdefault(name, Study(self, name))

@@ -143,7 +143,6 @@ class Plan:
     # -- corpora
 
     def manifest(self, corpus: str) -> Manifest:
-        """The manifest of a corpus of this scale."""
         return self._manifests[corpus]
 
     def corpus_title(self, corpus: str) -> str:
@@ -157,12 +156,10 @@ class Plan:
     @cached_property
     def data(self) -> dict[str, str]:
         """Corpus -> digest of what decides its tokens: its text and the tokenizer."""
-        tokenizer, upstream = self.scale.tokenizer, self._manifests[self.scale.upstream].digest
-        trained_on = [upstream] if tokenizer.kind == "train" else []
-        return {
-            corpus: digest([manifest.digest, tokenizer.identity, *trained_on])
-            for corpus, manifest in self._manifests.items()
-        }
+        tokens = [self.scale.tokenizer.identity]
+        if self.scale.tokenizer.kind == "train":
+            tokens.append(self.manifest(self.scale.upstream).digest)
+        return {corpus: digest([text.digest, *tokens]) for corpus, text in self._manifests.items()}
 
     def shares(self, corpus: str) -> dict[str, float]:
         """Shares of a corpus' domains, largest first (ties by name), from its manifest."""
@@ -243,11 +240,10 @@ class Plan:
     def lineage_tokens(self, run_id: str) -> int:
         """Tokens that a run's weights have seen, with those of its ancestors up to where it leaves them."""
         lineage = self.lineage(run_id)
-        before = sum(
-            run.training.batch_sequences * run.training.sequence_length * child.parent_iteration
-            for run, child in itertools.pairwise(lineage)
-        )
-        return before + lineage[-1].training.tokens
+        tokens = lineage[-1].training.tokens
+        for run, child in itertools.pairwise(lineage):
+            tokens += run.training.batch_sequences * run.training.sequence_length * child.parent_iteration
+        return tokens
 
     def _include(self, paper: str, name: str) -> None:
         """Plans a run of a paper that is not made, since one that is made shows it."""
@@ -333,7 +329,7 @@ class _Resolution:
     def __init__(self, plan: Plan, paper: str, name: str, seed: int, parent: PlannedRun | None):
         self.plan, self.parent, self.where = plan, parent, plan.where(paper, name)
         self.scale, self.study = plan.scale, (study := plan.studies[paper])
-        self.run, self.batch = study.paper.runs[name], study.paper.tokens_of(name)
+        self.run, self.batch = study.paper.runs[name], study.paper.batch_of(name)
         if parent and parent.training.model != self.scale.models[self.run.model].size:
             what = f"its model is {self.run.model}, but '{parent.name}' is a {parent.model_name}."
             raise self._wrong(what, "Give both the same 'model'.")
@@ -430,7 +426,6 @@ class _Resolution:
             mixture, offset = before.mixture, before.batch_offset + start.iteration
         else:
             mixture, offset = self._mixture(external), 0
-        corpora = sorted({stream.corpus for stream in streams(mixture)})
         return Training(
             model=size.size,
             vocabulary=size.vocab_size or scale.tokenizer.vocab_size,
@@ -446,7 +441,7 @@ class _Resolution:
             schedule=self.run.schedule.scaled(size.eta_factor),
             schedule_iterations=total,
             iterations=iterations,
-            data={corpus: self.plan.data[corpus] for corpus in corpora},
+            data={corpus: self.plan.data[corpus] for corpus in sorted({s.corpus for s in streams(mixture)})},
         )
 
     def _parts(self, data: dict[str, float], start_billions: float) -> Mixture:
