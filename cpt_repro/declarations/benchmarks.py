@@ -1,9 +1,8 @@
 """Published benchmarks (`configs/benchmarks/<name>.yaml`), and what decides a scale's items and scores.
 
-A declaration has lm-eval's keys and templates, and says what lm-eval lacks or leaves to code: the pinned
-revision and the files of each split, which rows count, how examples are drawn. Metrics and shots are those of
-Ibrahim 2024, section 5.4 and the captions of Tables 5-7, 10 and 11. Templates run in jinja's sandbox and see
-the columns of a row alone.
+A declaration has lm-eval's keys and templates, and what lm-eval lacks: the pinned revision, the files of each
+split, which rows count, how examples are drawn. Metrics and shots: Ibrahim 2024, section 5.4 and the captions
+of Tables 5-7, 10 and 11. Templates run in jinja's sandbox and see the columns of a row alone.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cpt_repro.declarations.scale import Published, Scale, Task
 from cpt_repro.declarations.strict import Count, Name, Strict, load, parse
@@ -33,7 +32,6 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_tr
 _JINJA.globals.clear()
 _JINJA.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
 _JINJA.filters["regex_findall"] = lambda text, pattern: re.findall(pattern, text)
-
 
 _Option = Literal["ignore_case", "ignore_punctuation", "regexes_to_ignore"]
 
@@ -90,8 +88,7 @@ class Benchmark(Scoring):
     fewshot_split: Name | None = None
     fewshot_sampler: Literal["random", "first_n"] = "random"
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Benchmark:
+    def model_post_init(self, context: Any) -> None:
         generated = self.output_type == "generate_until"
         if generated != (self.metric == "exact_match") or generated != (self.generation_kwargs is not None):
             raise ValueError("generate_until, the metric exact_match and 'generation_kwargs' go together")
@@ -107,7 +104,6 @@ class Benchmark(Scoring):
             _ = self._compiled
         except (jinja2.TemplateError, RecursionError) as error:
             raise ValueError(f"a template is wrong: {error}") from None
-        return self
 
     @property
     def digest(self) -> str:
@@ -154,9 +150,8 @@ def scoring_of(project: Project, task: Task | Published) -> Scoring:
 def task_digests(project: Project, scale: Scale, data: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Suite -> task -> digest of all that decides its items, and its score on given weights.
 
-    `data`: corpus -> digest of what decides its tokens (`Plan.data`). A published task depends on its
-    declaration alone; one made from text on that of its suite, on the names, which seed the draw, and on the
-    length of sequences, which choices must fit.
+    `data`: `Plan.data`. A published task depends on its declaration alone; one made from text on that of its
+    suite, on the names, which seed the draw, and on the length of sequences, which choices must fit.
     """
     digests: dict[str, dict[str, str]] = {}
     for suite_name, suite in scale.suites.items():

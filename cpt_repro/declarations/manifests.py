@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from cpt_repro.declarations.strict import Count, Name, Share, Strict, nearest, parse, read_yaml
 from cpt_repro.errors import UserError
@@ -85,8 +85,7 @@ class Generated(Manifest):
     words: dict[Split, Annotated[int, Field(ge=1, le=10**9)]]
     seed: int
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Generated:
+    def model_post_init(self, context: Any) -> None:
         known = self.vocabulary.words + (self.borrowed.take if self.borrowed else 0)
         if not self.successors <= self.topic_words <= known:
             raise ValueError(f"successors <= topic_words <= {known} (all words) must hold")
@@ -103,7 +102,6 @@ class Generated(Manifest):
             raise ValueError("document_words must be (shortest, longest)")
         if set(self.words) != set(SPLITS):
             raise ValueError("'words' must name both splits")
-        return self
 
 
 class SourceFile(Strict):
@@ -122,13 +120,11 @@ class SourceFile(Strict):
     #: UTF-8 bytes of each domain's texts, compared while the file is read; empty: not declared.
     domain_bytes: dict[str, int] = {}
 
-    @model_validator(mode="after")
-    def _bytes_of_all(self) -> SourceFile:
+    def model_post_init(self, context: Any) -> None:
         if self.domain_bytes and self.domain_bytes.keys() != self.domains.keys():
             raise ValueError("'domains' and 'domain_bytes' must name the same domains")
         if self.domain_bytes and (total := sum(self.domain_bytes.values())) != self.text_bytes:
             raise ValueError(f"domain_bytes sum to {total}, not to the {self.text_bytes} of text_bytes")
-        return self
 
 
 class Source(Strict):
@@ -145,14 +141,12 @@ class Files(Manifest):
     sources: tuple[Source, ...] = Field(min_length=1)
     splits: dict[Split, SourceFile]
 
-    @model_validator(mode="after")
-    def _both_splits(self) -> Files:
+    def model_post_init(self, context: Any) -> None:
         if set(self.splits) != set(SPLITS):
             raise ValueError("'splits' must name both splits")
         for split, source in self.splits.items():
             if unknown := ", ".join(sorted(set(source.domains) - set(self.domains))):
                 raise ValueError(f"splits.{split}.domains names {unknown}, unknown in 'domains'")
-        return self
 
 
 class HubSplit(Strict):
@@ -200,8 +194,7 @@ class Hub(Manifest):
     #: What of this was verified, and what is from memory.
     note: str
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Hub:
+    def model_post_init(self, context: Any) -> None:
         if "train" not in self.splits:
             raise ValueError("'splits' must name train")
         if ("validation" in self.splits) == bool(self.validation_share):
@@ -212,7 +205,6 @@ class Hub(Manifest):
             raise ValueError("'domain.names' and 'domains' must name the same domains")
         if self.files_per_part > 1 and self.parts_per_file > 1:
             raise ValueError("'files_per_part' and 'parts_per_file' cannot both be above 1")
-        return self
 
     def files_of(self, split: Split) -> HubSplit:
         """The files that a split's documents lie in."""

@@ -1,5 +1,4 @@
-"""What a paper published: `configs/papers/<paper>/published.yaml` (tables, facts) and `digitised.json`
-(curves).
+"""What a paper published: `published.yaml` (tables, facts) and `digitised.json` (curves) in its folder.
 
 Every value carries its mark (printed in the paper, digitised from a plot, authors' code, derived by
 arithmetic) and its place. They are facts to compare with, and never an input of a run. `discrepancies.yaml`
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cpt_repro.declarations.strict import Strict
 
@@ -34,14 +33,12 @@ class PublishedTable(Strict):
     #: column -> mark, where it is not the table's
     marks: dict[str, Mark] = {}
 
-    @model_validator(mode="after")
-    def _rectangular(self) -> PublishedTable:
+    def model_post_init(self, context: Any) -> None:
         for number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
                 raise ValueError(f"row {number} has {len(row)} cells and not {len(self.columns)}")
         if len(set(self.columns)) != len(self.columns):
             raise ValueError("a column stands twice")
-        return self
 
     def cell(self, key: str, row: int, column: str) -> Value | None:
         """The value in a row (from 0) of a column; `key` (table_02) goes into its place."""
@@ -164,9 +161,7 @@ class Discrepancy(Strict):
 class Discrepancies(Strict):
     discrepancies: tuple[Discrepancy, ...]
 
-    @model_validator(mode="after")
-    def _named_once(self) -> Discrepancies:
+    def model_post_init(self, context: Any) -> None:
         names = [found.id for found in self.discrepancies]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"the id '{twice[0]}' stands twice")
-        return self

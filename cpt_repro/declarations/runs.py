@@ -75,8 +75,7 @@ class InitFrom(Strict):
     def _short(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> InitFrom:
+    def model_post_init(self, context: Any) -> None:
         if (self.run is None) == (self.model is None):
             raise ValueError("give either 'run' or 'model' (<owner>/<name>@<revision>, or a path)")
         if self.run is not None and (self.data or self.billions or self.size):
@@ -87,7 +86,6 @@ class InitFrom(Strict):
             raise ValueError("give both 'data' and 'billions', or neither")
         if self.data and abs(sum(self.data.values()) - 1) > 1e-6:
             raise ValueError(f"the shares of 'data' sum to {sum(self.data.values()):g}, not 1")
-        return self
 
 
 class PrintedFor(Strict):
@@ -123,8 +121,7 @@ class Run(Strict):
         """Keys of its own data, and of what a model from outside saw."""
         return (*self.data, *(self.init_from.data if self.init_from else ()))
 
-    @model_validator(mode="after")
-    def _possible(self) -> Run:
+    def model_post_init(self, context: Any) -> None:
         if abs((total := sum(self.data.values())) - 1) > 1e-6:
             raise ValueError(f"the shares of 'data' sum to {total:g}, not 1")
         if (self.replay_fraction or self.keep) and self.init_from is None:
@@ -137,7 +134,6 @@ class Run(Strict):
             raise ValueError(f"{what}: 'init_from.data', '.billions'")
         if self.printed_for and not (len(self.data) == 1 and "/" in next(iter(self.data))):
             raise ValueError("'printed_for' is for a run on one domain, corpus/k")
-        return self
 
 
 class Merge(Strict):
@@ -167,8 +163,7 @@ class Paper(Strict):
     runs: dict[RunName, Run]
     merges: dict[RunName, Merge] = {}
 
-    @model_validator(mode="after")
-    def _only_what_is_declared(self) -> Paper:
+    def model_post_init(self, context: Any) -> None:
         if all(corpus.role != "old" for corpus in self.corpora.values()):
             raise ValueError("corpora: none has the role 'old'")
         for name, run in self.runs.items():
@@ -177,7 +172,6 @@ class Paper(Strict):
                 raise ValueError(f"runs.{name} names the corpus '{corpus}', which 'corpora' lacks")
             if run.model not in self.models:
                 raise ValueError(f"runs.{name} names the model '{run.model}', which 'models' lacks")
-        return self
 
     @property
     def old(self) -> str:

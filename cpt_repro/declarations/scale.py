@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cpt_repro.declarations.strict import Billions, Count, Name, Seed, Strict, load, nearest
 from cpt_repro.errors import UserError
@@ -47,13 +47,11 @@ class Tokenizer(Strict):
     name: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
 
-    @model_validator(mode="after")
-    def _published_or_trained(self) -> Tokenizer:
+    def model_post_init(self, context: Any) -> None:
         if self.kind == "pretrained" and None in (self.name, self.revision):
             raise ValueError("a pretrained tokenizer needs 'name' and 'revision' (a commit)")
         if self.kind == "train" and (self.name, self.revision) != (None, None):
             raise ValueError("'name' and 'revision' belong to kind: pretrained")
-        return self
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -73,11 +71,9 @@ class Validation(Strict):
     closing: Billions = Field(description="span before the end over which the final loss is averaged")
     closing_evaluations: int = Field(ge=2, le=10_000)
 
-    @model_validator(mode="after")
-    def _along(self) -> Validation:
+    def model_post_init(self, context: Any) -> None:
         if self.along and self.along > self.sequences:
             raise ValueError(f"'along' ({self.along}) must be at most 'sequences' ({self.sequences})")
-        return self
 
 
 class Task(Strict):
@@ -106,14 +102,12 @@ class Suite(Strict):
     corpora: tuple[str, ...] = ()
     tasks: dict[Name, Annotated[Task | Published, Field(discriminator="kind")]] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _corpora_for_local_tasks(self) -> Suite:
+    def model_post_init(self, context: Any) -> None:
         local = [name for name, task in self.tasks.items() if task.kind != "published"]
         if local and not self.corpora:
             raise ValueError(f"'corpora' must name the text that the task '{local[0]}' is made from")
         if self.corpora and not local:
             raise ValueError("'corpora' is given, and no task is made from text")
-        return self
 
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)]
@@ -128,10 +122,7 @@ class MoreSeeds(Strict):
 
 
 class Execution(Strict):
-    """How the training of one model is spread over hardware.
-
-    No part of a training's identity: elsewhere it is the same run, up to rounding. Receipts record it.
-    """
+    """How a model's training is spread over hardware: in receipts, but no part of a training's identity."""
 
     nodes: Count = 1
     #: Processes on each node; with `device: gpu` each has a GPU of its own.
@@ -157,13 +148,11 @@ class Execution(Strict):
     def ranks(self) -> int:
         return self.nodes * self.ranks_per_node
 
-    @model_validator(mode="after")
-    def _sharing_is_for_one(self) -> Execution:
+    def model_post_init(self, context: Any) -> None:
         if self.jobs_per_gpu > 1 and self.ranks > 1:
             raise ValueError("'jobs_per_gpu' above 1 needs a single rank")
         if self.fsdp and self.ranks == 1:
             raise ValueError("'fsdp' shards over ranks, and there is one")
-        return self
 
 
 class Scale(Strict):
@@ -200,8 +189,7 @@ class Scale(Strict):
     #: Billions of the papers' tokens between checkpoints taken against interruption; 0: none.
     save_every: float = Field(default=0, ge=0, le=1e9)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Scale:
+    def model_post_init(self, context: Any) -> None:
         for name, suite in self.suites.items():
             if unknown := sorted(set(suite.corpora) - set(self.corpora)):
                 raise ValueError(f"suites.{name} names the corpus {unknown[0]}, which 'corpora' lacks")
@@ -211,7 +199,6 @@ class Scale(Strict):
             batch, ranks = self.batch_sequences, execution.ranks
             if batch != "published" and batch % ranks:
                 raise ValueError(f"execution.{model}: {ranks} ranks do not divide the batch of {batch}")
-        return self
 
     def run_as(self, model: str) -> Execution:
         """How the training of `model` is spread over hardware; one process where nothing is said."""
@@ -228,7 +215,7 @@ class Scale(Strict):
         return next(iter(self.corpora))
 
     def iterations(self, billions: float, batch_sequences: int | None = None) -> int:
-        """Training iterations that stand for `billions` of the papers' tokens (rounded to the nearest).
+        """Iterations (rounded) that stand for `billions` of the papers' tokens.
 
         `batch_sequences`: of the run in question, where the scale leaves that to the papers.
         """

@@ -11,9 +11,9 @@ code of that time (GPT-NeoX before pull request 1008), which is version 1 of `co
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cpt_repro.declarations.strict import Share, Strict
 
@@ -21,27 +21,22 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Schedule(Strict):
+    """Kinds tell in `_after` the rate at `t` of `total` when `warmup` iterations have passed."""
+
     #: The rate that the warm-up leads to.
     _peak: ClassVar[str] = "eta_max"
 
     def __call__(self, iteration: float, total: float) -> float:
-        """Learning rate of the update after `iteration` of `total` iterations; past the end the last one.
-
-        Linear warm-up from 0: eta_max * t / T_warmup for t < T_warmup (Ibrahim Eq. 1).
-        """
+        """Learning rate of the update after `iteration` of `total` iterations; past the end the last one."""
         total = float(total)
         t, warmup = min(max(float(iteration), 0.0), total), getattr(self, "warmup_frac", 0.0) * total
+        # Linear from 0: eta_max * t / T_warmup (Ibrahim Eq. 1).
         return getattr(self, self._peak) * t / warmup if t < warmup else self._after(t, total, warmup)
 
-    def _after(self, t: float, total: float, warmup: float) -> float:
-        raise TypeError(f"{type(self).__name__} has no formula")
-
-    @model_validator(mode="after")
-    def _ordered(self):
+    def model_post_init(self, context: Any) -> None:
         low, high = getattr(self, "eta_min", 0), getattr(self, self._peak)
         if low > high:
             raise ValueError(f"eta_min ({low}) exceeds {self._peak} ({high})")
-        return self
 
     def scaled(self, factor: float):
         """The same schedule with every rate multiplied by `factor`."""
@@ -89,8 +84,7 @@ class Constant(_Schedule):
 
 
 class Infinite(_Schedule):
-    """Warm-up, cool-down to `eta_const`, constant phase, exponential annealing to `eta_min` (Ibrahim section
-    7.2).
+    """Warm-up, cool-down, constant phase, exponential annealing to `eta_min` (Ibrahim section 7.2).
 
     Cool-down is cosine (Eq. 3) or inverse square root with timescale `alpha` (Eq. 4). The four fractions sum
     to 1; with `anneal_frac` 0 it is the constant-rate trunk from which annealed branches start.
@@ -108,14 +102,12 @@ class Infinite(_Schedule):
     anneal_frac: Share = 0.14
     alpha: float = Field(default=10.0, gt=0)
 
-    @model_validator(mode="after")
-    def _ordered(self):
+    def model_post_init(self, context: Any) -> None:
         total = self.warmup_frac + self.cooldown_frac + self.constant_frac + self.anneal_frac
         if abs(total - 1) > 1e-9:
             raise ValueError(f"warmup_frac + cooldown_frac + constant_frac + anneal_frac is {total:g}, not 1")
         if not self.eta_min <= self.eta_const <= self.eta_max:
             raise ValueError("the rates must be ordered eta_min <= eta_const <= eta_max")
-        return self
 
     def _after(self, t: float, total: float, warmup: float) -> float:
         t_const = warmup + self.cooldown_frac * total

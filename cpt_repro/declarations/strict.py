@@ -29,14 +29,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Strict(BaseModel):
     """Base of every declaration: frozen; an unknown key is an error, and so are NaN and infinity."""
 
+    # What fields must fulfil together is checked in `model_post_init`: pydantic tells its ValueErrors too.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, refusing a key given twice (YAML would silently keep the last).
-
-    On libyaml where there is one: seven times as fast, and every command reads declarations.
-    """
+    """The safe loader, refusing a key given twice; on libyaml where there is one: seven times as fast."""
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
@@ -62,8 +60,7 @@ def _printable_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 _Loader.add_constructor("tag:yaml.org,2002:int", _printable_int)
 
-#: Nodes of a YAML file with every alias written out. How deep they may nest: libyaml's time grows with that,
-#: and at some depth its stack ends.
+#: Nodes of a YAML file, aliases written out; and their depth, with which libyaml's time and stack grow.
 _MOST_NODES, _DEEPEST = 1_000_000, 100
 
 
@@ -99,10 +96,7 @@ def warm_up(folder: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Reads YAML with the safe loader; a syntax error or a doubled key is a `UserError` naming file and line.
-
-    So are aliases that a few lines multiply to millions of values.
-    """
+    """Reads YAML with the safe loader; what is wrong with it is a `UserError` naming file and line."""
     if not Path(path).exists():
         do = nearest(Path(path).stem, sorted(other.stem for other in Path(path).parent.glob("*.yaml")))
         raise UserError("the file does not exist.", where=str(path), do=do)
@@ -143,10 +137,7 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
 
 
 def parse(model: type[T], value: Any, where: str, context: Any = None) -> T:
-    """Validates `value` as `model`; the first fault is a `UserError` naming the file and the key.
-
-    `context` is handed to the model's own validators, such as the study that declares what a name means.
-    """
+    """Validates `value` (validators get `context`); the first fault is a `UserError` naming file and key."""
     try:
         return model.model_validate(value, context=context)
     except ValidationError as error:

@@ -101,39 +101,33 @@ class Study:
             raise UserError(f"the run '{run}' is not declared.", where=where, do=do)
         return models
 
+    def _home(self, name: str) -> tuple[Study, str]:
+        """The study that a name points to, as far as its beginning tells, and the rest of it."""
+        paper, _, rest = name.partition("/")
+        own = name in self.paper.runs or name in self.paper.merges or paper == self.name
+        return (self, name) if own or paper not in self.studies.names else (self.studies[paper], rest)
+
     def resolve(self, name: str) -> tuple[str, str]:
         """(paper, run or merge) of a name as this paper writes it; an unknown one is a `KeyError`."""
-        if name in self.paper.runs or name in self.paper.merges:
-            return self.name, name
-        paper, _, run = name.partition("/")
-        if paper in self.studies.names and paper != self.name:
-            other = self.studies[paper].paper
-            if run in other.runs or run in other.merges:
-                return paper, run
+        study, run = self._home(name)
+        if run in study.paper.runs or run in study.paper.merges:
+            return study.name, run
         raise KeyError(name)
 
     def check_run(self, name: str, where: str, merges: bool = False) -> None:
         """Raises a `UserError` where `name` is no run (or merge) of this paper or of another one."""
-        try:
-            paper, run = self.resolve(name)
-            if merges or run in self.studies[paper].paper.runs:
-                return
-        except KeyError:
-            pass
+        study, run = self._home(name)
+        if run in study.paper.runs or (merges and run in study.paper.merges):
+            return
         known = [*self.paper.runs, *(self.paper.merges if merges else ())]
-        other = name.partition("/")[0]
-        if other in self.studies.names and other != self.name:
-            known += [f"{other}/{run}" for run in self.studies[other].paper.runs]
+        known += [f"{study.name}/{other}" for other in study.paper.runs if study is not self]
         do = nearest(name, known)
         what = f"the {'run or merge' if merges else 'run'} '{name}' is not declared."
         raise UserError(what, where=where, do=do if len(do) < 200 else "Declare it, or use a declared one.")
 
 
 class Studies:
-    """The studies of a project by the name of their paper, read when asked for.
-
-    `variants`: other readings in force, `<paper>/<discrepancy>/<variant>`; unknown: `UserError` at `where`.
-    """
+    """The studies of a project by paper, read when asked for; `variants`: other readings in force."""
 
     def __init__(self, project: Project, variants: tuple[str, ...] = (), where: str = "variants"):
         self.project, self.variants = project, variants

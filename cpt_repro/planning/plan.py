@@ -140,8 +140,6 @@ class Plan:
         for run, seed in itertools.product(made, self.scale.more_seeds.seeds):
             self._planned(*run, seed)
 
-    # -- corpora
-
     def manifest(self, corpus: str) -> Manifest:
         return self._manifests[corpus]
 
@@ -169,8 +167,6 @@ class Plan:
             do = "Give every domain its share; that of the tokens built will do."
             raise UserError("its domains have no shares, and a plan needs them.", where=where, do=do)
         return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
-
-    # -- resolution
 
     def _planned(self, paper: str, name: str, seed: int) -> None:
         """Adds one seed's run, after what it starts from; one without counterpart goes into `absent`."""
@@ -226,8 +222,6 @@ class Plan:
         if not any(corpus in scale.corpora for corpus in run.validate_on):
             return f"scale {scale.name} has no corpus {' or '.join(run.validate_on)} to validate on"
         return None
-
-    # -- questions
 
     def lineage(self, run_id: str) -> list[PlannedRun]:
         """The run's ancestors from the root, and itself."""
@@ -380,11 +374,9 @@ class _Resolution:
     def _start(self) -> Start | None:
         if self.parent is None:
             return None
-        before, asked = self.parent.training, self.run.init_from.iteration
-        iteration = before.iterations
+        before, asked, name = self.parent.training, self.run.init_from.iteration, self.parent.name
+        of, iteration = self.plan.studies[self.parent.paper].paper, before.iterations
         if asked is not None:
-            paper, name = self.study.resolve(self.run.init_from.run)
-            of = self.study.studies[paper].paper
             if asked > (end := of.runs[name].iterations):
                 what = f"'init_from.iteration' asks for {asked} of '{name}', which ends at {end}."
                 raise self._wrong(what, "Ask for an earlier iteration or lengthen the parent.")
@@ -394,9 +386,9 @@ class _Resolution:
                 what += f"stops at {before.iterations} ('until')."
                 raise self._wrong(what, "Ask for an earlier one, or raise 'until'.")
         if "data" in self.run.keep:
-            trunk = self.plan.studies[self.parent.paper].paper.runs[self.parent.name]
+            trunk = of.runs[name]
             if (self.run.data, self.run.replay_fraction) != (trunk.data, trunk.replay_fraction):
-                what = f"'keep' has 'data', but the mixture is not that of '{self.parent.name}'."
+                what = f"'keep' has 'data', but the mixture is not that of '{name}'."
                 raise self._wrong(what, "Repeat its 'data' and 'replay_fraction'.")
         return Start(parent=before.identity, iteration=iteration, keep=self.run.keep)
 

@@ -38,11 +38,8 @@ class External(Strict):
 
 
 class Training(Strict):
-    """One training, resolved: iterations, sequences and learning rates as they are.
-
-    No name, no path, no measurement is in it. What has its default value does not count, so that a later
-    field with a default changes no identity.
-    """
+    """Resolved: no name, no path, no measurement is in it. What has its default value does not count, so
+    that a later field with a default changes no identity."""
 
     model: Size
     #: Rows of the embedding table.
@@ -68,7 +65,6 @@ class Training(Strict):
 
     @property
     def parameters(self) -> int:
-        """Of its model."""
         return architecture(self.model.architecture).parameters(self.model, self.vocabulary)
 
     @cached_property
@@ -80,5 +76,4 @@ class Training(Strict):
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on."""
         return self.iterations * self.batch_sequences * self.sequence_length
