@@ -65,13 +65,12 @@ class Charts:
         receipts = ((run, self.records.receipt(run)) for run in runs)
         seeds = [Trained(self.records, run, receipt) for run, receipt in receipts if receipt]
         curves = []
-        for hue, corpus in zip(HUES * 3, self.records.plan.scale.corpora, strict=False):
-            lines = {
-                one.seed: tuple(zip(*points, strict=True)) for one in seeds if (points := one.curve(corpus))
-            }
-            if lines:
-                called = self.records.plan.corpus_title(corpus)
-                curves.append(self._curve(called, {"colour": style.COLOURS[hue], "dash": ""}, lines))
+        plan = self.records.plan
+        for hue, corpus in zip(HUES * 3, plan.scale.corpora, strict=False):
+            points = {one.seed: one.curve(corpus) for one in seeds}
+            if lines := {seed: tuple(zip(*of, strict=True)) for seed, of in points.items() if of}:
+                look = {"colour": style.COLOURS[hue], "dash": ""}
+                curves.append(self._curve(plan.corpus_title(corpus), look, lines))
         if curves:
             self.charts[place] = [{"title": "validation losses", "base": None, "curves": curves}]
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,25 +46,25 @@ class _Maker:
             paths = self._paths(what)
         except UserError as error:
             failed = error
-        spent = time.perf_counter() - wall, time.process_time() - cpu
-        return Made(what, tuple(paths), failed, *spent)
+        return Made(what, tuple(paths), failed, time.perf_counter() - wall, time.process_time() - cpu)
 
     def _paths(self, what: str) -> list[Path]:
         """Imports what it needs, for not everything is made by every process."""
+        catalogue, records = self.catalogue, self.records
         if what == CLAIMS:
             from cpt_repro.claims.ledger import build_ledger, write_ledger
             from cpt_repro.report.values import write_values
 
-            ledger = build_ledger(self.catalogue, self.records)
-            folder = self.out / self.catalogue.plan.scale.name
-            return [*write_ledger(ledger, folder), write_values(self.catalogue, self.records, folder)]
+            folder = self.out / catalogue.plan.scale.name
+            ledger = write_ledger(build_ledger(catalogue, records), folder)
+            return [*ledger, write_values(catalogue, records, folder)]
         if what == REPORT:
             from cpt_repro.report.page import write_report
 
-            return [write_report(self.catalogue, self.records, self.out)]
+            return [write_report(catalogue, records, self.out)]
         from cpt_repro.exhibits.draw import draw
 
-        return draw(self.catalogue, self.records, *what.split("/"), self.out)
+        return draw(catalogue, records, *what.split("/"), self.out)
 
 
 #: Of a process that was forked.
@@ -106,21 +106,16 @@ def make_all(
         with style.drawing():
             pass  # imports, and reads fonts
     fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(processes, fork, initializer=_begin, initargs=(maker, os.getpid()))
-    with pool:
+    with ProcessPoolExecutor(processes, fork, initializer=_begin, initargs=(maker, os.getpid())) as pool:
         try:
             # The claims take longest, so they come first.
             claims, *drawings = [pool.submit(_make, name) for name in (CLAIMS, *names)]
-            yield from map(_result, (*drawings, claims))
+            for made in (*drawings, claims):
+                yield made.result()
+        except BrokenProcessPool:
+            do = "Run again; with `taskset --cpu-list 0` there is one process only."
+            raise UserError("a drawing process was killed, perhaps for lack of memory.", do=do) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     yield maker.make(REPORT)
-
-
-def _result(made: Future[Made]) -> Made:
-    try:
-        return made.result()
-    except BrokenProcessPool:
-        do = "Run again; with `taskset --cpu-list 0` there is one process only."
-        raise UserError("a drawing process was killed, perhaps for lack of memory.", do=do) from None

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cpt_repro.planning.mixture import Mixture
 from cpt_repro.planning.plan import Plan, PlannedModel, PlannedRun
 from cpt_repro.records.lookup import NOT_RUN, Records
-from cpt_repro.records.receipts import Evaluation
 
 DONE, TO_BE_MEASURED = "done", "to be measured"
 
@@ -78,12 +77,6 @@ class Reader:
         #: ids of models that are evaluated
         self.models = set(models)
 
-    def state(self, run: PlannedRun) -> str:
-        """What there is of a run."""
-        if not self.records.has_receipt(run):
-            return NOT_RUN
-        return TO_BE_MEASURED if self.records.incomplete_curves(run) else DONE
-
     def of_run(self, runs: list[PlannedRun]) -> Readable:
         """A run, from its seeds."""
         first = runs[0]
@@ -108,9 +101,9 @@ class Reader:
     def _merge(self, name: str, models: list[PlannedModel]) -> Readable:
         seeds = []
         for model in models:
-            seed, evaluation = int(model.id.rsplit("-", 1)[1]), self._evaluation(model.id)
+            evaluation, scores = self._evaluated(model.id)
             state = DONE if evaluation else NOT_RUN
-            seeds.append(Seed(seed, state, None, evaluation, self._scores(model.id)))
+            seeds.append(Seed(int(model.id.rsplit("-", 1)[1]), state, None, evaluation, scores))
         return Readable(
             name=name,
             left="Evaluations",
@@ -121,30 +114,27 @@ class Reader:
         )
 
     def _seed(self, run: PlannedRun) -> Seed:
-        receipt, values = self.records.receipt(run), {}
-        path, evaluation = self.records.receipt_path(run), None
-        if receipt:
+        state, record, values = NOT_RUN, None, {}
+        if receipt := self.records.receipt(run):
+            state = TO_BE_MEASURED if self.records.incomplete_curves(run) else DONE
+            record = self._record(self.records.receipt_path(run))
             for corpus in self.plan.scale.corpora:
                 if losses := self.records.losses(run, corpus):
                     start = f"{losses.start or losses.curve[0][1]:.3f} → "
                     values[f"loss on {self.plan.corpus_title(corpus)}"] = f"{start}{losses.final.loss:.4f}"
             values["trained in"] = f"{receipt.measured.seconds / 60:,.1f} min"
-        if run.id in self.models:
-            evaluation = self._evaluation(run.id)
-            values |= self._scores(run.id)
-        record = Record(path, self.records.digest(path)) if receipt else None
-        return Seed(run.seed, self.state(run), record, evaluation, values)
+        evaluation, scores = self._evaluated(run.id) if run.id in self.models else (None, {})
+        return Seed(run.seed, state, record, evaluation, values | scores)
 
-    def _evaluation(self, model_id: str) -> Record | None:
+    def _evaluated(self, model_id: str) -> tuple[Record | None, dict[str, str]]:
         if not self.records.evaluation(model_id):
-            return None
-        path = self.records.evaluation_path(model_id)
-        return Record(path, self.records.digest(path))
+            return None, {}
+        suites = self.records.scores(model_id).suites.items()
+        scores = {f"{name} suite": f"{100 * suite.average:.1f} %" for name, suite in suites}
+        return self._record(self.records.evaluation_path(model_id)), scores
 
-    def _scores(self, model_id: str) -> dict[str, str]:
-        evaluation: Evaluation | None = self.records.scores(model_id)
-        suites = evaluation.suites if evaluation else {}
-        return {f"{name} suite": f"{100 * suite.average:.1f} %" for name, suite in suites.items()}
+    def _record(self, path: Path) -> Record:
+        return Record(path, self.records.digest(path))
 
 
 def _name(run: PlannedRun) -> str:
@@ -161,16 +151,12 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{length} of {training.batch_sequences} x {training.sequence_length}"
     shares = _shares(plan, training.mixture).items()
     yield "text", "; ".join(f"{100 * share:.3g} % {corpus}" for corpus, share in shares)
-    yield "schedule", ", ".join([training.schedule.kind, *_fields(training.schedule)])
+    told = training.schedule.model_dump(exclude={"kind", "version"}, exclude_none=True).items()
+    fields = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in told)
+    yield "schedule", ", ".join([training.schedule.kind, *fields])
     if run.keep:
         yield "kept from its start", ", ".join(run.keep)
     yield "identity", training.identity
-
-
-def _fields(schedule: Any) -> Iterator[str]:
-    for name, value in schedule.model_dump(exclude={"kind", "version"}).items():
-        if value is not None:
-            yield f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _shares(plan: Plan, mixture: Mixture) -> dict[str, float]:

@@ -55,11 +55,10 @@ def print_comparison(compared: Comparison) -> None:
     for name in ("published", "measured", "difference"):
         table.add_column(name, justify="right")
     for one in compared.scores:
-        printed = one.published is not None
-        published = f"{one.published:.2f}" if printed else ""
-        difference = f"{one.measured - one.published:+.2f}" if printed else ""
+        known = one.published is not None
+        beside = (f"{one.published:.2f}", f"{one.measured - one.published:+.2f}") if known else ("", "")
         measured = f"{one.measured:.2f} ± {one.stderr:.2f}"
-        table.add_row(one.run, one.suite, one.task, published, measured, difference)
+        table.add_row(one.run, one.suite, one.task, beside[0], measured, beside[1])
     if compared.scores:
         console.print(table)
     for name, known in compared.not_measured.items():

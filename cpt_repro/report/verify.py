@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from cpt_repro.errors import UserError
 from cpt_repro.exhibits.catalogue import Catalogue
@@ -15,8 +15,6 @@ from cpt_repro.records.lookup import Records
 from cpt_repro.report.citation import Key, read_drawn
 from cpt_repro.report.making import REPORT, make_all
 from cpt_repro.report.page import Recorded
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -81,39 +79,30 @@ def verify(
     with tempfile.TemporaryDirectory() as place:
         again = Path(place) / out.scale
 
-        def known(name: str, reader: Callable[[Path], T]) -> T | None:
+        def known(name: str, reader: Callable[[Path], Any]) -> Any:
             try:
                 return reader(folder / name)
             except UserError as error:
                 out.failed[name] = str(error)
 
         for made in make_all(catalogue, records, Path(place), keys):
-            sidecar = f"{made.what}.json"
+            sidecar, states = f"{made.what}.json", set()
             there = known(sidecar, read_drawn) if "/" in made.what else None
             recorded = there.files if there else {}
             if made.what == REPORT:
                 recorded = known("index.json", Recorded.of) or {}
+            for path in made.paths:
+                name = path.relative_to(again).as_posix()
+                file, now = folder / name, file_digest(path)
+                old = file_digest(file) if file.exists() else recorded.get(file.name)
+                state = "missing" if old is None else "equal" if old == now else "differs"
+                out.files[name] = File(state, old, now)
+                states.add(state)
             if made.failed:
                 out.failed[made.what] = str(made.failed)
-                say(f"{made.what}: not made ({made.failed})")
-            else:
-                say(f"{made.what}: {', '.join(_compare(made.paths, again, folder, recorded, out.files))}")
+            told = f"not made ({made.failed})" if made.failed else ", ".join(sorted(states))
+            say(f"{made.what}: {told}")
             new = read_drawn(again / sidecar) if there else None
             if new and (differing := {*there.sha256.items()} ^ {*new.sha256.items()}):
                 out.changed[made.what] = sorted({record for record, _ in differing})
     return out
-
-
-def _compare(
-    paths: Iterable[Path], again: Path, folder: Path, recorded: dict[str, str], files: dict[str, File]
-) -> list[str]:
-    """Puts into `files` what is to be said of files made below `again`; their states."""
-    states = set()
-    for path in paths:
-        name = path.relative_to(again).as_posix()
-        file, new = folder / name, file_digest(path)
-        old = file_digest(file) if file.exists() else recorded.get(file.name)
-        state = "missing" if old is None else "equal" if old == new else "differs"
-        files[name] = File(state, old, new)
-        states.add(state)
-    return sorted(states)
