@@ -469,29 +469,29 @@ def bench_data(scale: Scale = "pocket", rounds: Rounds = 3, append: Append = Non
 @bench.command("imports")
 def bench_imports(scale: Scale = "smoke", rounds: Rounds = 5, append: Append = None) -> None:
     """Seconds of the start of each command beside an empty Python: a JSON row."""
-    from cpt_repro.bench import starting
+    from cpt_repro.bench import commands
     from cpt_repro.project import Project
 
-    _say_rows([starting.bench_imports(Project.at().root, scale, rounds)], append)
+    _say_rows([commands.bench_imports(Project.at().root, scale, rounds)], append)
 
 
 @bench.command("exhibits")
 def bench_exhibits(scale: Scale = "pocket", rounds: Rounds = 3, append: Append = None) -> None:
     """Seconds of all exhibits, claims and report from records, and of `verify`: a table, and a JSON row."""
-    from cpt_repro.bench import drawing
+    from cpt_repro.bench import commands
 
     work = _workflow(scale)
-    _say_rows([drawing.bench_exhibits(work.catalogue, work.records, rounds, _say)], append)
+    _say_rows([commands.bench_exhibits(work.catalogue, work.records, rounds, _say)], append)
 
 
 @bench.command("job")
 def bench_job(scale: Scale = "smoke", rounds: Rounds = 1, append: Append = None) -> None:
     """Seconds of the main job from nothing, of a second call, and of one figure drawn again: a JSON row."""
-    from cpt_repro.bench import job
+    from cpt_repro.bench import commands
 
     work = _workflow(scale)
     paper, figure = next(key for key in work.catalogue.exhibits if key[1].startswith("figure"))
-    _say_rows([job.bench_job(work.project, scale, f"{paper}/{figure}", rounds, _say)], append)
+    _say_rows([commands.bench_job(work.project, scale, f"{paper}/{figure}", rounds, _say)], append)
 
 
 @bench.command("grid")
@@ -499,10 +499,10 @@ def bench_grid(
     runs: _option(int, "Runs of the study.", min=1) = 10_000, rounds: Rounds = 3, append: Append = None
 ) -> None:
     """Seconds and memory of `plan` and of the workflow's graph for a study of many runs: a JSON row."""
-    from cpt_repro.bench import grid
+    from cpt_repro.bench import commands
     from cpt_repro.project import Project
 
-    _say_rows([grid.bench_grid(Project.at(), runs, rounds, _say)], append)
+    _say_rows([commands.bench_grid(Project.at(), runs, rounds, _say)], append)
 
 
 @bench.command("table")
@@ -512,7 +512,7 @@ def bench_table(
     ) = (),
 ) -> None:
     """The latest rows of benchmarks/ as a Markdown table."""
-    from cpt_repro.bench.table import rows_of, table
+    from cpt_repro.bench.rows import rows_of, table
     from cpt_repro.project import Project
 
     lines = table(rows_of(Project.at().measurements))

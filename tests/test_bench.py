@@ -9,8 +9,7 @@ import pytest
 from third_study import REPOSITORY, put_third_study
 
 from cpt_repro import cli
-from cpt_repro.bench.rows import in_turns
-from cpt_repro.bench.table import rows_of, table
+from cpt_repro.bench.rows import in_turns, rows_of, table
 from cpt_repro.declarations.manifests import load_manifest
 from cpt_repro.declarations.scale import load_scale
 from cpt_repro.errors import UserError
@@ -104,7 +103,7 @@ def test_what_cannot_be_measured_is_refused(bench, plan):
 
 
 def test_starts_of_commands_beside_an_empty_python(third_project):
-    from cpt_repro.bench.starting import JOBS, bench_imports, timed
+    from cpt_repro.bench.commands import JOBS, bench_imports, timed
 
     row = bench_imports(third_project.root, "smoke", rounds=1)
     assert set(row["seconds"]) == set(row["cpu_seconds"]) == {"pass", "status", "plan", *JOBS}
@@ -116,7 +115,7 @@ def test_starts_of_commands_beside_an_empty_python(third_project):
 
 def test_exhibits_from_records_and_their_verification(third_project):
     """Every exhibit has its seconds; figures that differ from the records are told, and not timed."""
-    from cpt_repro.bench.drawing import bench_exhibits
+    from cpt_repro.bench.commands import bench_exhibits
     from cpt_repro.report.making import make_all
     from cpt_repro.workflow.jobs import Workflow
 
@@ -136,8 +135,8 @@ def test_exhibits_from_records_and_their_verification(third_project):
 
 
 def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch):
-    from cpt_repro.bench import job
-    from cpt_repro.bench.starting import Spent
+    from cpt_repro.bench import commands
+    from cpt_repro.bench.commands import Spent
 
     calls = []
 
@@ -149,18 +148,18 @@ def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch)
         figure.write_text("")
         return Spent(2.0, 1.0, 0.1)
 
-    monkeypatch.setattr(job, "timed", made)
+    monkeypatch.setattr(commands, "timed", made)
     (third_project.root / "Snakefile").touch()
     (third_project.root / "profiles").mkdir(exist_ok=True)
-    row = job.bench_job(third_project, "smoke", "p/figure_01", rounds=2, say=lambda _: None)
+    row = commands.bench_job(third_project, "smoke", "p/figure_01", rounds=2, say=lambda _: None)
     whole = ["snakemake", "--cores", "all", "figures/", "--config", "scale=smoke"]
     assert calls == [(whole, False), (whole, True), (whole, False)] * 2
     assert row["again_seconds"] == row["one_figure_seconds"] == [2.0] * 3 and row["rounds"] == 2
-    assert row["whole_core_seconds"][0] >= 0 and job.busy() > 0
+    assert row["whole_core_seconds"][0] >= 0 and commands.busy() > 0
 
 
 def test_a_grid_of_runs_is_planned_and_its_graph_made(third_project):
-    from cpt_repro.bench.grid import bench_grid
+    from cpt_repro.bench.commands import bench_grid
 
     shutil.copy(REPOSITORY / "Snakefile", third_project.root)
     shutil.copytree(REPOSITORY / "profiles", third_project.root / "profiles", dirs_exist_ok=True)

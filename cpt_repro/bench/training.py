@@ -6,6 +6,7 @@ import gc
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,16 +46,15 @@ class _AsItComes(CausalLM):
         return outputs
 
 
-class _WholeLogits(CausalLM):
+def _whole_logits(model: torch.nn.Module) -> CausalLM:
     """With a mask, and cross-entropy of all logits at once."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__(model)
-        self.in_rows = False
+    wrapped = CausalLM(model)
+    wrapped.in_rows = False
+    return wrapped
 
 
 #: Plain loops by what they train; on a GPU the last two are one.
-LOOPS = {"library": _AsItComes, "whole_logits": _WholeLogits, "plain": CausalLM}
+LOOPS = {"library": _AsItComes, "whole_logits": _whole_logits, "plain": CausalLM}
 #: Phases of a step, in order; the first is the wait for the batch.
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -65,7 +65,7 @@ def plain_loop(
     execution: Execution,
     device: str = "cpu",
     workers: int = 0,
-    wrap: type[CausalLM] = CausalLM,
+    wrap: Callable[[torch.nn.Module], CausalLM] = CausalLM,
 ) -> dict[str, list[float]]:
     """Phase -> its seconds in each step of a plain loop over the trainer's parts.
 
@@ -206,12 +206,11 @@ def bench_training(
 
     The ways (arms): a plain loop over the trainer's parts and our trainer with the fastest kernels, our
     trainer with deterministic kernels; on a GPU, where the former are compiled, our trainer uncompiled; on a
-    CPU a plain loop with whole logits, and one of the library's model as it comes. Of plain loops the shares
-    of a step's phases are told. A step is the share of the scale's batch that one rank of its `execution`
-    has, `steps` of them are timed. `device`: the scale's without it; cpu at a scale for GPUs is a dry run. On
-    CPUs it is uncompiled and in float32. Where the scale's shards are not built the tokens are random, and
-    the row says so. Nothing is exchanged between GPUs here. Raises `UserError` without a GPU before anything
-    heavy begins.
+    CPU a plain loop with whole logits, and one of the library's model as it comes. Plain loops tell the
+    shares of a step's phases. `steps` steps are timed, each with what one rank has of the scale's batch.
+    `device`: the scale's without it; cpu at a scale for GPUs is a dry run. On CPUs it is uncompiled and in
+    float32. Tokens are random where the scale's shards are not built. Nothing is exchanged between GPUs.
+    Raises `UserError` without a GPU before anything heavy begins.
     """
     device = device or plan.scale.device
     if device == "gpu" and not torch.cuda.is_available():
