@@ -153,7 +153,7 @@ def train(
     todo = work.outstanding(ids, (), again)[0]
     arguments = (work.plan, work.records, todo, work.store)
     # A rank of a launch; its failure is told by the launcher: of many the first.
-    if launch.launched():
+    if "RANK" in os.environ:
         launch.join()
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -182,7 +182,9 @@ def train(
         else:
             if held:
                 held.hand_on()
-            launch.become(command)
+            # Signals and the exit status then need no passing on.
+            sys.stdout.flush()
+            os.execvp(command[0], command)  # noqa: S606  no shell is wanted
 
 
 def _gpus(

@@ -6,16 +6,19 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cpt_repro.errors import UserError
 
 #: Variables that move a part of a project elsewhere.
-STORE, CORPORA, HUB, SHARDS = (
-    "CPT_REPRO_STORE",
-    "CPT_REPRO_CORPORA",
-    "CPT_REPRO_HUB",
-    "CPT_REPRO_SHARDS_REMOTE",
-)
+STORE, CORPORA, HUB, SHARDS = (f"CPT_REPRO_{part}" for part in ("STORE", "CORPORA", "HUB", "SHARDS_REMOTE"))
+#: What every project has.
+_SCALES = "configs/scales"
+
+
+def _below(path: str) -> Any:
+    """A path below a project's root."""
+    return property(lambda project: project.root / path)
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,21 @@ class Project:
         """
         if root is None:
             here = Path.cwd()
-            found = next((folder for folder in (here, *here.parents) if _is_project(folder)), None)
-            root = Path() if found in (None, here) else found  # of the current folder, names stay short
-        if not _is_project(root):
-            do = "Go to a folder that has 'configs/scales' (a clone of the repository)."
-            raise UserError("there is no project here.", where=str(Path(root).resolve()), do=do)
+            found = next((folder for folder in (here, *here.parents) if (folder / _SCALES).is_dir()), here)
+            root = Path() if found == here else found  # of the current folder, names stay short
+        root = Path(root)
+        if not (root / _SCALES).is_dir():
+            do = f"Go to a folder that has '{_SCALES}' (a clone of the repository)."
+            raise UserError("there is no project here.", where=str(root.resolve()), do=do)
         told = {name: os.environ.get(name) for name in (STORE, CORPORA, HUB, SHARDS)}
         for name, value in told.items():
-            fault = None
             if value is not None and not value.strip():
                 fault = "the variable is set and empty"
             elif value and re.search(r"^~|[\x00-\x1f\x7f]", value):
                 fault = "it begins with ~, which only a shell replaces, or holds a line break or the like"
-            if fault:
-                raise UserError(f"{fault}.", where=f"${name}", do="Unset it, or give it a folder.")
-        root = Path(root)
+            else:
+                continue
+            raise UserError(f"{fault}.", where=f"${name}", do="Unset it, or give it a folder.")
         return cls(
             root=root,
             results=root / "results",
@@ -77,36 +80,12 @@ class Project:
 
     # -- declarations
 
-    @property
-    def scales(self) -> Path:
-        return self.root / "configs" / "scales"
-
-    @property
-    def papers(self) -> Path:
-        return self.root / "configs" / "papers"
-
-    @property
-    def benchmarks(self) -> Path:
-        return self.root / "configs" / "benchmarks"
-
-    @property
-    def manifests(self) -> Path:
-        return self.root / "data_manifests"
-
-    @property
-    def hub_lock(self) -> Path:
-        """Commits and hashes of what was taken from the hub."""
-        return self.manifests / "hub.lock.json"
-
-    @property
-    def measurements(self) -> Path:
-        """Speeds measured so far, one JSON object a line."""
-        return self.root / "benchmarks"
-
-    @property
-    def citation(self) -> Path:
-        return self.root / "CITATION.cff"
-
-
-def _is_project(folder: Path) -> bool:
-    return (Path(folder) / "configs" / "scales").is_dir()
+    scales = _below(_SCALES)
+    papers = _below("configs/papers")
+    benchmarks = _below("configs/benchmarks")
+    manifests = _below("data_manifests")
+    #: commits and hashes of what was taken from the hub
+    hub_lock = _below("data_manifests/hub.lock.json")
+    #: speeds measured so far, one JSON object a line
+    measurements = _below("benchmarks")
+    citation = _below("CITATION.cff")

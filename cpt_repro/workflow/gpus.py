@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,15 +95,13 @@ def _own_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True, mode=0o700)
         there = os.lstat(path)
-        fault = None
-        if not stat.S_ISDIR(there.st_mode):
-            fault = "it is a link"
-        elif there.st_uid != os.getuid():
-            fault = "it is not yours"
-        elif there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            fault = "others may write to it"
-        elif not os.access(path, os.W_OK | os.X_OK):
-            fault = "you may not write to it"
+        faults = {
+            "it is a link": not stat.S_ISDIR(there.st_mode),
+            "it is not yours": there.st_uid != os.getuid(),
+            "others may write to it": there.st_mode & (stat.S_IWGRP | stat.S_IWOTH),
+            "you may not write to it": not os.access(path, os.W_OK | os.X_OK),
+        }
+        fault = next((fault for fault, found in faults.items() if found), None)
     except OSError as error:
         fault = error.strerror
     if fault:
@@ -119,7 +117,7 @@ def _lock(descriptor: int, start: int, length: int, kind: int = fcntl.F_WRLCK) -
     return False
 
 
-class Lease:
+class Lease(ExitStack):
     """GPUs held until `close`, or until this process, and those it was handed on to, have ended.
 
     `gpus`: names for CUDA_VISIBLE_DEVICES.
@@ -127,6 +125,7 @@ class Lease:
 
     def __init__(self, count: int, jobs_per_gpu: int, among: list[str], say: Callable[[str], None]):
         """Waits, and says so, until `count` of `among` each have room for one of `jobs_per_gpu` jobs."""
+        super().__init__()
         for folder in folders():
             _own_folder(folder)
         self._files: dict[str, int] = {}
@@ -146,6 +145,7 @@ class Lease:
         for gpu in among:
             if gpu in self.gpus:
                 fcntl.flock(self._files[gpu], fcntl.LOCK_UN)
+                self.callback(os.close, self._files[gpu])
             else:
                 os.close(self._files.pop(gpu))
 
@@ -178,17 +178,6 @@ class Lease:
         """Keeps the lease through a following `exec`: the new program holds it without knowing."""
         for file in self._files.values():
             os.set_inheritable(file, True)
-
-    def close(self) -> None:
-        """Gives the GPUs back."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def lease(count: int, jobs_per_gpu: int, where: str, say: Callable[[str], None]) -> Lease:

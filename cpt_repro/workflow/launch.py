@@ -28,11 +28,6 @@ _PORT = "$((10000 + SLURM_JOB_ID % 20000))"
 _LAUNCHER = "CPT_REPRO_LAUNCHER"
 
 
-def launched() -> bool:
-    """Whether this process is a rank of a launch already."""
-    return "RANK" in os.environ
-
-
 def join() -> None:
     """What a rank does before it trains: takes the node's number, and from now on ends with its launcher."""
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
@@ -77,12 +72,6 @@ def check(execution: Execution, where: str) -> None:
         fault, do = f"this Slurm job has {given}", "Ask Slurm for as many, or lower 'nodes'."
     if fault:
         raise UserError(f"{execution.nodes} nodes are asked for, and {fault}.", where=where, do=do)
-
-
-def become(line: list[str]) -> None:
-    """Turns this process into `line`, so that signals and the exit status need no passing on."""
-    sys.stdout.flush()
-    os.execvp(line[0], line)  # noqa: S606  no shell is wanted
 
 
 def main(arguments: list[str]) -> int:
