@@ -301,8 +301,7 @@ def plan(
     """
     given = {name: value for name, value in locals().items() if value is not None}
     from cpt_repro.declarations.strict import parse
-    from cpt_repro.workflow.cost import Options, estimate
-    from cpt_repro.workflow.cost_table import print_estimate
+    from cpt_repro.workflow.cost import Options, estimate, print_estimate
 
     options = {name: given[name] for name in Options.model_fields.keys() & given}
     cost = estimate(_workflow(scale, papers), parse(Options, options, "the command line"))

@@ -1,4 +1,5 @@
-"""What a plan costs before anything runs: work, time, money, disk and memory, by formula. Imports no torch.
+"""What a plan costs before anything runs: work, time, money, disk and memory, by formula; and as text for 80
+columns. Imports no torch.
 
 Every number comes from the declarations, except the speed: that is given, measured (`benchmarks/`, receipts)
 or an assumption that is named. A device is a GPU, or a core at scales for CPUs. GB are 10^9 bytes.
@@ -6,12 +7,15 @@ or an assumption that is named. A device is a GPU, or a core at scales for CPUs.
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, Json, RootModel, field_validator
+from rich.console import Console
+from rich.table import Table
 
 from cpt_repro.declarations.manifests import Files, Hub
 from cpt_repro.declarations.strict import Count, Strict, nearest, parse
@@ -27,6 +31,8 @@ MFU, PEAK_TFLOPS = 0.45, 989.0
 #: Published utilisations are of models at least this wide; for narrower ones nothing is assumed.
 FILLS_A_GPU = 1024
 TOKEN_BYTES = 2
+#: Runs that are listed; whoever has more reads totals, or lets a program read.
+MOST_ROWS = 500
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -66,10 +72,6 @@ class Measurement(BaseModel):
     tokens_per_second: Positive | None = None
     date: str = ""
     hardware: str = ""
-
-
-class _Line(RootModel):
-    root: Json[Measurement]
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def _measured(work: Workflow, model: str, parameters: int) -> tuple[float, str] 
     fitting = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(read_bytes(path, RECORD_BYTES).splitlines(), 1):
-            row = parse(_Line, line, f"{path}, line {number}").root
+            row = parse(RootModel[Json[Measurement]], line, f"{path}, line {number}").root
             of = (row.scale, row.model, row.parameters, row.gpus > 0)
             if of == (scale.name, model, parameters, gpu) and row.tokens_per_second and row.arm != "plain":
                 speed = row.tokens_per_second / (row.gpus or cores)
@@ -388,3 +390,129 @@ def estimate(work: Workflow, options: Options) -> Cost:
         disk=_disk(work, runs, models, most),
         no_counterpart=_no_counterpart(work, exhibits or work.catalogue.exhibits),
     )
+
+
+# -- as text
+
+
+_TOKENS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
+_BYTES = ((1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"))
+_NOT_COUNTED = "text, building data, starting, compiling, saving, communication, benchmarks, recomputation"
+
+
+def _number(value: float | None) -> str:
+    """Three digits, or whole with separators from 100."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
+
+
+def _in(units: tuple[tuple[float, str], ...], value: float) -> str:
+    unit, name = next((one for one in units if value >= one[0]), units[-1])
+    return f"{_number(value / unit)}{name}"
+
+
+def _hours(value: float) -> str:
+    return f"{_number(value)} h" + (f" ({value / 24:,.0f} days)" if value >= 72 else "")
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """The first column, and those without a head, are words; the others are numbers."""
+    look = {"title_justify": "left", "title_style": "bold", "box": None, "pad_edge": False}
+    out = Table(title=title, padding=(0, 1), **look)
+    for k, head in enumerate(heads):
+        out.add_column(head, justify="right" if k and head else "left", no_wrap=bool(k), overflow="fold")
+    for row in rows:
+        out.add_row(*row[: len(heads)])
+    return out
+
+
+def _tree(runs: list[RunCost]) -> list[tuple[str, list[RunCost]]]:
+    """(name, its seeds) of every run, indented below what it starts from.
+
+    A name leaves out the folders that it shares with the run above it.
+    """
+    seeds: dict[str, list[RunCost]] = {}
+    for run in runs:
+        seeds.setdefault(run.id.rpartition("/seed-")[0], []).append(run)
+    place: dict[str, tuple[int, ...]] = {"": ()}
+    short = {}
+    for number, (name, members) in enumerate(seeds.items()):
+        above = (members[0].parent or "").rpartition("/seed-")[0]
+        place[name] = (*place[above], number)
+        folder = os.path.commonprefix([above.rpartition("/")[0] + "/", name]).rpartition("/")[0]
+        short[name] = "  " * len(place[above]) + name.removeprefix(folder).lstrip("/")
+    return [(short[name], seeds[name]) for name in sorted(seeds, key=place.get)]
+
+
+def _runs(cost: Cost, unit: str) -> Table:
+    rows, tree = [], _tree(cost.runs)
+    for name, seeds in tree[:MOST_ROWS]:
+        part, done = Work.sum(seeds), sum(run.done for run in seeds)
+        many = f" [dim]({len(seeds)} seeds)[/]" if len(seeds) > 1 else ""
+        state = "yes" if done == len(seeds) else f"{done} of {len(seeds)}" if done else "no"
+        numbers = _in(_TOKENS, part.tokens), f"{part.training_flops:.1e}", _number(part.device_hours)
+        rows.append((name + many, *numbers, state))
+    if len(tree) > MOST_ROWS:
+        rows.append((f"and {len(tree) - MOST_ROWS:,} more, which --json lists",))
+    heads = "run", "tokens", "FLOP", f"{unit}-h", "done"
+    return _table(f"{cost.scale}: runs, below what they start from", heads, rows)
+
+
+def _models(cost: Cost, unit: str) -> Table:
+    rows = []
+    for name, model in cost.models.items():
+        shared = model.trainings_per_device
+        devices = f"1/{shared}" if shared > 1 else str(model.devices)
+        size = f"{model.parameters:,}", f"{model.flops_per_token:.4g}"
+        rows.append((name, *size, _number(model.tokens_per_second), devices, _number(model.memory_gb)))
+    heads = "parameters", "FLOP a token", f"tokens/s a {unit}", f"{unit}s a training", f"GB a {unit}"
+    return _table("Models", ("model", *heads), rows)
+
+
+def _work(cost: Cost, unit: str) -> Table:
+    of_models = {f"  {name}": Work.sum(run for run in cost.runs if run.model == name) for name in cost.models}
+    rows = []
+    for name, part in {"all": cost.all, **of_models, "done": cost.done, "left": cost.left}.items():
+        hours, flops = part.device_hours, (f"{part.training_flops:.3g}", f"{part.validation_flops:.3g}")
+        costs = _number(hours), _number(hours and (cost.price or 0) * hours)
+        rows.append((name, str(part.trainings), _in(_TOKENS, part.tokens), *flops, *costs))
+    heads = ("", "trainings", "tokens", "FLOP", "validation", f"{unit}-hours", "USD")
+    return _table("\nWork", heads if cost.price else heads[:-1], rows)
+
+
+def print_estimate(cost: Cost) -> None:
+    """Prints an estimate."""
+    say, unit = Console(highlight=False).print, "GPU" if cost.device == "gpu" else "core"
+    if not cost.runs:
+        return say(f"{cost.scale}: nothing to train.")
+    say(_runs(cost, unit))
+    say(
+        f"\n{cost.all.trainings} trainings, {cost.all.tokens:,} tokens = {cost.units:.1f} times {cost.unit}; "
+        f"{cost.evaluations} models to evaluate, {len(cost.exhibits)} exhibits.\n"
+    )
+    say(_models(cost, unit))
+    say(f"FLOP a token: {cost.formula}, forward and backward.")
+    for name, model in cost.models.items():
+        say(f"tokens/s of {name}: {model.speed_from}.")
+    say(f"GB a {unit}: weights, gradients, Adam's moments; activations and buffers come on top.")
+    say(_work(cost, unit))
+    times = cost.alone.training_flops / cost.all.training_flops
+    alone = f"{cost.alone.training_flops:.3g} FLOP, {_number(cost.alone.device_hours)} {unit}-hours"
+    say(f"Every lineage trained by itself: {alone}: {times:.2f} times as much.")
+    if cost.wall:
+        bounds = ((one.devices, _hours(one.all_hours), _hours(one.left_hours)) for one in cost.wall)
+        rows = [(f"{devices:,}" if devices else "any", *hours) for devices, *hours in bounds]
+        say(_table("\nWall time, at least", (f"{unit}s", "all", "what is left"), rows))
+        say("The longest chain of runs (any), or all work shared out evenly, whichever is more.")
+    else:
+        say("\n[bold]Wall time[/]: unknown, like the speed.")
+    whole = Disk("in all", sum(one.bytes for one in cost.disk), "")
+    parts = [one for one in cost.disk if one.bytes]
+    rows = [(one.what, _in(_BYTES, one.bytes), one.about) for one in (*parts, whole)]
+    say(_table("\nDisk", ("", "bytes", ""), rows))
+    say(f"\nNot counted: {_NOT_COUNTED}.")
+    if cost.left.trainings == 0:
+        say("Every training is done.")
+    for name, why in cost.no_counterpart.items():
+        say(f"[dim]no counterpart: {name} ({why})[/]")

@@ -21,8 +21,7 @@ from cpt_repro.files import digest, write_json
 from cpt_repro.models.architecture import GB
 from cpt_repro.planning.plan import Plan
 from cpt_repro.records.lookup import Records
-from cpt_repro.workflow.cost import Bound, ModelCost, Options, RunCost, bounds, estimate
-from cpt_repro.workflow.cost_table import print_estimate
+from cpt_repro.workflow.cost import Bound, ModelCost, Options, RunCost, bounds, estimate, print_estimate
 from cpt_repro.workflow.jobs import Workflow
 
 BATCH = 1104 * 2048
@@ -189,7 +188,7 @@ def test_exhibit_without_training(work, capsys):
 
 def test_of_very_many_runs_the_first_are_listed(work, capsys, monkeypatch):
     cost = cost_of(work("paper"), "ibrahim2024/figure_10")
-    monkeypatch.setattr("cpt_repro.workflow.cost_table.MOST_ROWS", 4)
+    monkeypatch.setattr("cpt_repro.workflow.cost.MOST_ROWS", 4)
     print_estimate(cost)
     told = capsys.readouterr().out
     assert "and 12 more, which --json lists" in told and "16 trainings" in told
