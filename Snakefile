@@ -50,8 +50,6 @@ wildcard_constraints:
     scale="[^/]+",
     paper="[^/]+",
     corpus=r"(?!suites/)[^/]+",
-    figure=r"figure_\d\d",
-    table=r"table_\d\d",
 
 
 rule:
@@ -183,32 +181,25 @@ use rule evaluate as measure with:
 
 rule figure:
     input:
-        call.ask("exhibit", "paper", "figure"),
+        call.ask("exhibit", "paper", "exhibit"),
     output:
         [
-            update(f"figures/{{scale}}/{{paper}}/{{figure}}.{suffix}")
+            update(rf"figures/{{scale}}/{{paper}}/{{exhibit,figure_\d\d}}.{suffix}")
             for suffix in FIGURE_FILES
         ],
     log:
-        "logs/{scale}/{paper}-{figure}.log",
+        "logs/{scale}/{paper}-{exhibit}.log",
     retries: 0
     shell:
-        WARM + " draw {wildcards.paper}/{wildcards.figure} " + AT + " > {log} 2>&1"
+        WARM + " draw {wildcards.paper}/{wildcards.exhibit} " + AT + " > {log} 2>&1"
 
 
-rule table:
-    input:
-        call.ask("exhibit", "paper", "table"),
+use rule figure as table with:
     output:
         [
-            update(f"figures/{{scale}}/{{paper}}/{{table}}.{suffix}")
+            update(rf"figures/{{scale}}/{{paper}}/{{exhibit,table_\d\d}}.{suffix}")
             for suffix in TABLE_FILES
         ],
-    log:
-        "logs/{scale}/{paper}-{table}.log",
-    retries: 0
-    shell:
-        WARM + " draw {wildcards.paper}/{wildcards.table} " + AT + " > {log} 2>&1"
 
 
 rule claims:

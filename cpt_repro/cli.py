@@ -172,7 +172,7 @@ def train(
         return
     where = f"configs/scales/{scale}.yaml, execution.{model}"
     launch.check(execution, where)
-    work.forget_failures(todo) if attempt == 1 else work.refuse_failed(todo)
+    work.heed_failures(todo, attempt)
     # Over several nodes Slurm has assigned the GPUs.
     with _gpus(work, execution.ranks_per_node, execution.jobs_per_gpu, where, execution.nodes == 1) as held:
         if execution.ranks == 1:

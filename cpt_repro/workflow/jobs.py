@@ -107,20 +107,16 @@ class Workflow:
             if run.identity in to_train:
                 return
             to_train[run.identity] = run
-            if run.parent:
-                need_weights(self.plan.runs[run.parent], run.parent_iteration, "optimizer" in run.keep)
-
-        def need_weights(run: PlannedRun, iteration: int, optimizer: bool = False) -> None:
-            if not self.store.has(run.identity, iteration, optimizer):
-                need(run)
+            parent, optimizer = self.plan.runs.get(run.parent), "optimizer" in run.keep
+            if parent and not self.store.has(parent.identity, run.parent_iteration, optimizer):
+                need(parent)
 
         for run in (self.plan.runs[run_id] for run_id in runs):
             if again or not self.records.has_receipt(run):
                 need(run)
         for run, iteration in (weights for one in to_evaluate for weights in self.plan.model(one).weights):
-            if not self.records.has_receipt(run):
+            if not (self.records.has_receipt(run) and self.store.has(run.identity, iteration)):
                 need(run)
-            need_weights(run, iteration)
         order = {run_id: number for number, run_id in enumerate(self.plan.runs)}
         return sorted(to_train.values(), key=lambda run: order[run.id]), to_evaluate
 
@@ -177,15 +173,11 @@ class Workflow:
         """Folder -> id of what is recorded there: of that very name, or of an equal training."""
         paths = [(self.records.evaluation_path(model), model) for model in self.models]
         paths += [(self.records.receipt_path(run), run.id) for run in self.plan.runs.values()]
-        names: dict[str, str] = {}
-        for path, name in paths:
-            folder = str(path.parent.relative_to(self.records.folder / "runs"))
-            if names.get(folder) != folder:
-                names[folder] = name
-        return names
+        names = [(self._folder(path), name) for path, name in paths]
+        return dict(names) | {folder: name for folder, name in names if folder == name}
 
-    def _folder(self, run: PlannedRun) -> str:
-        return str(self.records.receipt_path(run).parent.relative_to(self.records.folder / "runs"))
+    def _folder(self, record: Path) -> str:
+        return str(record.parent.relative_to(self.records.folder / "runs"))
 
     def _anew(self, product: Path) -> list[str]:
         """An input that makes `product` anew, where one lies there that is not what is wanted."""
@@ -218,7 +210,7 @@ class Workflow:
         if self.store.has(run.identity, iteration, optimizer):
             return []
         gone = digest([run.identity, path.stat().st_mtime_ns])[:16]
-        return [f"{WEIGHTS}/{self.scale.name}/{self._folder(run)}/{gone}"]
+        return [f"{WEIGHTS}/{self.scale.name}/{self._folder(path)}/{gone}"]
 
     def measuring(self, folder: str) -> list[str]:
         """Of losses measured on kept weights."""
@@ -262,10 +254,8 @@ class Workflow:
 
     def fits(self, corpus: str, built: Fingerprint) -> bool:
         """Whether a corpus was built from the text that is wanted, into sequences as long as wanted."""
-        return (built.manifest, built.sequence_length) == (
-            self.plan.manifest(corpus).digest,
-            self.scale.sequence_length,
-        )
+        wanted = self.plan.manifest(corpus).digest, self.scale.sequence_length
+        return (built.manifest, built.sequence_length) == wanted
 
     def built(self, corpus: str) -> Fingerprint | None:
         """The corpus, if it is there and the one wanted."""
@@ -302,11 +292,11 @@ class Workflow:
         made = parse(SuitesRecord, read_json(path), str(path)).tasks if path.is_file() else None
         if made is not None and {name: task.declaration for name, task in made.items()} == wanted:
             return []
-        suites = self.scale.suites.values()
-        corpora = [
-            corpus for corpus in self.scale.corpora if any(corpus in suite.corpora for suite in suites)
+        read = {corpus for suite in self.scale.suites.values() for corpus in suite.corpora}
+        return [
+            *(self.fingerprint(corpus) for corpus in self.scale.corpora if corpus in read),
+            *self._anew(path),
         ]
-        return [*map(self.fingerprint, corpora), *self._anew(path)]
 
     # -- exhibits, claims, report
 
@@ -394,17 +384,17 @@ class Workflow:
         """What a training asks for, in the words of the workflow engine and its Slurm executor."""
         run_as = self.scale.run_as(self.plan.runs[self.named(folder)].model_name)
         gpus = run_as.ranks_per_node / run_as.jobs_per_gpu
-        return self._resources(run_as.nodes, self.cores(run_as), run_as.hours, run_as.memory_gb, gpus)
+        return self._resources([run_as], run_as.nodes, self.cores(run_as), gpus)
 
     def evaluation_resources(self, folder: str) -> dict[str, int | str]:
         """What an evaluation asks for."""
         weights = self.plan.model(self.named(folder)).weights
-        run_as = [self.scale.run_as(run.model_name) for run, _ in weights]
-        hours, memory = max(one.hours for one in run_as), max(one.memory_gb for one in run_as)
-        return self._resources(1, self.scale.threads, hours, memory, 1)
+        return self._resources(
+            [self.scale.run_as(run.model_name) for run, _ in weights], 1, self.scale.threads, 1
+        )
 
     def _resources(
-        self, nodes: int, cores: int, hours: float, memory_gb: int, gpus: float
+        self, run_as: list[Execution], nodes: int, cores: int, gpus: float
     ) -> dict[str, int | str]:
         """`gpus`: of one node, below 1 where jobs share one.
 
@@ -416,8 +406,8 @@ class Workflow:
             "nodes": nodes,
             "tasks": nodes,
             "cpus_per_task": cores,
-            "mem_mb": memory_gb * 1000,
-            "runtime": math.ceil(hours * 60),
+            "mem_mb": max(one.memory_gb for one in run_as) * 1000,
+            "runtime": math.ceil(max(one.hours for one in run_as) * 60),
             # Hundredths of a GPU, for a limit on one machine; and whole ones, for Slurm.
             "gpu_percent": int(100 * gpus),
             "slurm_extra": f"--gres=gpu:{math.ceil(gpus)}" if gpus else "",
@@ -425,20 +415,15 @@ class Workflow:
             "mpi": "srun" if nodes > 1 else "",
         }
 
-    # -- failures
+    def heed_failures(self, runs: Iterable[PlannedRun], attempt: int) -> None:
+        """Raises `UserError` where an earlier attempt of the same call failed, and was not just cut off.
 
-    def _failure(self, run: PlannedRun) -> Path:
-        return self.records.place_of(run.id) / "failure.json"
-
-    def forget_failures(self, runs: Iterable[PlannedRun]) -> None:
-        """A new call tries anew what failed."""
+        The first attempt forgets what failed: a new call tries it anew.
+        """
         for run in runs:
-            self._failure(run).unlink(missing_ok=True)
-
-    def refuse_failed(self, runs: Iterable[PlannedRun]) -> None:
-        """Raises `UserError` where an earlier attempt of the same call failed, and was not just cut off."""
-        for run in runs:
-            path = self._failure(run)
+            path = self.records.place_of(run.id) / "failure.json"
+            if attempt == 1:
+                path.unlink(missing_ok=True)
             failure = parse(Failure, read_json(path), str(path)) if path.is_file() else None
             if failure and failure.identity == run.identity:
                 fault = f"it failed in an earlier attempt: {failure.why}"

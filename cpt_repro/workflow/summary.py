@@ -31,23 +31,20 @@ def made(work: Workflow) -> list[str]:
     if not ledger.is_file():
         return []
     record, scale = read_json(ledger), work.scale.name
-    counts = {
-        word: ", ".join(
-            f"{record[key][verdict]} {verdict}" for verdict in VERDICTS if record[key].get(verdict)
-        )
-        for word, key in (("claims", "counts"), ("tests", "test_counts"))
-    }
+    claims, tests = (
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts.get(verdict))
+        for counts in (record["counts"], record["test_counts"])
+    )
     exhibits = ["/".join(key) for key in work.catalogue.exhibits]
     lines = [
         f"{len(work.plan.trainings)} trainings, {len(work.models)} evaluations, {len(exhibits)} exhibits "
         f"of scale {scale}, in {work.figures}/",
-        f"{len(record['claims'])} claims: {counts['claims']} (tests: {counts['tests']})",
+        f"{len(record['claims'])} claims: {claims} (tests: {tests})",
     ]
     there = page.resolve().as_uri() if page.is_file() else f"`cpt-repro report --scale {scale}` makes it"
     lines.append(f"report: {there}")
     if record["claims"]:
         first = next((one for one in record["claims"] if one["verdict"] != "held"), record["claims"][0])
-        lines.append(
-            f"one claim in full: cpt-repro claims --scale {scale} --claim {first['paper']}/{first['id']}"
-        )
+        name = f"{first['paper']}/{first['id']}"
+        lines.append(f"one claim in full: cpt-repro claims --scale {scale} --claim {name}")
     return [*lines, f"to cite: cpt-repro cite {exhibits[0]} --scale {scale}"]
