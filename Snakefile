@@ -3,16 +3,10 @@
 #   snakemake --cores all figures/ --config scale=pocket            on real text
 #   snakemake --cores all figures/pocket/ibrahim2024/figure_05.png  one exhibit and what it needs, at its scale
 #   snakemake --profile profiles/slurm figures/ --config scale=paper    on a cluster (docs/clusters.md)
-import sys
-
-from cpt_repro.errors import UserError
 from cpt_repro.workflow.call import Call
 from cpt_repro.workflow.jobs import FIGURE_FILES, RESOURCES, TABLE_FILES, WARM, WEIGHTS
 
-try:
-    call = Call(config)
-except UserError as error:
-    sys.exit(f"cpt-repro: {error}")
+call = Call(config)
 
 if call.stand_in:
 
@@ -25,10 +19,7 @@ AT = "--scale {wildcards.scale}" + call.options
 
 # Begins a run, not a dry run or a job of one. Snakemake's own lock outlives a killed run and is off (profiles/default).
 onstart:
-    try:
-        call.begin(local=workflow.local_exec)
-    except UserError as error:
-        sys.exit(f"cpt-repro: {error}")
+    call.begin(local=workflow.local_exec)
 
 
 onsuccess:

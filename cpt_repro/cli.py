@@ -17,9 +17,9 @@ import typer
 from cpt_repro import __version__
 from cpt_repro.errors import UserError, plain, redacted
 from cpt_repro.files import DECLARATION_BYTES, between, read_bytes, write_text, writing
+from cpt_repro.project import Project
 
 if TYPE_CHECKING:
-    from cpt_repro.exhibits.catalogue import Catalogue
     from cpt_repro.workflow.jobs import Workflow
 
 app = typer.Typer(
@@ -77,14 +77,13 @@ def _renew(page: Path, parts: dict[str, str]) -> None:
     _say(str(page))
 
 
-def _print_json(value: Any) -> None:
-    _say(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _workflow(
     scale: str, papers: str = "", results: Path | None = None, figures: Path | None = None
 ) -> Workflow:
-    from cpt_repro.project import Project
     from cpt_repro.workflow.jobs import Workflow
 
     project = Project.at().with_(results=results, figures=figures)
@@ -112,13 +111,11 @@ def corpus(
     from cpt_repro.data.build import build_corpus, build_tokenizer
     from cpt_repro.data.corpus import upload_corpus
     from cpt_repro.declarations.scale import load_scale
-    from cpt_repro.project import Project
 
     project = Project.at()
     loaded = load_scale(project, scale)
     if name == "tokenizer":
-        _say(str(build_tokenizer(project, loaded, rebuild)))
-        return
+        return _say(str(build_tokenizer(project, loaded, rebuild)))
     _say(str(build_corpus(project, loaded, name, processes, rebuild=rebuild)))
     if upload:
         upload_corpus(project, scale, name, upload)
@@ -168,30 +165,27 @@ def train(
     options = [*(["--papers", papers] if papers else []), *(["--again"] if again else [])]
     command = launch.command(execution, work.cores(execution), ["train", runs, "--scale", scale, *options])
     if dry_run:
-        _say(shlex.join(command))
-        return
+        return _say(shlex.join(command))
     where = f"configs/scales/{scale}.yaml, execution.{model}"
     launch.check(execution, where)
     work.heed_failures(todo, attempt)
     # Over several nodes Slurm has assigned the GPUs.
-    with _gpus(work, execution.ranks_per_node, execution.jobs_per_gpu, where, execution.nodes == 1) as held:
+    count = execution.ranks_per_node if execution.nodes == 1 else 0
+    with _gpus(work, count, execution.jobs_per_gpu, where) as held:
         if execution.ranks == 1:
             from cpt_repro.training.train import train_runs
 
-            train_runs(*arguments, _say, again)
-        else:
-            if held:
-                held.hand_on()
-            # Signals and the exit status then need no passing on.
-            sys.stdout.flush()
-            os.execvp(command[0], command)  # noqa: S606  no shell is wanted
+            return train_runs(*arguments, _say, again)
+        if held:
+            held.hand_on()
+        # This process becomes the launcher, so that signals and the exit status need no passing on.
+        sys.stdout.flush()
+        os.execvp(command[0], command)  # noqa: S606  no shell is wanted
 
 
-def _gpus(
-    work: Workflow, count: int, jobs_per_gpu: int, where: str, wanted: bool = True
-) -> AbstractContextManager[Any]:
+def _gpus(work: Workflow, count: int, jobs_per_gpu: int, where: str) -> AbstractContextManager[Any]:
     """A lease of GPUs, where the scale is for them."""
-    if work.scale.device != "gpu" or not wanted:
+    if work.scale.device != "gpu" or not count:
         return nullcontext()
     from cpt_repro.workflow.gpus import lease
 
@@ -247,7 +241,7 @@ def released_weights(scale: Scale = "paper", papers: Papers = "", as_json: AsJso
     compared = released.compare(_workflow(scale, papers).catalogue)
     if not as_json:
         return released.print_comparison(compared)
-    _print_json({"scale": scale, **compared.model_dump(mode="json")})
+    _say(_json({"scale": scale, **compared.model_dump(mode="json")}))
 
 
 @app.command()
@@ -305,10 +299,9 @@ def plan(
 
     options = {name: given[name] for name in Options.model_fields.keys() & given}
     cost = estimate(_workflow(scale, papers), parse(Options, options, "the command line"))
-    if as_json:
-        _print_json(dataclasses.asdict(cost))
-    else:
-        print_estimate(cost)
+    if not as_json:
+        return print_estimate(cost)
+    _say(_json(dataclasses.asdict(cost)))
 
 
 @app.command()
@@ -319,7 +312,7 @@ def status(scale: Scale = "smoke", papers: Papers = "", as_json: AsJson = False)
     work = _workflow(scale, papers)
     state = work.status()
     if as_json:
-        return _print_json({"scale": scale, **dataclasses.asdict(state)})
+        return _say(_json({"scale": scale, **dataclasses.asdict(state)}))
     for line in (*state.lines(), progress(work), *made(work)):
         _say(line)
 
@@ -345,37 +338,27 @@ def claims(
 
     work = _workflow(scale, papers, results, out)
     if published:
-        return _claims_as_published(work.catalogue, as_json)
+        from cpt_repro.claims.verdicts import check_published, told
+
+        checks = check_published(work.catalogue)
+        data = [check.model_dump(mode="json") for check in checks]
+        _say(_json(data) if as_json else "\n".join(told(checks)))
+        raise typer.Exit(int(not all(check.right for check in checks)))
     ledger = claims.build_ledger(work.catalogue, work.records)
     if write:
         from cpt_repro.report.values import write_values
 
-        for path in (
-            *claims.write_ledger(ledger, work.figures),
-            write_values(work.catalogue, work.records, work.figures),
-        ):
+        written = claims.write_ledger(ledger, work.figures)
+        for path in (*written, write_values(work.catalogue, work.records, work.figures)):
             _say(str(path))
     for page in into:
         _renew(page, claims.tables(ledger))
     if write or into:
         return
     ledger = claims.selected(ledger, claim) if claim else ledger
-    if as_json:
-        _print_json(ledger.model_dump(mode="json"))
-    else:
-        claims.print_ledger(ledger, details=claim is not None)
-
-
-def _claims_as_published(catalogue: Catalogue, as_json: bool) -> None:
-    from cpt_repro.claims.verdicts import check_published, told
-
-    checks = check_published(catalogue)
-    if as_json:
-        _print_json([check.model_dump(mode="json") for check in checks])
-    else:
-        _say("\n".join(told(checks)))
-    if not all(check.right for check in checks):
-        raise typer.Exit(1)
+    if not as_json:
+        return claims.print_ledger(ledger, details=claim is not None)
+    _say(_json(ledger.model_dump(mode="json")))
 
 
 @app.command()
@@ -399,12 +382,8 @@ def verify(
     from cpt_repro.report import verify as verifying
 
     work = _workflow(scale, papers, results, figures)
-    quiet = (lambda line: None) if as_json else _say
-    found = verifying.verify(work.catalogue, work.records, say=quiet)
-    if as_json:
-        _print_json(found.as_json())
-    else:
-        _say("\n".join(found.summary()))
+    found = verifying.verify(work.catalogue, work.records, say=(lambda line: None) if as_json else _say)
+    _say(_json(found.as_json()) if as_json else "\n".join(found.summary()))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -423,10 +402,7 @@ def cite(
 
     work = _workflow(scale, papers, figures=figures)
     cited = citation(work.catalogue, exhibit or None, code_commit(work.project.root))
-    if as_json:
-        _print_json(cited.model_dump(mode="json"))
-    else:
-        _say(f"{cited.text}\n\n{cited.bibtex}")
+    _say(_json(cited.model_dump(mode="json")) if as_json else f"{cited.text}\n\n{cited.bibtex}")
 
 
 @bench.command("train")
@@ -471,7 +447,6 @@ def bench_data(scale: Scale = "pocket", rounds: Rounds = 3, append: Append = Non
 def bench_imports(scale: Scale = "smoke", rounds: Rounds = 5, append: Append = None) -> None:
     """Seconds of the start of each command beside an empty Python: a JSON row."""
     from cpt_repro.bench import commands
-    from cpt_repro.project import Project
 
     _say_rows([commands.bench_imports(Project.at().root, scale, rounds)], append)
 
@@ -501,7 +476,6 @@ def bench_grid(
 ) -> None:
     """Seconds and memory of `plan` and of the workflow's graph for a study of many runs: a JSON row."""
     from cpt_repro.bench import commands
-    from cpt_repro.project import Project
 
     _say_rows([commands.bench_grid(Project.at(), runs, rounds, _say)], append)
 
@@ -514,7 +488,6 @@ def bench_table(
 ) -> None:
     """The latest rows of benchmarks/ as a Markdown table."""
     from cpt_repro.bench.rows import rows_of, table
-    from cpt_repro.project import Project
 
     lines = table(rows_of(Project.at().measurements))
     for page in into:
@@ -527,7 +500,6 @@ def bench_table(
 def corpora_fetch(checkouts: Path) -> None:
     """Clones the sources of the real corpora at their commits (needs a network)."""
     from cpt_repro.data.extract import fetch_sources, load_sources
-    from cpt_repro.project import Project
 
     fetch_sources(load_sources(Project.at()), checkouts)
 
@@ -536,7 +508,6 @@ def corpora_fetch(checkouts: Path) -> None:
 def corpora_extract(checkouts: Path, out: Path | None = None) -> None:
     """Makes the real corpora from checkouts of their sources."""
     from cpt_repro.data.extract import extract, load_sources
-    from cpt_repro.project import Project
 
     project = Project.at()
     extract(load_sources(project), checkouts, out or project.root / "data" / "corpora")

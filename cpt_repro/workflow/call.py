@@ -8,8 +8,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,23 @@ from cpt_repro.workflow.jobs import Workflow
 NOTES = Path(".snakemake")
 
 
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """A `UserError` ends the call, and is all that is said."""
+    try:
+        with writing():
+            yield
+    except UserError as error:
+        sys.exit(f"cpt-repro: {error}")
+
+
 class Call:
     """The scales that one call is about, each read when its first file is asked for.
 
     `config`: `scale` is the one of targets that name none, `papers` those that are made, separated by commas.
     """
 
+    @in_one_sentence()
     def __init__(self, config: dict[str, Any]):
         self.project, self.scale = Project.at(), str(config.get("scale", "smoke"))
         self.papers = tuple(filter(None, str(config.get("papers", "")).split(",")))
@@ -50,21 +61,19 @@ class Call:
     def ask(self, question: str, *wildcards: str, part: str | None = None) -> Callable[[Any], Any]:
         """A function of a job's wildcards: the answer of its scale's method `question` to some of them.
 
-        `part`: a key of that answer. A `UserError` ends the call in its one sentence.
+        `part`: a key of that answer.
         """
 
+        @in_one_sentence()
         def answer(given: Any) -> Any:
-            try:
-                with writing():
-                    workflow = self.of(scale := getattr(given, "scale", self.scale))
-                    self._whole |= {scale} if question == "everything" else set()
-                    whole = getattr(workflow, question)(*(getattr(given, name) for name in wildcards))
-            except UserError as error:
-                sys.exit(f"cpt-repro: {error}")
+            scale = getattr(given, "scale", self.scale)
+            self._whole |= {scale} if question == "everything" else set()
+            whole = getattr(self.of(scale), question)(*(getattr(given, name) for name in wildcards))
             return whole if part is None else whole[part]
 
         return answer
 
+    @in_one_sentence()
     def begin(self, local: bool) -> None:
         """Claims the folder for the scales asked for until this process ends, however it ends.
 
