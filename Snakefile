@@ -50,16 +50,35 @@ rule:
         call.ask("everything"),
 
 
-rule tokenizer:
-    input:
-        call.ask("tokenizer"),
-    output:
-        "data/{scale}/tokenizer/tokenizer.json",
-    log:
-        "logs/{scale}/tokenizer.log",
-    retries: 0
-    shell:
-        WARM + " corpus tokenizer " + AT + " > {log} 2>&1"
+def made(*names):
+    """Files beside the exhibits of a scale."""
+    return [update(f"figures/{{scale}}/{name}") for name in names]
+
+
+# What a scale has one of: its command, and its files.
+OF_SCALE = {
+    "tokenizer": ("corpus tokenizer", ["data/{scale}/tokenizer/tokenizer.json"]),
+    "suites": ("suites", ["data/{scale}/suites/fingerprint.json"]),
+    "claims": ("claims --write", made("claims.json", "claims.md", "values.csv")),
+    "report": ("report", made("index.html", "index.json")),
+}
+
+for title, (command, files) in OF_SCALE.items():
+
+    rule:
+        name:
+            title
+        input:
+            call.ask(title),
+        output:
+            files,
+        log:
+            f"logs/{{scale}}/{title}.log",
+        retries: 0
+        params:
+            command=command,
+        shell:
+            WARM + " {params.command} " + AT + " > {log} 2>&1"
 
 
 rule corpus:
@@ -85,18 +104,6 @@ rule record:
     shell:
         # Not through a link that somebody put there.
         "rm -f {output}.aside && set -C && cat {input[0]} > {output}.aside && mv {output}.aside {output}"
-
-
-rule suites:
-    input:
-        call.ask("suites"),
-    output:
-        "data/{scale}/suites/fingerprint.json",
-    log:
-        "logs/{scale}/suites.log",
-    retries: 0
-    shell:
-        WARM + " suites " + AT + " > {log} 2>&1"
 
 
 # What `update` marks is left where it is until the command has something better.
@@ -191,30 +198,3 @@ use rule figure as table with:
             update(rf"figures/{{scale}}/{{paper}}/{{exhibit,table_\d\d}}.{suffix}")
             for suffix in TABLE_FILES
         ],
-
-
-rule claims:
-    input:
-        call.ask("claims"),
-    output:
-        update("figures/{scale}/claims.json"),
-        update("figures/{scale}/claims.md"),
-        update("figures/{scale}/values.csv"),
-    log:
-        "logs/{scale}/claims.log",
-    retries: 0
-    shell:
-        WARM + " claims --write " + AT + " > {log} 2>&1"
-
-
-rule report:
-    input:
-        call.ask("report"),
-    output:
-        update("figures/{scale}/index.html"),
-        update("figures/{scale}/index.json"),
-    log:
-        "logs/{scale}/report.log",
-    retries: 0
-    shell:
-        WARM + " report " + AT + " > {log} 2>&1"

@@ -62,7 +62,6 @@ def check(execution: Execution, where: str) -> None:
     """Raises `UserError` where several nodes are asked for and this is no Slurm job of as many."""
     if execution.nodes == 1:
         return
-    fault = do = None
     if "SLURM_JOB_ID" not in os.environ:
         fault = "this is not inside a Slurm job"
         do = "Start it by snakemake --profile profiles/slurm, or inside an allocation (salloc, sbatch)."
@@ -70,8 +69,9 @@ def check(execution: Execution, where: str) -> None:
         fault, do = "there is no srun here", "Put Slurm's commands on PATH."
     elif (given := int(os.environ.get("SLURM_JOB_NUM_NODES", execution.nodes))) < execution.nodes:
         fault, do = f"this Slurm job has {given}", "Ask Slurm for as many, or lower 'nodes'."
-    if fault:
-        raise UserError(f"{execution.nodes} nodes are asked for, and {fault}.", where=where, do=do)
+    else:
+        return
+    raise UserError(f"{execution.nodes} nodes are asked for, and {fault}.", where=where, do=do)
 
 
 def main(arguments: list[str]) -> int:

@@ -30,28 +30,22 @@ SOCKET = "CPT_REPRO_WARM"
 #: kind comes, also where the command itself imports it late. What a module's `warm_up` finds out is kept too.
 _ALL = ("cpt_repro.cli", "cpt_repro.declarations.strict", "cpt_repro.workflow.jobs")
 _MODULES = {
-    "corpus": ("cpt_repro.data.build",),
-    "suites": ("cpt_repro.evaluation.suites",),
-    "train": ("cpt_repro.training.train", "cpt_repro.training.composer"),
-    "measure": ("cpt_repro.training.train",),
-    "evaluate": (
-        *("cpt_repro.evaluation.evaluate", "cpt_repro.evaluation.generate"),
-        "cpt_repro.evaluation.harness",
-    ),
-    "draw": (
-        *("cpt_repro.exhibits.draw", "cpt_repro.exhibits.style", "seaborn", "matplotlib.figure"),
-        *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
-        "matplotlib.backends.backend_pdf",
-    ),
-    "claims": ("cpt_repro.claims.ledger", "scipy.stats"),
-    "report": ("cpt_repro.report.page",),
+    "corpus": "cpt_repro.data.build",
+    "suites": "cpt_repro.evaluation.suites",
+    "train": "cpt_repro.training.train cpt_repro.training.composer",
+    "measure": "cpt_repro.training.train",
+    "evaluate": "cpt_repro.evaluation.evaluate cpt_repro.evaluation.generate cpt_repro.evaluation.harness",
+    "draw": "cpt_repro.exhibits.draw cpt_repro.exhibits.style seaborn matplotlib.figure "
+    "matplotlib.backends.backend_agg matplotlib.backends.backend_svg matplotlib.backends.backend_pdf",
+    "claims": "cpt_repro.claims.ledger scipy.stats",
+    "report": "cpt_repro.report.page",
 }
 _LENGTH = struct.Struct("!I")
 
 
 def imports_of(command: str) -> tuple[str, ...]:
     """What a command needs that takes long to import."""
-    return (*_ALL, *_MODULES.get(command, ()))
+    return (*_ALL, *_MODULES.get(command, "").split())
 
 
 def start(path: Path) -> None:
@@ -65,8 +59,8 @@ def start(path: Path) -> None:
     listener.listen(64)
     handed = listener.fileno()
     command = [sys.executable, "-m", "cpt_repro.workflow.warm", "--serve", str(os.getpid()), str(handed)]
-    descriptors = {"stdin": subprocess.DEVNULL, "pass_fds": [handed]}
-    subprocess.Popen(command, **descriptors, start_new_session=True)  # noqa: S603  this program, no shell
+    files = {"stdin": subprocess.DEVNULL, "pass_fds": [handed]}
+    subprocess.Popen(command, **files, start_new_session=True)  # noqa: S603  this program, no shell
     listener.close()
     os.environ[SOCKET] = str(path)
     atexit.register(path.unlink, missing_ok=True)
