@@ -482,7 +482,6 @@ def _work(cost: Cost, unit: str) -> Table:
 
 
 def print_estimate(cost: Cost) -> None:
-    """Prints an estimate."""
     say, unit = Console(highlight=False).print, "GPU" if cost.device == "gpu" else "core"
     if not cost.runs:
         return say(f"{cost.scale}: nothing to train.")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cpt_repro.declarations.benchmarks import task_digests
 from cpt_repro.declarations.manifests import Hub
@@ -62,7 +63,6 @@ class Status:
     incomplete: list[str]
 
     def lines(self) -> list[str]:
-        """The same in words."""
         parts = (
             ("trainings", self.trainings, self.to_train),
             ("evaluations", self.evaluations, self.to_evaluate),
@@ -121,7 +121,6 @@ class Workflow:
         return sorted(to_train.values(), key=lambda run: order[run.id]), to_evaluate
 
     def status(self) -> Status:
-        """What is done and what is left."""
         first = [runs[0] for runs in self.plan.trainings.values()]
         to_train, to_evaluate = self.outstanding(self.plan.runs, self.models)
         exhibits = {"/".join(exhibit): exhibit for exhibit in self.catalogue.exhibits}
@@ -197,9 +196,8 @@ class Workflow:
         run = self.plan.runs[self.named(folder)]
         corpora = dict.fromkeys((*run.training.data, *self.plan.wanted(run.identity).corpora))
         inputs = [self.fingerprint(corpus) for corpus in corpora]
-        if run.parent:
-            parent, optimizer = self.plan.runs[run.parent], "optimizer" in run.keep
-            inputs += self._weights(parent, run.parent_iteration, optimizer)
+        if parent := self.plan.runs.get(run.parent):
+            inputs += self._weights(parent, run.parent_iteration, "optimizer" in run.keep)
         return inputs
 
     def _weights(self, run: PlannedRun, iteration: int, optimizer: bool = False) -> list[str]:
@@ -293,10 +291,8 @@ class Workflow:
         if made is not None and {name: task.declaration for name, task in made.items()} == wanted:
             return []
         read = {corpus for suite in self.scale.suites.values() for corpus in suite.corpora}
-        return [
-            *(self.fingerprint(corpus) for corpus in self.scale.corpora if corpus in read),
-            *self._anew(path),
-        ]
+        corpora = [corpus for corpus in self.scale.corpora if corpus in read]
+        return [*map(self.fingerprint, corpora), *self._anew(path)]
 
     # -- exhibits, claims, report
 
@@ -304,9 +300,8 @@ class Workflow:
         """Records that an exhibit is drawn from; [] where its files are there, drawn from just these."""
         if self.is_drawn(paper, key):
             return []
-        sidecar = Path(self.exhibit_files(paper, key)[-1])
-        records = self._records(self.catalogue.needs(paper, key))
-        return [*dict.fromkeys(map(str, records.values())), *self._anew(sidecar)]
+        records = self._records(self.catalogue.needs(paper, key)).values()
+        return [*dict.fromkeys(map(str, records)), *self._anew(Path(self.exhibit_files(paper, key)[-1]))]
 
     def _records(self, needs: Needs) -> dict[str, Path]:
         """Records that an exhibit is drawn from, by the names that its sidecar has for them."""
@@ -380,22 +375,18 @@ class Workflow:
         """CPU cores that a training uses on each node."""
         return execution.ranks_per_node * (self.scale.threads + self.scale.loader_workers)
 
-    def training_resources(self, folder: str) -> dict[str, int | str]:
+    def training_resources(self, folder: str) -> dict[str, Any]:
         """What a training asks for, in the words of the workflow engine and its Slurm executor."""
         run_as = self.scale.run_as(self.plan.runs[self.named(folder)].model_name)
         gpus = run_as.ranks_per_node / run_as.jobs_per_gpu
         return self._resources([run_as], run_as.nodes, self.cores(run_as), gpus)
 
-    def evaluation_resources(self, folder: str) -> dict[str, int | str]:
-        """What an evaluation asks for."""
+    def evaluation_resources(self, folder: str) -> dict[str, Any]:
         weights = self.plan.model(self.named(folder)).weights
-        return self._resources(
-            [self.scale.run_as(run.model_name) for run, _ in weights], 1, self.scale.threads, 1
-        )
+        run_as = [self.scale.run_as(run.model_name) for run, _ in weights]
+        return self._resources(run_as, 1, self.scale.threads, 1)
 
-    def _resources(
-        self, run_as: list[Execution], nodes: int, cores: int, gpus: float
-    ) -> dict[str, int | str]:
+    def _resources(self, run_as: list[Execution], nodes: int, cores: int, gpus: float) -> dict[str, Any]:
         """`gpus`: of one node, below 1 where jobs share one.
 
         GPUs are not asked for under the name `gpu`: of that the Slurm executor makes one task for every GPU,
