@@ -19,6 +19,7 @@ import datasets  # noqa: E402
 import lm_eval  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from lm_eval.api import task as lm_eval_task  # noqa: E402
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
 from lm_eval.evaluator import evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
@@ -36,6 +37,8 @@ from cpt_repro.records.receipts import Score, SuiteScores  # noqa: E402
 #: token). Fixed for a scale, because padding and so the last bits of a likelihood depend on it.
 BATCH_SIZE, BATCH_TOKENS = 64, 32_768
 _MIXED_PRECISION = {"fp32": None, "amp_bf16": "bfloat16", "amp_fp16": "float16"}
+# The progress bar of its requests cannot be turned off.
+lm_eval_task.tqdm = functools.partial(lm_eval_task.tqdm, disable=True)
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
@@ -51,52 +54,28 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-class _Task(ConfigurableTask):
-    """lm-eval's task over items in memory: every key of its configuration names a field of them.
-
-    What does not depend on the model is made for the first one and kept.
-    """
-
-    def __init__(self, name: str, task: LoadedTask):
-        self.declaration = task.declaration
-        #: What the latest model answered, by item.
-        self.answers: list[float] = []
-        #: Text -> its tokens.
-        self.known: dict[str, array[int]] = {}
-        self._rows = [item.model_dump(mode="json", exclude_defaults=True) for item in task.items]
-        scoring = task.scoring.model_dump(mode="json")
-        metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
-        config = {"task": name, "output_type": scoring["output_type"], **kind_of(task.scoring).KEYS}
-        config["test_split"] = "test"
-        config["metric_list"] = [metric | scoring["metric_options"]]
-        config["num_fewshot"] = 0  # the examples are in the items
-        if scoring["generation_kwargs"]:
-            filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
-            config["generation_kwargs"] = scoring["generation_kwargs"]
-            config["filter_list"] = [{"name": "none", "filter": filters}]
-        if scoring["metric"] == "mc2":
-            config["process_results"] = _true_share
-        super().__init__(config=config)
-        self.dataset["test"] = list(self.dataset["test"])  # it decodes a row anew whenever that is asked for
-        self._instances: list[Any] = []
-
-    def download(self, *_: Any, **__: Any) -> None:
-        self.dataset = {"test": datasets.Dataset.from_list(self._rows)}
-
-    def build_all_requests(self, **_: Any) -> None:
-        # lm-eval's own draws a progress bar that cannot be turned off.
-        self.answers.clear()
-        for instance in self._instances:
-            instance.resps, instance.filtered_resps = [], {}
-        for number, row in () if self._instances else self.doc_iterator():
-            context = self.fewshot_context(row, num_fewshot=0)
-            asked = self.construct_requests(row, context, metadata=(self.config.task, number, 1))
-            self._instances += asked if isinstance(asked, list) else [asked]
-
-    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-        scored: dict[str, Any] = super().process_results(doc, results)
-        self.answers.append(float(scored[self.config.metric_list[0]["metric"]]))
-        return scored
+def _task(name: str, task: LoadedTask) -> ConfigurableTask:
+    """lm-eval's task over items in memory: every key of its configuration names a field of them."""
+    rows = [item.model_dump(mode="json", exclude_defaults=True) for item in task.items]
+    scoring = task.scoring.model_dump(mode="json")
+    metric = {"metric": scoring["metric"], "aggregation": "mean", "higher_is_better": True}
+    config = {
+        **{"task": name, "output_type": scoring["output_type"], **kind_of(task.scoring).KEYS},
+        "metadata": {"declaration": task.declaration},
+        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+        "test_split": "test",
+        "metric_list": [metric | scoring["metric_options"]],
+        "num_fewshot": 0,  # the examples are in the items
+    }
+    if scoring["generation_kwargs"]:
+        filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
+        config["generation_kwargs"] = scoring["generation_kwargs"]
+        config["filter_list"] = [{"name": "none", "filter": filters}]
+    if scoring["metric"] == "mc2":
+        config["process_results"] = _true_share
+    made = ConfigurableTask(config=config)
+    made.dataset["test"] = list(made.dataset["test"])  # it decodes a row anew whenever that is asked for
+    return made
 
 
 def _true_share(item: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
@@ -113,8 +92,8 @@ class _Model(HFLM):
     """
 
     generate_until = functools.partialmethod(HFLM.generate_until, disable_tqdm=True)
-    #: Text -> its tokens, of the task that is scored.
-    known: dict[str, array[int]] = {}
+    #: Text -> its tokens: the harness's, for all models.
+    known: dict[str, array[int]]
 
     def loglikelihood(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         asked = [request.args for request in requests]
@@ -215,8 +194,9 @@ class Harness:
         self.environment = {lib.__name__: lib.__version__ for lib in (lm_eval, transformers, torch)}
         self.environment["threads"] = str(torch.get_num_threads())
         self.environment["batch_size"] = str(self.batch_size)
+        self._known: dict[str, array[int]] = {}
         self._tasks = {
-            suite: {name: _Task(f"{suite}.{name}", task) for name, task in tasks.items()}
+            suite: {name: _task(f"{suite}.{name}", task) for name, task in tasks.items()}
             for suite, tasks in loaded.items()
         }
 
@@ -239,7 +219,7 @@ class Harness:
             scores = {}
             for name, task in tasks.items():
                 score = known[suite].tasks.get(name) if suite in known else None
-                current = score is not None and score.declaration == task.declaration
+                current = score is not None and score.declaration == task.config.metadata["declaration"]
                 scores[name] = score if current else self._score(lm, task)
             suites[suite] = SuiteScores(tasks=scores)
         return suites
@@ -253,7 +233,7 @@ class Harness:
         if context < self.scale.sequence_length:
             what = f"the model's context is {context} tokens, the scale's {self.scale.sequence_length}."
             raise UserError(what, do="Evaluate models trained at this scale.")
-        return _Model(
+        lm = _Model(
             pretrained=model.to(self.device),
             tokenizer=self.tokenizer,
             backend="causal",
@@ -261,11 +241,12 @@ class Harness:
             max_length=context,
             mixed_precision_dtype=_MIXED_PRECISION[self.scale.precision],
         )
+        lm.known = self._known
+        return lm
 
-    def _score(self, lm: _Model, task: _Task) -> Score:
+    def _score(self, lm: _Model, task: ConfigurableTask) -> Score:
         name, metric = task.config.task, task.config.metric_list[0]["metric"]
-        lm.known = task.known
-        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1, log_samples=False)
+        output = evaluate(lm=lm, task_dict={"tasks": {name: task}}, bootstrap_iters=1)
         result = output["results"][name]
         too_long = {one.doc_id for one in task.instances if lm.tokens(one.args) > lm.max_length}
         return Score(
@@ -274,6 +255,6 @@ class Harness:
             stderr=float(result[f"{metric}_stderr,none"]),
             documents=len(task.eval_docs),
             truncated=len(too_long),
-            right=Score.packed(task.answers),
-            declaration=task.declaration,
+            right=Score.packed([answer[metric] for answer in output["samples"][name]]),
+            declaration=task.config.metadata["declaration"],
         )
