@@ -41,14 +41,13 @@ class PublishedTask:
 
     def items(self) -> list[Item]:
         """The items, in the order of the rows."""
-        rows, pool = self._rows(self.benchmark.test_split), defaultdict(list)
-        if self.benchmark.num_fewshot:
-            for row in self._rows(self.benchmark.fewshot_split):
-                pool[self._of("group", row)].append(row)
-        items = []
+        rows, pool, items = self._rows(self.benchmark.test_split), defaultdict(list), []
+        for row in self._rows(self.benchmark.fewshot_split) if self.benchmark.num_fewshot else ():
+            pool[self._of("group", row)].append(row)
         for row in rows:
             examples = self._examples(row, pool[self._of("group", row)])
-            before = "".join([self._of("description", row), *map(self._solved, examples)])
+            solved = (self._item(one).solved + self.benchmark.fewshot_delimiter for one in examples)
+            before = "".join([self._of("description", row), *solved])
             items.append(self._item(row).after(before, tuple(example.id for example in examples)))
         return items
 
@@ -63,8 +62,7 @@ class PublishedTask:
                 if self.benchmark.keep is None or self._of("keep", row):
                     rows.append(row)
         if not rows:
-            where = str(self.repository.copy or self.repository)
-            raise UserError(f"the split '{split}' has no rows.", where=where, do=self._do)
+            raise UserError(f"the split '{split}' has no rows.", where=self.repository.where, do=self._do)
         return rows
 
     def _of(self, template: str, row: Row) -> Any:
@@ -100,13 +98,8 @@ class PublishedTask:
             content = {"context": text, "choices": choices, "answer": target, "labels": labels}
         return parse(kind, {"id": row.id, **content}, row.where)
 
-    def _solved(self, row: Row) -> str:
-        """A row as an example: the question and its answer."""
-        return f"{self._item(row).solved}{self.benchmark.fewshot_delimiter}"
-
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a parquet file or of JSON lines."""
     import pyarrow
     from pyarrow import parquet
 

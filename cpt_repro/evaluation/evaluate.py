@@ -83,9 +83,10 @@ def _load(planned: PlannedModel, store: Store) -> PreTrainedModel:
 
     from cpt_repro.evaluation.merge import ties_merge
 
-    folders = [store.weights(run.identity, iteration) for run, iteration in planned.weights]
-    for folder, (run, iteration) in zip(folders, planned.weights, strict=True):
-        check_weights(folder, store.recorded_hash(run.identity, iteration))
+    folders = []
+    for run, iteration in planned.weights:
+        folders.append(store.weights(run.identity, iteration))
+        check_weights(folders[-1], store.recorded_hash(run.identity, iteration))
     model = load_model_folder(folders[0])
     if planned.density:
         base, task = [load_file(folder / WEIGHTS) for folder in folders]

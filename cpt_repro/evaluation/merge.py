@@ -32,8 +32,7 @@ def ties_merge(base: Tensors, task: Tensors, density: float) -> dict[str, torch.
     shapes, theirs = ({name: tuple(one[name].shape) for name in one} for one in (base, task))
     if shapes != theirs:
         name = min(name for name, _ in shapes.items() ^ theirs.items())
-        what = (
-            f"the tensor '{name}' is {shapes.get(name)} in the base and {theirs.get(name)} in the task model."
-        )
+        what = f"the tensor '{name}' is {shapes.get(name)} in the base "
+        what += f"and {theirs.get(name)} in the task model."
         raise UserError(what, do="Merge models of one architecture, size and vocabulary.")
     return {name: tensor + trim(task[name] - tensor, density) for name, tensor in base.items()}

@@ -46,7 +46,7 @@ _REMAKE = "Make the tasks again: `cpt-repro suites --scale SCALE`."
 
 
 class Document(NamedTuple):
-    """One held-out document, split at white space."""
+    """One held-out document, its words split at white space."""
 
     id: str
     words: list[str]
@@ -103,9 +103,9 @@ def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Pat
                 rows = (item.model_dump(mode="json", exclude_defaults=True) for item in items)
                 lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
                 write_text(file, "".join(lines))
-                written = TaskFile(declaration=digests[suite_name][name], items=file_digest(file))
+                written = {"declaration": digests[suite_name][name], "items": file_digest(file)}
                 tasks[f"{suite_name}/{name}"] = written
-        write_json(record, SuitesRecord(tasks=tasks).model_dump())
+        write_json(record, {"tasks": tasks})
     return record
 
 
@@ -134,7 +134,7 @@ def _read_items(path: Path, expected: str, kind: type[Item]) -> list[Item]:
     if (actual := hashlib.sha256(content).hexdigest()) != expected:
         fault = f"the task is altered: SHA-256 {expected} expected, {actual} found."
         raise UserError(fault, where=str(path), do=_REMAKE)
-    items: list[Item] = []
+    items = []
     try:
         items += (kind.model_validate_json(line) for line in content.splitlines())
     except ValidationError as error:
@@ -162,8 +162,7 @@ def held_out(folder: Path) -> list[Document]:
         raise UserError(fault, where=str(path), do=do)
     documents = []
     with opened(path) as stream:
-        lines = iter(lambda: stream.readline(_MOST_OF_A_LINE), b"")
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: stream.readline(_MOST_OF_A_LINE), b""), start=1):
             try:
                 row = json.loads(line)
                 row["text"].encode()  # half a pair of surrogates is no text
@@ -210,7 +209,8 @@ class _LocalTasks:
         """Items of one task from one corpus, as many as there are."""
         documents = self.texts[corpus]
         words = [word for document in documents for word in document.words]
-        length = task.continuation_words if task.kind == "continuation" else 1
+        of_words = task.kind == "last_word"
+        length = 1 if of_words else task.continuation_words
         for index, start in _windows(documents, task.context_words + length, rng):
             window = documents[index].words[start : start + task.context_words + length]
             true = " ".join(window[task.context_words :])
@@ -218,11 +218,8 @@ class _LocalTasks:
                 continue
             choices = [true]
             for _ in range(1000):
-                if task.kind == "last_word":
-                    other = rng.choice(words)
-                else:
-                    other = _passage(documents, index, length, rng)
-                if other is not None and other not in choices and self._fits(other):
+                other = rng.choice(words) if of_words else _passage(documents, index, length, rng)
+                if other and other not in choices and self._fits(other):
                     choices.append(other)
                 if len(choices) == CHOICES:
                     break
@@ -247,20 +244,21 @@ def _in_turns(parts: Sequence[Sequence]) -> Iterator:
 
 def _windows(documents: list[Document], size: int, rng: random.Random) -> Iterator[tuple[int, int]]:
     """All (document, first word) of stretches of `size` words that do not overlap, documents taking turns."""
-    starts = []
-    for index, document in enumerate(documents):
-        places = [(index, start) for start in range(0, len(document.words) - size + 1, size)]
+    starts = [
+        [(index, start) for start in range(0, len(document.words) - size + 1, size)]
+        for index, document in enumerate(documents)
+    ]
+    for places in starts:
         rng.shuffle(places)
-        starts.append(places)
     rng.shuffle(starts)
     return _in_turns(starts)
 
 
-def _passage(documents: list[Document], not_from: int, length: int, rng: random.Random) -> str | None:
-    """`length` words from a random place of another document, or None if the draw fell on an unfit one."""
+def _passage(documents: list[Document], not_from: int, length: int, rng: random.Random) -> str:
+    """`length` words from a random place of another document, or "" if the draw fell on an unfit one."""
     index = rng.randrange(len(documents))
     words = documents[index].words
     if index == not_from or len(words) < length:
-        return None
+        return ""
     start = rng.randrange(len(words) - length + 1)
     return " ".join(words[start : start + length])

@@ -52,10 +52,8 @@ class Architecture(Protocol):
         `full` counts the products of every query with every key, `causal` only those that a causal mask
         leaves. What is computed twice (activation checkpointing) does not count. Forward alone is a third.
         """
-        pairs = {"full": 12, "causal": 6}[attention]
-        return (
-            6 * self.matmul_parameters(size, vocabulary) + pairs * size.layers * size.width * sequence_length
-        )
+        pairs = {"full": 12, "causal": 6}[attention] * size.layers * size.width * sequence_length
+        return 6 * self.matmul_parameters(size, vocabulary) + pairs
 
     def new(self, size: Size, vocabulary: int, sequence_length: int, seed: int) -> PreTrainedModel:
         """A model with its own initialisation, float32, from a seed; the global generator is left alone."""

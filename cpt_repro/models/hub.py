@@ -61,6 +61,9 @@ class Repository:
         #: the copy that is read instead of the network
         self.copy = next((folder for folder in folders if folder.is_dir()), None)
 
+        #: what errors name
+        self.where = str(self.copy or self)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.name}, revision {self.revision or 'default'}"
 
@@ -77,12 +80,18 @@ class Repository:
             write_json(self.lock, _Lock(self._entries() | {self.key: entry}).model_dump())
 
     @contextmanager
-    def _asking(self) -> Iterator[HfApi]:
-        """The hub's client; what it raises becomes one sentence."""
+    def _asking(self) -> Iterator[tuple[HfApi, dict[str, str]]]:
+        """The hub's client, and the commit and kind to ask for; what it raises becomes one sentence."""
         from huggingface_hub import HfApi
 
         try:
-            yield HfApi()
+            hub, kind = HfApi(), {"repo_type": self.kind}
+            if (commit := self._locked.commit) is None:
+                commit = hub.repo_info(self.name, revision=self.revision, **kind).sha
+                self._remember(commit, {})
+            yield hub, {"revision": commit, **kind}
+        except UserError:
+            raise
         except Exception as error:  # its errors have no common base
             gating = f" ({self.gating})" if self.gating else ""
             what = f"the hub does not give it{gating}: {briefly(error)}."
@@ -93,48 +102,41 @@ class Repository:
     @property
     def commit(self) -> str | None:
         """The commit that is read; None of a local copy, whose files alone are compared."""
-        if self.copy or self._locked.commit:
+        if self.copy:
             return self._locked.commit
-        with self._asking() as hub:
-            commit = hub.repo_info(self.name, revision=self.revision, repo_type=self.kind).sha
-        self._remember(commit, {})
-        return commit
+        with self._asking() as (_, there):
+            return there["revision"]
 
     def files(self, pattern: str) -> list[str]:
         """Sorted paths of the repository's files that fit `pattern` (* also matches /); none: `UserError`."""
         if self.copy:
             listed = [str(path.relative_to(self.copy)) for path in self.copy.rglob("*") if path.is_file()]
         else:
-            commit = self.commit
-            with self._asking() as hub:
-                listed = hub.list_repo_files(self.name, revision=commit, repo_type=self.kind)
+            with self._asking() as (hub, there):
+                listed = hub.list_repo_files(self.name, **there)
         fitting = sorted(name for name in listed if fnmatchcase(name, pattern))
-        where = str(self.copy or self)
         if lost := {name for name in self._locked.files if fnmatchcase(name, pattern)} - set(fitting):
             what = f"{len(lost)} files that were used before are missing, {min(lost)} among them."
-            raise UserError(what, where=where, do=f"Restore them, or remove '{self.key}' from {self.lock}.")
+            do = f"Restore them, or remove '{self.key}' from {self.lock}."
+            raise UserError(what, where=self.where, do=do)
         if not fitting:
             do = "Correct the pattern or complete the copy."
-            raise UserError(f"no file fits '{pattern}'.", where=where, do=do)
+            raise UserError(f"no file fits '{pattern}'.", where=self.where, do=do)
         return fitting
 
     def fetch(self, *files: str) -> list[Path]:
         """The local paths of files, downloaded if need be; another hash than the lock's is a `UserError`."""
         if self.copy:
             return self._checked({file: self.copy / file for file in files})
-        paths, there = {}, {"revision": self.commit, "repo_type": self.kind}
-        with self._asking() as hub:
-            for file in files:
-                paths[file] = Path(hub.hf_hub_download(self.name, file, **there))
+        with self._asking() as (hub, there):
+            paths = {file: Path(hub.hf_hub_download(self.name, file, **there)) for file in files}
         return self._checked(paths)
 
     def fetch_fitting(self, pattern: str) -> list[Path]:
         """As `fetch`, of the files at the top that fit `pattern`; without a network those taken before."""
-        folder, commit = self.copy, self.commit
-        if not folder:
-            with self._asking() as hub:
-                there = {"revision": commit, "repo_type": self.kind, "allow_patterns": pattern}
-                folder = Path(hub.snapshot_download(self.name, **there))
+        if not (folder := self.copy):
+            with self._asking() as (hub, there):
+                folder = Path(hub.snapshot_download(self.name, **there, allow_patterns=pattern))
         return self._checked({path.name: path for path in sorted(folder.glob(pattern))})
 
     def _checked(self, paths: dict[str, Path]) -> list[Path]:

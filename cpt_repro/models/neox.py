@@ -11,7 +11,7 @@ from cpt_repro.models.architecture import Architecture
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import GPTNeoXForCausalLM
 
 #: The projections back into the residual stream.
 _RESIDUAL = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
@@ -38,10 +38,11 @@ class GPTNeoX(Architecture):
     def matmul_parameters(self, size: Size, vocabulary: int) -> int:
         return size.layers * 12 * size.width**2 + vocabulary * size.width
 
-    def _config(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXConfig:
+    def _model(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXForCausalLM:
         from transformers import GPTNeoXConfig
+        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
-        return GPTNeoXConfig(
+        config = GPTNeoXConfig(
             vocab_size=vocabulary,
             hidden_size=size.width,
             num_hidden_layers=size.layers,
@@ -59,15 +60,15 @@ class GPTNeoX(Architecture):
             use_cache=False,
             attn_implementation="sdpa",
         )
+        return GPTNeoXForCausalLM(config)
 
     def new(self, size: Size, vocabulary: int, sequence_length: int, seed: int) -> GPTNeoXForCausalLM:
         """small_init (std sqrt(2 / (5 width))) everywhere, wang_init (std 2 / (layers sqrt(width))) for the
         two projections back into the residual stream; biases 0, norms 1 (authors' pythia/410M.yml)."""
         import torch
-        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
         with torch.random.fork_rng(devices=[]):
-            model = GPTNeoXForCausalLM(self._config(size, vocabulary, sequence_length))
+            model = self._model(size, vocabulary, sequence_length)
         generator = torch.Generator().manual_seed(seed)
         small, wang = math.sqrt(2 / (5 * size.width)), 2 / (size.layers * math.sqrt(size.width))
         with torch.no_grad():
@@ -80,10 +81,9 @@ class GPTNeoX(Architecture):
 
     def empty(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXForCausalLM:
         import torch
-        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXForCausalLM
 
         with torch.device("meta"):
-            return GPTNeoXForCausalLM(self._config(size, vocabulary, sequence_length))
+            return self._model(size, vocabulary, sequence_length)
 
     def layers(self, model: GPTNeoXForCausalLM) -> Iterable[torch.nn.Module]:
         return model.gpt_neox.layers
@@ -119,8 +119,7 @@ class GPTNeoX(Architecture):
         """By hand: a plan has no time to import transformers."""
         sizes = {"num_hidden_layers": size.layers, "hidden_size": size.width}
         sizes |= {"num_attention_heads": size.heads, "intermediate_size": 4 * size.width}
-        sizes |= {"rotary_pct": size.rotary_fraction}
-        return self.described({"model_type": self.name, **sizes})
+        return self.described({"model_type": self.name, **sizes, "rotary_pct": size.rotary_fraction})
 
 
 ARCHITECTURE = GPTNeoX()

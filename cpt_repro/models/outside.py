@@ -70,13 +70,14 @@ class Outside:
         """An error of this model."""
         return UserError(what, where=self.where, do=do)
 
-    def _files(self, pattern: str) -> list[Path]:
+    def files(self, pattern: str) -> list[Path]:
+        """Its files at the top that fit `pattern`, fetched."""
         return sorted(self.folder.glob(pattern)) if self.folder else self.repository.fetch_fitting(pattern)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its `config.json`; one that names no rows of embedding is a `UserError`."""
-        for path in self._files(CONFIG):
+        for path in self.files(CONFIG):
             return parse(_Config, read_json(path), f"{self.where}, {CONFIG}").model_dump()
         raise self.fault(f"it has no {CONFIG}.")
 
@@ -85,16 +86,11 @@ class Outside:
         """Rows of its embedding, as its configuration says."""
         return self.config["vocab_size"]
 
-    @property
-    def tokenizer(self) -> Path | None:
-        """Its tokenizer, if it has one."""
-        return next(iter(self._files(TOKENIZER)), None)
-
     @cached_property
     def weights(self) -> list[Path]:
         """The files that hold its weights; none is a `UserError`."""
         for pattern in _WEIGHTS:
-            if paths := self._files(pattern):
+            if paths := self.files(pattern):
                 return paths
         raise self.fault(f"it has no weights: none of {', '.join(_WEIGHTS)}.")
 
@@ -103,7 +99,7 @@ class Outside:
         """Of the hub name and revision, which the lock pins; of a folder the digest of what it holds."""
         if self.folder is None:
             return self.model
-        paths = [*self._files(CONFIG), *self.weights]
+        paths = [*self.files(CONFIG), *self.weights]
         return digest({path.name: _digest_of(path, path.stat().st_mtime_ns) for path in paths})
 
 
@@ -126,7 +122,7 @@ def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> 
         if theirs[what] != wanted:
             do = f"Start from a {ours.called} model of the size of {setting}."
             raise outside.fault(f"its architecture is another: {what} {theirs[what]}, and not {wanted}.", do)
-    if outside.vocabulary != (rows or outside.vocabulary):
+    if rows not in (None, outside.vocabulary):
         fault = f"its embedding has {outside.vocabulary} rows, and the model here {rows}."
         do = f"Set 'vocab_size: {outside.vocabulary}' of {setting}, if its tokenizer is the scale's."
         raise outside.fault(fault, do)
@@ -135,10 +131,10 @@ def check_fits(outside: Outside, size: Size, rows: int | None, setting: str) -> 
 def check_size(
     project: Project, model: str, told: OutsideSize | None, size: Size, rows: int, where: str, setting: str
 ) -> None:
-    """What a plan can tell without a network: that a size told is the scale's, that a folder fits."""
-    theirs = (told.layers, told.width, told.heads, told.vocab_size) if told else None
+    """What a plan can tell without a network: that a size told is the scale's, and that a folder fits."""
     ours = (size.layers, size.width, size.heads, rows)
-    if theirs and theirs != ours:
+    theirs = (told.layers, told.width, told.heads, told.vocab_size) if told else ours
+    if theirs != ours:
         words = "{} layers, width {}, {} heads and {} rows of embedding".format
         fault = f"it starts from {model}, which has {words(*theirs)}; {setting} has {words(*ours)}."
         do = "Start from it at a scale where the model has this size, or leave out the variant that says so."
@@ -149,13 +145,13 @@ def check_size(
 
 def check_tokenizer(outside: Outside, folder: Path) -> None:
     """That its tokenizer has the tokens of that in `folder`, where both are there; else `UserError`."""
-    path = outside.tokenizer
-    if path is None or not (folder / TOKENIZER).is_file():
+    paths = [*outside.files(TOKENIZER), folder / TOKENIZER]
+    if len(paths) < 2 or not paths[1].is_file():
         return
     from tokenizers import Tokenizer
 
     try:
-        both = [Tokenizer.from_file(str(one)) for one in (path, folder / TOKENIZER)]
+        both = [Tokenizer.from_file(str(path)) for path in paths]
     except Exception as error:  # the library raises plain Exception
         raise outside.fault(f"its tokenizer, or ours, cannot be read ({error}).", "Restore it.") from None
     theirs, ours = (set(one.get_vocab(with_added_tokens=True).items()) for one in both)
@@ -174,9 +170,9 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
     import torch
     from safetensors.torch import load_file
 
-    tensors = {}
+    tensors, paths = {}, outside.weights
     try:
-        for path in outside.weights:
+        for path in paths:
             is_pickle = path.suffix == ".bin"
             tensors |= torch.load(path, "cpu", weights_only=True) if is_pickle else load_file(path)
         theirs, info = type(model).from_pretrained(
@@ -187,8 +183,6 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
             ignore_mismatched_sizes=True,  # they are told
             output_loading_info=True,
         )
-    except UserError:
-        raise
     except Exception as error:  # a damaged pickle raises anything
         fault = f"its weights are not whole, or not tensors alone ({briefly(error)})."
         raise outside.fault(fault) from None
@@ -199,7 +193,7 @@ def load_outside(outside: Outside, model: PreTrainedModel, identity: str | None 
         if names := info[kind]:
             raise outside.fault(f"{len(names)} of its tensors are {what}, such as {min(names)}.")
     if identity not in (None, outside.identity):
-        do = "Restore it, or run again to train anew."
-        raise outside.fault("it has changed since the run was planned.", do)
+        fault = "it has changed since the run was planned."
+        raise outside.fault(fault, "Restore it, or run again to train anew.")
     model.load_state_dict(weights)
     return digest({name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in weights.items()})

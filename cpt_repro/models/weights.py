@@ -66,7 +66,7 @@ def load_weights(model: PreTrainedModel, folder: Path, expected: str | None = No
 
     path, actual = folder / WEIGHTS, check_weights(folder, expected)
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        model.load_state_dict(load_file(path))
     except (RuntimeError, ValueError, SafetensorError) as error:
         fault = f"its weights do not fit this model ({str(error).splitlines()[0]})."
         raise UserError(fault, where=str(path), do="Check model sizes.") from None
