@@ -15,6 +15,9 @@ from cpt_repro.training.store import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+#: Of a model that was not evaluated yet.
+_NOTHING = Evaluation.model_construct(suites={}, environment={})
+
 
 def outstanding(plan: Plan, records: Records, models: Sequence[str], generating: Container[str]) -> list[str]:
     """Those of the models whose records are not of the scale's tasks as declared, or lack generations."""
@@ -51,8 +54,8 @@ def evaluate_models(
 
     harness = Harness(plan.project, plan.scale, plan.data)
     for number, model_id in enumerate(todo, 1):
-        planned, record = plan.model(model_id), records.evaluation(model_id)
-        prompts, generations = (record.prompts, record.generations) if record else ((), ())
+        planned, record = plan.model(model_id), records.evaluation(model_id) or _NOTHING
+        prompts, generations = record.prompts, record.generations
         model = _load(planned, store)
         if asked := generating.get(model_id, ()):
             if isinstance(asked, str):
@@ -62,11 +65,11 @@ def evaluate_models(
         evaluation = Evaluation(
             identity=planned.identity,
             id=model_id,
-            suites=harness.evaluate(model, record.suites if record else {}),
+            suites=harness.evaluate(model, record.suites),
             prompts=prompts,
             generations=generations,
             suites_fingerprint=harness.fingerprint,
-            environment=_with_earlier(harness.environment, record),
+            environment=_with_earlier(harness.environment, record.environment),
         )
         write_record(records.evaluation_path(model_id), evaluation)
         say(f"[{number}/{len(todo)}] {model_id}: {in_words(evaluation)}")
@@ -94,9 +97,8 @@ def _load(planned: PlannedModel, store: Store) -> PreTrainedModel:
     return model
 
 
-def _with_earlier(environment: dict[str, str], record: Evaluation | None) -> dict[str, str]:
+def _with_earlier(environment: dict[str, str], earlier: dict[str, str]) -> dict[str, str]:
     """What computed the scores; where those that are kept had something else, that stands first."""
-    earlier = record.environment if record else {}
     return {
         name: value if earlier.get(name, value) == value else f"{earlier[name]}, {value}"
         for name, value in environment.items()

@@ -25,8 +25,8 @@ def held_out_prompts(corpus: Path) -> list[str]:
     """
     documents = [document for document in held_out(corpus) if len(document.words) > PROMPT_WORDS]
     if len(documents) < PROMPTS:
-        there = f"{len(documents)} held-out documents of more than {PROMPT_WORDS} words"
-        what = f"{PROMPTS} prompts are needed, and there are {there}."
+        what = f"{PROMPTS} prompts are needed, and there are {len(documents)} held-out documents of more "
+        what += f"than {PROMPT_WORDS} words."
         raise UserError(what, where=str(corpus), do="Give the corpus more held-out text.")
     # Neighbours in the file are often parts of one book.
     documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())
@@ -42,8 +42,7 @@ def generate(
     Sampled from the `TOP_K` likeliest tokens at `TEMPERATURE`, never the end of text. The draws depend on the
     prompt's place in the list only. Tokens beyond the model's context drop out at the left.
     """
-    texts = []
-    context, forbidden = model.config.max_position_embeddings, tokenizer.all_special_ids
+    texts, context, forbidden = [], model.config.max_position_embeddings, tokenizer.all_special_ids
     for place, prompt in enumerate(prompts):
         key = hashlib.sha256(f"{SEED}/{place}".encode()).digest()[:7]
         draw = torch.Generator().manual_seed(int.from_bytes(key))

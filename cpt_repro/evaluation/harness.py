@@ -192,8 +192,7 @@ class Harness:
         self.tokenizer = load_tokenizer(project.data / scale.name / "tokenizer")
         #: What computes a score: scores are bit-identical where this agrees.
         self.environment = {lib.__name__: lib.__version__ for lib in (lm_eval, transformers, torch)}
-        self.environment["threads"] = str(torch.get_num_threads())
-        self.environment["batch_size"] = str(self.batch_size)
+        self.environment |= {"threads": str(torch.get_num_threads()), "batch_size": str(self.batch_size)}
         self._known: dict[str, array[int]] = {}
         self._tasks = {
             suite: {name: _task(f"{suite}.{name}", task) for name, task in tasks.items()}
@@ -201,27 +200,22 @@ class Harness:
         }
 
     def evaluate(
-        self,
-        model: transformers.PreTrainedModel,
-        known: Mapping[str, SuiteScores] | None = None,
+        self, model: transformers.PreTrainedModel, known: Mapping[str, SuiteScores] | None = None
     ) -> dict[str, SuiteScores]:
         """Scores a model, moved to the scale's device, on all tasks, by suite.
 
         Scores in `known` are kept where their declaration is the task's; each task is scored by itself, so
         that no score depends on which others there are. Values are shares of right answers in [0, 1], errors
-        one standard error over items; a suite's average is the plain mean of its tasks, as in the papers
-        (Ibrahim 2024, Tables 5-7, 10, 11). `truncated` counts the items longer than the model's context
-        (with their longest choice, or the longest answer that may be generated); they lose tokens at the
-        left.
+        one standard error over items. `truncated` counts the items longer than the model's context (with
+        their longest choice, or the longest answer that may be generated); they lose tokens at the left.
         """
         lm, suites, known = self._model(model), {}, known or {}
         for suite, tasks in self._tasks.items():
-            scores = {}
+            scores = dict(known[suite].tasks) if suite in known else {}
             for name, task in tasks.items():
-                score = known[suite].tasks.get(name) if suite in known else None
-                current = score is not None and score.declaration == task.config.metadata["declaration"]
-                scores[name] = score if current else self._score(lm, task)
-            suites[suite] = SuiteScores(tasks=scores)
+                if name not in scores or scores[name].declaration != task.config.metadata["declaration"]:
+                    scores[name] = self._score(lm, task)
+            suites[suite] = SuiteScores(tasks={name: scores[name] for name in tasks})
         return suites
 
     def _model(self, model: transformers.PreTrainedModel) -> _Model:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cpt_repro.declarations.benchmarks import task_digests
 from cpt_repro.declarations.published import Released
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 MARK = "the authors' weights, not a reproduction"
 
 
-@dataclass(frozen=True)
-class ReleasedModel:
+class ReleasedModel(NamedTuple):
     """One run's published weights at a scale, and what was measured of them."""
 
     paper: str
@@ -73,29 +71,24 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
     Those with a current record, repositories without weights and models that the scale lacks are passed over.
     One that cannot be read or does not fit stops no other; all failures are raised as one `UserError`.
     """
-    wanted = [
-        one
-        for one in released_models(plan)
-        if one.size and one.declared.weights != "empty" and fnmatchcase(one.name, pattern)
-    ]
-    if not wanted:
+    there = (one for one in released_models(plan) if one.size and one.declared.weights != "empty")
+    if not (wanted := [one for one in there if fnmatchcase(one.name, pattern)]):
         raise UserError(f"no published weights fit '{pattern}'.", do="`cpt-repro released` lists them.")
     opened: list[tuple[ReleasedModel, Outside]] = []
-    failed: dict[str, UserError] = {}
+    failed: list[str] = []
 
     @contextmanager
     def attempting(one: ReleasedModel) -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            failed[one.name] = error
+            failed.append(f"{one.name}: {error}")
             say(f"{one.name}: FAILED. {error}")
 
     # All are fetched first: the harness shuts the network out.
-    for one in wanted:
-        if one.evaluation is None:
-            with attempting(one):
-                opened.append((one, _opened(plan, one)))
+    for one in (one for one in wanted if one.evaluation is None):
+        with attempting(one):
+            opened.append((one, _opened(plan, one)))
     if opened:
         # lm-eval and transformers take some ten seconds to import: only where there is something to evaluate.
         from cpt_repro.evaluation.harness import Harness
@@ -105,8 +98,7 @@ def evaluate_released(plan: Plan, pattern: str, say: Callable[[str], None]) -> N
         with attempting(one):
             _evaluate(harness, one, outside, say)
     if failed:
-        listing = " ".join(f"{name}: {why}" for name, why in failed.items())
-        what = f"{len(failed)} of {len(wanted)} could not be evaluated. {listing}"
+        what = f"{len(failed)} of {len(wanted)} could not be evaluated. {' '.join(failed)}"
         raise UserError(what, do="Mend it; run again.")
 
 

@@ -33,8 +33,7 @@ from cpt_repro.declarations.benchmarks import Benchmark, Scoring, scoring_of, ta
 from cpt_repro.declarations.scale import Scale, Suite, Task
 from cpt_repro.declarations.strict import Strict, parse
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.benchmarks import PublishedTask
-from cpt_repro.evaluation.items import Choices, Item, kind_of
+from cpt_repro.evaluation.items import Choices, Item, PublishedTask, kind_of
 from cpt_repro.files import file_digest, locked, opened, read_bytes, read_json, write_json, write_text
 from cpt_repro.project import Project
 from cpt_repro.records.receipts import read_fingerprint
@@ -81,10 +80,9 @@ def suites_record(project: Project, scale: Scale) -> Path:
 def build_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> Path:
     """Writes the items of all tasks, then their record, whose path it returns.
 
-    `data`: corpus -> digest of what decides its tokens (`Plan.data`). Items of a task made from text come in
-    equal numbers from the suite's corpora and as evenly as possible from their documents. The bytes depend
-    only on what `task_digests` names, and the pinned data of published tasks, which this fetches. `UserError`
-    if a corpus has too little held-out text, or data of the hub is not to be had or not what it was.
+    `data`: corpus -> digest of what decides its tokens (`Plan.data`). The bytes depend only on what
+    `task_digests` names, and the pinned data of published tasks, which this fetches. `UserError` if a corpus
+    has too little held-out text, or data of the hub is not to be had or not what it was.
     """
     record, tasks = suites_record(project, scale), {}
     digests, folder = task_digests(project, scale, data), record.parent
@@ -119,13 +117,13 @@ def read_suites(project: Project, scale: Scale, data: Mapping[str, str]) -> dict
     suites: dict[str, dict[str, LoadedTask]] = {name: {} for name in scale.suites}
     for suite_name, suite in scale.suites.items():
         for name, task in suite.tasks.items():
-            file, declaration = record.tasks.get(f"{suite_name}/{name}"), digests[suite_name][name]
-            if file is None or file.declaration != declaration:
+            file = record.tasks.get(f"{suite_name}/{name}")
+            if file is None or file.declaration != digests[suite_name][name]:
                 what = f"the items of {suite_name}/{name} as it is declared now are not there."
                 raise UserError(what, where=str(path), do=_REMAKE)
             scoring = scoring_of(project, task)
             items = _read_items(path.parent / suite_name / f"{name}.jsonl", file.items, kind_of(scoring))
-            suites[suite_name][name] = LoadedTask(declaration, scoring, items)
+            suites[suite_name][name] = LoadedTask(file.declaration, scoring, items)
     return suites
 
 
@@ -190,7 +188,7 @@ class _LocalTasks:
         return len(tokens) <= self.scale.sequence_length // 2
 
     def items(self, suite_name: str, suite: Suite, name: str, task: Task) -> list[Choices]:
-        """The items of one task."""
+        """As many from each corpus, and as evenly as possible from its documents."""
         where, parts = f"{self.path}, suites.{suite_name}.tasks.{name}", []
         for place, corpus in enumerate(suite.corpora):
             share = len(range(place, task.documents, len(suite.corpora)))

@@ -36,11 +36,10 @@ class _Lock(RootModel[dict[str, _Locked]]):
 
 
 class Repository:
-    """A repository of the hub, or the project's copy of it.
+    """A repository of the hub, or the project's copy of it; a name that leads elsewhere is a `UserError`.
 
-    `revision`: a commit, a tag or a branch; None takes the default branch at first use. Whatever it is, the
-    commit is pinned by the lock file from then on. `gating`: what a manifest says about access, for the error
-    message. A name that leads elsewhere is a `UserError`.
+    `revision`: a commit, a tag or a branch, None for the default; its commit is pinned by the lock file at
+    first use. `gating`: what a manifest says about access, for the error message.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class Repository:
         folders = [copies / folder for folder in (f"{name}@{revision}", name)] if copies else []
         #: the copy that is read instead of the network
         self.copy = next((folder for folder in folders if folder.is_dir()), None)
-
         #: what errors name
         self.where = str(self.copy or self)
 
@@ -101,11 +99,8 @@ class Repository:
 
     @property
     def commit(self) -> str | None:
-        """The commit that is read; None of a local copy, whose files alone are compared."""
-        if self.copy:
-            return self._locked.commit
-        with self._asking() as (_, there):
-            return there["revision"]
+        """The commit of what was fetched; None of a local copy, whose files alone are compared."""
+        return self._locked.commit
 
     def files(self, pattern: str) -> list[str]:
         """Sorted paths of the repository's files that fit `pattern` (* also matches /); none: `UserError`."""

@@ -12,7 +12,7 @@ from tiny_evaluation import DATA, new_project, published_suites, scale_of
 from cpt_repro.declarations.benchmarks import load_benchmark, scoring_of
 from cpt_repro.declarations.scale import Published
 from cpt_repro.errors import UserError
-from cpt_repro.evaluation.benchmarks import PublishedTask
+from cpt_repro.evaluation.items import PublishedTask
 from cpt_repro.evaluation.suites import build_suites
 
 
