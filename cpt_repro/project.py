@@ -6,17 +6,17 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cpt_repro.errors import UserError
 
 #: Variables that move a part of a project elsewhere.
-STORE, CORPORA, HUB, SHARDS = (f"CPT_REPRO_{part}" for part in ("STORE", "CORPORA", "HUB", "SHARDS_REMOTE"))
+STORE, CORPORA = "CPT_REPRO_STORE", "CPT_REPRO_CORPORA"
+HUB, SHARDS = "CPT_REPRO_HUB", "CPT_REPRO_SHARDS_REMOTE"
 #: What every project has.
 _SCALES = "configs/scales"
 
 
-def _below(path: str) -> Any:
+def _below(path: str) -> property:
     """A path below a project's root."""
     return property(lambda project: project.root / path)
 

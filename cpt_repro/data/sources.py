@@ -67,6 +67,8 @@ class Source(Strict):
             raise ValueError("the kinds xml and jsonl need 'parts', and only they")
         if self.maximum_characters and self.maximum_characters < self.minimum_characters:
             raise ValueError("maximum_characters is below minimum_characters")
+        if self.first_per_mille < 1000 and len(self.corpora) == 1:
+            raise ValueError("first_per_mille leaves a share to a second corpus, and there is one")
         return self
 
     @property

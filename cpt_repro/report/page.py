@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,15 +108,19 @@ class Image(NamedTuple):
         from PIL import Image as Picture
 
         raw, small = read_bytes(path, MOST_BYTES), io.BytesIO()
+        large = Picture.DecompressionBombError, Picture.DecompressionBombWarning
         try:
-            with Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture:
+            with (
+                warnings.catch_warnings(action="error", category=Picture.DecompressionBombWarning),
+                Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture,
+            ):
                 if max(picture.size) > MOST_PIXELS:
                     raise ValueError("it is too large")
                 # A plot has few colours; that many keep its bands and the edges of its letters.
                 how = {"method": Picture.Quantize.FASTOCTREE, "dither": Picture.Dither.NONE}
                 few = picture.convert("RGB").quantize(COLOURS, **how)
             few.convert("RGB").save(small, "WEBP", lossless=True, quality=60, method=4)
-        except (OSError, SyntaxError, ValueError, Picture.DecompressionBombError):
+        except (OSError, SyntaxError, ValueError, *large):
             raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW) from None
         uri = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode("ascii")
         return cls(uri, *(round(side / DENSITY) for side in picture.size))

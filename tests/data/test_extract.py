@@ -293,6 +293,7 @@ def test_declarations(repository):
         ({"kind": "xml"}, "need 'parts'"),
         ({"parts": {"a": ""}}, "need 'parts'"),
         ({"maximum_characters": 9}, "below minimum_characters"),
+        ({"first_per_mille": 500}, "a second corpus, and there is one"),
         ({"removed": "("}, "not a regular expression"),
         ({"kind": "tei", "domain": "markdown", "maximum_characters": 99}, "tei cuts by part_characters"),
     ):

@@ -5,7 +5,9 @@ import html
 import json
 import re
 import shutil
+import struct
 import subprocess
+import warnings
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +16,11 @@ import pytest
 
 from cpt_repro.claims.grammar import VERDICTS
 from cpt_repro.claims.ledger import FindingRecord, Ledger, build_ledger, exhibits_of, write_ledger
+from cpt_repro.errors import UserError
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
 from cpt_repro.report.charts import Charts
-from cpt_repro.report.page import Compared, Page, write_report
+from cpt_repro.report.page import Compared, Image, Page, write_report
 from cpt_repro.report.receipts import anchor
 
 from .conftest import DRAWN, opened, planned
@@ -556,3 +559,17 @@ def test_page_is_accessible_in_chromium(text, tmp_path, width, dark):
     told = in_browser(opened_wide(text), tmp_path, check, width, dark, scripts)
     assert told["violations"] == []
     assert told["ground"] == ("rgb(23, 25, 27)" if dark else "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize("width, height", [(9_500, 9_500), (10_001, 10), (60_000, 60_000), (0, 10)])
+def test_a_picture_that_claims_to_be_huge_is_refused_in_one_sentence(tmp_path, width, height):
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    path = tmp_path / "figure_01.png"
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    with warnings.catch_warnings(record=True) as said, pytest.raises(UserError, match="no picture of an"):
+        Image.of(path)
+    assert not said
