@@ -1,5 +1,6 @@
 """What is measured of speed: rows that `cpt-repro plan` reads, with ratios taken in one run."""
 
+import json
 import re
 import shutil
 import sys
@@ -137,15 +138,19 @@ def test_exhibits_from_records_and_their_verification(third_project):
 def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch):
     from cpt_repro.bench import commands
     from cpt_repro.bench.commands import Spent
+    from cpt_repro.workflow.warm import WORKED
 
-    calls = []
+    calls, measured = [], iter((12.0, 10.0))  # seconds of training, of each round
 
-    def made(command, folder):
+    def made(command, folder, **environment):
         assert folder != third_project.root and (folder / "configs" / "scales" / "smoke.yaml").is_file()
         figure = folder / "figures" / "smoke" / "p" / "figure_01.png"
         calls.append((command[2:], figure.exists()))
         figure.parent.mkdir(parents=True, exist_ok=True)
         figure.write_text("")
+        if environment:
+            notes = f"train {next(measured)}\nevaluate 2.5\ntrain 1.5\ndraw 0.5\n"
+            Path(environment[WORKED]).write_text(notes)
         return Spent(2.0, 1.0, 0.1)
 
     monkeypatch.setattr(commands, "timed", made)
@@ -156,6 +161,30 @@ def test_a_whole_job_is_timed_in_a_folder_of_its_own(third_project, monkeypatch)
     assert calls == [(whole, False), (whole, True), (whole, False)] * 2
     assert row["again_seconds"] == row["one_figure_seconds"] == [2.0] * 3 and row["rounds"] == 2
     assert row["whole_core_seconds"][0] >= 0 and commands.busy() > 0
+    parts = {"steps of training": 0, "validation": 0, "starting and saving trainings": 12.5}
+    parts |= {"evaluate": 2.5, "draw": 0.5, "starting and the workflow engine": 0}
+    assert row["worked_for"] == parts
+
+
+def test_what_training_is_spent_on_is_told_by_receipts(repository, tmp_path):
+    from cpt_repro.bench.commands import _worked_for
+
+    some = next((repository.results / "pocket" / "runs" / "ibrahim2024").glob("**/receipt.json"))
+    receipt = json.loads(some.read_text())
+    for seed, (seconds, validation) in enumerate(((5.0, 0.5), (4.0, 1.5))):
+        receipt["measured"] |= {"seconds": seconds, "validation_seconds": validation}
+        path = tmp_path / "results" / "smoke" / "runs" / "p" / f"seed-{seed}" / "receipt.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(receipt))
+    notes = tmp_path / "worked"
+    notes.write_text("corpus 3\ntrain 5.5\ntrain 4.5\ncorpus 1\n")
+    assert _worked_for(tmp_path, "smoke", notes, whole=20.0) == {
+        "steps of training": 7.0,
+        "validation": 2.0,
+        "starting and saving trainings": 1.0,
+        "corpus": 4.0,
+        "starting and the workflow engine": 6.0,
+    }
 
 
 def test_a_grid_of_runs_is_planned_and_its_graph_made(third_project):
@@ -180,6 +209,7 @@ def test_the_latest_rows_are_a_table(repository):
         "date": "2030-01-01",
     }
     old |= {"whole_seconds": [300, 310, 320.5], "whole_core_seconds": [400, 410, 420]}
+    old |= {"worked_for": {"steps of training": 300, "validation": 100}}
     new = old | {"date": "2030-01-02", "whole_seconds": [200, 210, 220]}
     train = {"benchmark": "train", "scale": "pocket", "arm": "plain", "parameters": 63648, "rounds": 3}
     train |= {
@@ -192,6 +222,8 @@ def test_the_latest_rows_are_a_table(repository):
     lines = table([old, new, train, old | {"benchmark": "data"}, train | {"arm": "unknown"}])
     assert lines[2:] == [
         "| smoke: the same, work of the cores | 410 s (400 to 420) | 1 rounds, 2 cores of X, 2030-01-02 |",
+        "| smoke: what they work for | steps of training 75%, validation 25% "
+        "| 1 rounds, 2 cores of X, 2030-01-02 |",
         "| smoke: main job, whole | 210 s (200 to 220) | 1 rounds, 2 cores of X, 2030-01-02 |",
         "| pocket, 63,648 parameters: the same with our loss | 70,000 tokens/s (60,000 to 80,000) "
         "| 3 rounds, ? cores of X, 2030-01-01 |",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from cpt_repro.exhibits.catalogue import Catalogue
 from cpt_repro.processes import cores
 from cpt_repro.project import Project
 from cpt_repro.records.lookup import Records
+from cpt_repro.records.receipts import Receipt, read_record
 from cpt_repro.report.making import make_all
-from cpt_repro.workflow.warm import imports_of
+from cpt_repro.workflow.warm import WORKED, imports_of
 
 #: Commands that are timed as far as their imports; the others ask, and are timed whole.
 JOBS = ("corpus", "suites", "train", "measure", "evaluate", "draw", "claims", "report")
@@ -45,12 +47,12 @@ class Spent(NamedTuple):
     gib: float
 
 
-def timed(command: list[str], folder: Path) -> Spent:
-    """Runs a command; its failure is a `UserError`."""
+def timed(command: list[str], folder: Path, **environment: str) -> Spent:
+    """Runs a command, `environment` added to this process's; its failure is a `UserError`."""
     with tempfile.TemporaryFile() as told:
         began = time.perf_counter()
         with subprocess.Popen(  # noqa: S603  our own commands
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=told
+            command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=told
         ) as process:
             try:
                 _, status, used = os.wait4(process.pid, 0)
@@ -160,30 +162,54 @@ def _put_project(project: Project, folder: Path) -> None:
         copy(project.root / part, folder / part)
 
 
+def _worked_for(folder: Path, scale: str, notes: Path, whole: float) -> dict[str, float]:
+    """What a job's processors worked for, in seconds: by command, and what no command says of itself.
+
+    Of training the receipts say how long the loop ran, and how long of it was validation: seconds of a clock,
+    which are those of a processor where no more processes run than there are cores.
+    """
+    spent: Counter[str] = Counter()
+    for line in notes.read_text(encoding="utf-8").splitlines():
+        command, seconds = line.split()
+        spent[command] += float(seconds)
+    receipts = (folder / "results" / scale / "runs").glob("**/receipt.json")
+    measured = [read_record(Receipt, path).measured for path in receipts]
+    validation = sum(one.validation_seconds for one in measured)
+    loop = sum(one.seconds for one in measured) - validation
+    parts = {"steps of training": loop, "validation": validation}
+    parts["starting and saving trainings"] = max(spent.pop("train", 0) - loop - validation, 0)
+    parts |= spent
+    return parts | {"starting and the workflow engine": max(whole - sum(parts.values()), 0)}
+
+
 def bench_job(
     project: Project, scale: str, figure: str, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """A row: the main job of a scale from nothing, what a second call costs, and one `figure` drawn again.
 
-    Least, median and most over the rounds; core-seconds are those of the whole machine. A job that fails is
-    a `UserError`.
+    Least, median and most over the rounds; core-seconds are those of the whole machine, and `worked_for` says
+    what for, the median of each part. A job that fails is a `UserError`.
     """
     spent: dict[str, list[Spent]] = {"whole": [], "again": [], "one_figure": []}
     worked: list[float] = []
+    parts: dict[str, list[float]] = defaultdict(list)
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "figures/", "--config", f"scale={scale}"]
     for turn in range(1, rounds + 1):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             _put_project(project, folder)
-            before = busy()
-            spent["whole"].append(timed(command, folder))
+            before, notes = busy(), folder / "worked"
+            spent["whole"].append(timed(command, folder, **{WORKED: str(notes)}))
             worked.append(busy() - before)
+            for part, seconds in _worked_for(folder, scale, notes, worked[-1]).items():
+                parts[part].append(seconds)
             spent["again"].append(timed(command, folder))
             (folder / "figures" / scale / f"{figure}.png").unlink()
             spent["one_figure"].append(timed(command, folder))
         say(f"[{turn}/{rounds}] {spent['whole'][-1].seconds:.0f} s, {worked[-1] / 60:.1f} core-minutes")
     row = _row("job", scale, rounds, spent, {"seconds": 1}, processes=cores())
-    return row | {"whole_core_seconds": least_to_most(worked, 1)}
+    worked_for = {part: round(statistics.median(seconds), 1) for part, seconds in parts.items()}
+    return row | {"whole_core_seconds": least_to_most(worked, 1), "worked_for": worked_for}
 
 
 def _grid(scale: Scale, runs: int) -> dict[str, Any]:

@@ -86,6 +86,10 @@ def table(rows: Iterable[dict[str, Any]]) -> list[str]:
             if benchmark == row["benchmark"] and key in row:
                 text = "{1:g} s ({0:g} to {2:g})".format(*row[key])
                 lines[row["benchmark"], row["scale"], key] = f"| {row['scale']}: {says} | {text} | {where} |"
+        if row["benchmark"] == "job" and (parts := row.get("worked_for")):
+            told = [f"{part} {seconds / sum(parts.values()):.0%}" for part, seconds in parts.items()]
+            key = "job", row["scale"], "whole_core_seconds, parts"
+            lines[key] = f"| {row['scale']}: what they work for | {', '.join(told)} | {where} |"
         if row["benchmark"] == "train" and row.get("arm") in ARMS:
             what = f"{row['scale']}, {row['parameters']:,} parameters: {ARMS[row['arm']]}"
             low, high = row["tokens_per_second_range"]

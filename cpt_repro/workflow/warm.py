@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -26,6 +27,8 @@ from pathlib import Path
 from cpt_repro.processes import end_with
 
 SOCKET = "CPT_REPRO_WARM"
+#: Names a file to which each job adds a line: its command, and for how many seconds processors worked on it.
+WORKED = "CPT_REPRO_WARM_WORKED"
 #: What every command needs, and command -> what else takes long to import; imported when the first job of a
 #: kind comes, also where the command itself imports it late. What a module's `warm_up` finds out is kept too.
 _ALL = ("cpt_repro.cli", "cpt_repro.declarations.strict", "cpt_repro.workflow.jobs")
@@ -102,6 +105,7 @@ def _serve(listener: socket.socket, parent: int) -> int:
             os.environ.update(imports | environment)
             threading.Thread(target=_obey, args=[caller], daemon=True).start()
             last.append((caller, status := _run(arguments)))
+            _note_work(arguments[0])
             return status
         for file in files:
             os.close(file)
@@ -129,6 +133,14 @@ def _run(arguments: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _note_work(command: str) -> None:
+    """In a child: adds what the job and its own children cost to the file of `WORKED`, if one is named."""
+    if path := os.environ.get(WORKED):
+        spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{command} {sum(one.ru_utime + one.ru_stime for one in spent):.3f}\n")
 
 
 def _tell(caller: socket.socket, status: int) -> None:

@@ -37,6 +37,9 @@ def main():
         raise RuntimeError("out of memory")
     if what == "dies":
         os.abort()
+    if what == "works":
+        while time.process_time() < 0.3:
+            pass
     if what == "mixes":
         for number in range(3):
             print("out", number)
@@ -118,6 +121,16 @@ def test_a_command_is_as_if_run_by_itself(engine, command, status, out, errors, 
     code, said, faults = ended(engine[1], command, socket=socket, OF_CALLER="here")
     assert (code, said) == (status, f"{command} {engine[1]} here \n{out}")
     assert faults.endswith(errors) and bool(faults) == bool(errors)
+
+
+def test_what_jobs_cost_is_noted_where_it_is_asked_for(engine):
+    notes = engine[1] / "worked"
+    for command in ("works", "fails", "works"):
+        ended(engine[1], command, **{warm.WORKED: str(notes)})
+    ended(engine[1], "works")  # asks for nothing
+    told = [line.split() for line in notes.read_text().splitlines()]
+    assert [command for command, _ in told] == ["works", "fails", "works"]
+    assert all(float(seconds) >= (0.3 if command == "works" else 0) for command, seconds in told)
 
 
 def test_variables_that_imports_set_hold_for_jobs(engine):
