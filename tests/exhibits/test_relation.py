@@ -81,7 +81,7 @@ def test_what_was_not_run_is_told_and_published_points_are_there(view):
     drawn = {(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)}
     panels = view.exhibit.panels
     declared = [(p.x, p.y) for panel in panels for series in panel.series for p in series.published]
-    assert len(declared) == 9 and set(declared) <= drawn
+    assert len(declared) == 10 and set(declared) <= drawn
     assert view.exhibit.notes(view)[-1] == "Hollow: published (derived)."
 
 

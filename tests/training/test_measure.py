@@ -31,7 +31,8 @@ def with_another_corpus(own, name, corpus):
     """As if the run's declaration named one more corpus to validate on: its identity stays what it is."""
     run, before = own.run(name), own.run(name).identity
     validation = replace(run.validation, corpora=(*run.validation.corpora, corpus))
-    own.plan.runs[run.id] = replace(run, validation=validation)
+    own.plan.runs[run.id] = named = replace(run, validation=validation)
+    own.plan.trainings[before] = [named if one is run else one for one in own.plan.trainings[before]]
     assert own.run(name).identity == before
 
 
