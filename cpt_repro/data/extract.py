@@ -199,7 +199,7 @@ def _git(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     command = ["git", "-C", str(folder), *options, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603  no shell
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603  git
     except FileNotFoundError:
         do = "Install git, or unpack the sources' archives by hand."
         raise UserError("git is not installed.", do=do) from None

@@ -168,7 +168,8 @@ LONGEST_PIECE = 64
 #: where these pieces meet: before white space that follows something else, and between a letter and ASCII
 #: punctuation. Letters of old blocks only: another version of Unicode may not know newer ones.
 _PIECES = re.compile(
-    r"\s*+(?:(?:(?![×÷])[A-Za-z\u00c0-\u024f\u0386\u0388-\u03ff\u0400-\u0481])++(?=[\s!-/:-@\[-`{-~]|\Z)|\S++)|\s++"
+    r"\s*+(?:(?:(?![×÷])[A-Za-z\u00c0-\u024f\u0386\u0388-\u03ff\u0400-\u0481])++(?=[\s!-/:-@\[-`{-~]|\Z)"
+    r"|\S++)|\s++"
 )
 #: White space to one library and not to another.
 _DOUBTFUL = re.compile(r"[\x1c-\x1f\x85\u180e\u200b\ufeff]")

@@ -36,7 +36,7 @@ _WHOLE = 2520
 def _lines(command: list[str]) -> list[str] | None:
     """Lines that a command prints; None where it is missing or fails."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)  # noqa: S603  ours, no shell
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)  # noqa: S603  ours
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.split("\n")[:-1] if result.returncode == 0 else None
@@ -85,7 +85,7 @@ def folders() -> tuple[Path, ...]:
     would each hand out every GPU. A Slurm job, within which GPUs count from 0, has a folder of its own.
     """
     given, job = os.environ.get(FOLDER), os.environ.get("SLURM_JOB_ID")
-    base = Path(given or f"/tmp/cpt-repro-gpus-{os.getuid()}")  # noqa: S108  `_own_folder` takes none of others
+    base = Path(given or f"/tmp/cpt-repro-gpus-{os.getuid()}")  # noqa: S108  `_own_folder` checks it
     return (base, base / f"slurm-{job}") if job else (base,)
 
 
