@@ -54,6 +54,7 @@ def main():
         except KeyboardInterrupt:
             print("interrupted", flush=True)
             child.kill()
+            child.wait()
             sys.exit(130)
 """
 
