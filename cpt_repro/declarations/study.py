@@ -42,9 +42,13 @@ class Study:
         self.studies, self.name = studies, name
         self.project: Project = studies.project
 
+    @cached_property
+    def _folder(self) -> Path:
+        return self.project.papers / self.name
+
     def path(self, file: str) -> Path:
         """Where a file of the paper's declarations lies."""
-        return self.project.papers / self.name / file
+        return self._folder / file
 
     def _load(self, file: str, empty: T) -> T:
         """A file's content, of the type of `empty`, which stands where there is no file."""

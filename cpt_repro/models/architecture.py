@@ -5,8 +5,10 @@ Formulas need neither torch nor transformers: an implementation imports these in
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cpt_repro.declarations.scale import Size
@@ -92,6 +94,14 @@ def architecture(name: str) -> Architecture:
     if name not in _MODULES:
         raise ValueError(f"the architecture '{name}' is unknown; known: {', '.join(_MODULES)}")
     return importlib.import_module(_MODULES[name]).ARCHITECTURE
+
+
+@functools.cache
+def warm_up(folder: Path) -> None:
+    """Makes a model of each, for processes that are forked from this one: with the first one transformers
+    imports what half a second takes."""
+    for name in _MODULES:
+        architecture(name).empty(Size(layers=1, width=8, heads=1), 8, 8)
 
 
 def _without_mask(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **_):

@@ -321,7 +321,7 @@ class _Resolution:
     """One run worked out: lengths in iterations, rates of this scale, the mixture, what is measured when."""
 
     def __init__(self, plan: Plan, paper: str, name: str, seed: int, parent: PlannedRun | None):
-        self.plan, self.parent, self.where = plan, parent, plan.where(paper, name)
+        self.plan, self.parent, self._at = plan, parent, (paper, name)
         self.scale, self.study = plan.scale, (study := plan.studies[paper])
         self.run, self.batch = study.paper.runs[name], study.paper.batch_of(name)
         if parent and parent.training.model != self.scale.models[self.run.model].size:
@@ -341,6 +341,11 @@ class _Resolution:
             validation=self._validation(training.iterations),
             tokens_per_billion=self.scale.tokens_per_billion,
         )
+
+    @property
+    def where(self) -> str:
+        """What errors call the run."""
+        return self.plan.where(*self._at)
 
     def _wrong(self, what: str, do: str) -> UserError:
         return UserError(what, where=self.where, do=do)

@@ -7,8 +7,10 @@ import io
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +34,7 @@ from cpt_repro.exhibits.style import tokens_label
 from cpt_repro.exhibits.typeset import Part
 from cpt_repro.files import digest, file_digest, read_bytes, read_json, write_json, write_text
 from cpt_repro.planning.plan import PlannedRun
+from cpt_repro.processes import cores
 from cpt_repro.records.lookup import NOT_RUN, Records
 from cpt_repro.report.charts import Charts, library, packed
 from cpt_repro.report.citation import REDRAW, citation, read_drawn
@@ -105,15 +108,13 @@ class Image(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Image:
+        """A warning that its size is a trick has to be an error (`images`)."""
         from PIL import Image as Picture
 
         raw, small = read_bytes(path, MOST_BYTES), io.BytesIO()
         large = Picture.DecompressionBombError, Picture.DecompressionBombWarning
         try:
-            with (
-                warnings.catch_warnings(action="error", category=Picture.DecompressionBombWarning),
-                Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture,
-            ):
+            with Picture.open(io.BytesIO(raw), formats=("PNG",)) as picture:
                 if max(picture.size) > MOST_PIXELS:
                     raise ValueError("it is too large")
                 # A plot has few colours; that many keep its bands and the edges of its letters.
@@ -124,6 +125,16 @@ class Image(NamedTuple):
             raise UserError("it is no picture of an exhibit.", where=str(path), do=REDRAW) from None
         uri = "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode("ascii")
         return cls(uri, *(round(side / DENSITY) for side in picture.size))
+
+
+def images(paths: Iterable[Path]) -> dict[Path, Image]:
+    """Those of PNGs, made by as many threads as there are cores: to make them is half the work of a page."""
+    from PIL.Image import DecompressionBombWarning
+
+    paths = list(paths)
+    errors = warnings.catch_warnings(action="error", category=DecompressionBombWarning)  # in all threads
+    with errors, ThreadPoolExecutor(cores()) as pool:
+        return dict(zip(paths, pool.map(Image.of, paths), strict=True))
 
 
 @dataclass(frozen=True)
@@ -203,13 +214,20 @@ class Page:
         except (KeyError, UserError):  # of a run or merge that is no longer declared
             return self.records.place_of(what) / f"{kind}.json"
 
+    @cached_property
+    def images(self) -> dict[Path, Image]:
+        """The pictures of all figures that are drawn, by their files."""
+        exhibits = self.catalogue.exhibits.items()
+        places = [self.folder / of / f"{key}.png" for (of, key), one in exhibits if one.makes == "figure"]
+        return images(path for path in places if path.exists() and path.with_suffix(".json").exists())
+
     def shown(self, paper: str, key: str) -> Shown:
         """One exhibit."""
         path, image = self.folder / paper / f"{key}.json", None
         drawn, exhibit = read_drawn(path), self.catalogue.find(paper, key)
         if drawn and exhibit.makes == "figure":
-            picture = path.with_suffix(".png")
-            image, drawn = (Image.of(picture), drawn) if picture.exists() else (None, None)
+            image = self.images.get(path.with_suffix(".png"))
+            drawn = drawn if image else None
         groups: dict[str, list[tuple[str, str, str | None]]] = {}
         for record, sha256 in sorted((drawn.sha256 | dict.fromkeys(drawn.missing)).items()) if drawn else ():
             kind, _, what = record.partition(" ")

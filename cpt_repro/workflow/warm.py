@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,15 +31,17 @@ from cpt_repro.processes import end_with
 SOCKET = "CPT_REPRO_WARM"
 #: Names a file to which each job adds a line: its command, and for how many seconds processors worked on it.
 WORKED = "CPT_REPRO_WARM_WORKED"
-#: What every command needs, and command -> what else takes long to import; imported when the first job of a
-#: kind comes, also where the command itself imports it late. What a module's `warm_up` finds out is kept too.
+#: What every command needs, and command -> what else takes long to import, in the order in which commands
+#: of a replication follow each other; imported when the first job of a kind comes, or before it while
+#: there is nothing else to do, also where a command imports it late. What `warm_up` finds out is kept too.
 _ALL = ("cpt_repro.cli", "cpt_repro.declarations.strict", "cpt_repro.workflow.jobs")
 _MODULES = {
     "corpus": "cpt_repro.data.build",
     "suites": "cpt_repro.evaluation.suites",
-    "train": "cpt_repro.training.train cpt_repro.training.composer",
-    "measure": "cpt_repro.training.train",
-    "evaluate": "cpt_repro.evaluation.evaluate cpt_repro.evaluation.generate cpt_repro.evaluation.harness",
+    "train": "cpt_repro.training.train cpt_repro.training.composer cpt_repro.models.architecture",
+    "measure": "cpt_repro.training.train cpt_repro.models.architecture",
+    "evaluate": "cpt_repro.evaluation.evaluate cpt_repro.evaluation.generate cpt_repro.evaluation.harness "
+    "cpt_repro.models.architecture",
     "draw": "cpt_repro.exhibits.draw cpt_repro.exhibits.style seaborn matplotlib.figure "
     "matplotlib.backends.backend_agg matplotlib.backends.backend_svg matplotlib.backends.backend_pdf",
     "claims": "cpt_repro.claims.ledger scipy.stats",
@@ -49,6 +53,20 @@ _LENGTH = struct.Struct("!I")
 def imports_of(command: str) -> tuple[str, ...]:
     """What a command needs that takes long to import."""
     return (*_ALL, *_MODULES.get(command, "").split())
+
+
+def _after(command: str) -> list[str]:
+    """What the commands that follow this one need."""
+    commands = list(_MODULES)
+    following = commands[commands.index(command) + 1 :] if command in _MODULES else []
+    return [module for one in following for module in _MODULES[one].split()]
+
+
+def _import(modules: Iterable[str], folder: str) -> None:
+    for module in modules:
+        with suppress(ImportError):  # the child will say it
+            if warm_up := getattr(importlib.import_module(module), "warm_up", None):
+                warm_up(Path(folder))
 
 
 def start(path: Path) -> None:
@@ -75,7 +93,8 @@ def _serve(listener: socket.socket, parent: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     last: list[tuple[socket.socket, int]] = []  # of a child: whom to tell its status
     atexit.register(lambda: [_tell(*end) for end in last])  # before anything is imported, so it comes last
-    server, own = os.getpid(), set(os.environ)
+    server, own, later = os.getpid(), set(os.environ), []
+    gc.disable()  # what is imported stays: to look for garbage in it takes a quarter of the time
     while True:
         caller = listener.accept()[0]
         with suppress(ChildProcessError):
@@ -88,13 +107,12 @@ def _serve(listener: socket.socket, parent: int) -> int:
             arguments, folder, environment = json.loads(content)
         except (OSError, ValueError, struct.error):  # the caller has gone
             arguments = None
-        for module in imports_of(arguments[0]) if arguments else ():
-            with suppress(ImportError):  # the child will say it
-                if warm_up := getattr(importlib.import_module(module), "warm_up", None):
-                    warm_up(Path(folder))
+        if arguments:
+            _import(imports_of(arguments[0]), folder)
         gc.freeze()
         if arguments is not None and os.fork() == 0:
             end_with(server)
+            gc.enable()
             os.setsid()
             listener.close()
             for standard, file in enumerate(files):
@@ -110,6 +128,10 @@ def _serve(listener: socket.socket, parent: int) -> int:
         for file in files:
             os.close(file)
         caller.close()
+        if arguments:
+            later = _after(arguments[0])
+        while later and not select.select([listener], [], [], 0)[0]:
+            _import([later.pop(0)], folder)
 
 
 def _obey(caller: socket.socket) -> None:

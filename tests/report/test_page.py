@@ -20,7 +20,7 @@ from cpt_repro.errors import UserError
 from cpt_repro.exhibits.draw import Drawn, draw
 from cpt_repro.files import read_json, write_json
 from cpt_repro.report.charts import Charts
-from cpt_repro.report.page import Compared, Image, Page, write_report
+from cpt_repro.report.page import Compared, Page, images, write_report
 from cpt_repro.report.receipts import anchor
 
 from .conftest import DRAWN, opened, planned
@@ -571,5 +571,5 @@ def test_a_picture_that_claims_to_be_huge_is_refused_in_one_sentence(tmp_path, w
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
     with warnings.catch_warnings(record=True) as said, pytest.raises(UserError, match="no picture of an"):
-        Image.of(path)
+        images([path])
     assert not said
