@@ -1,5 +1,6 @@
 """Shared by the tests: one thread, no network, one hypothesis profile, projects to try things in."""
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from cpt_repro.project import Project
 # Same examples every time, and no clock: a busy machine is no fault.
 settings.register_profile("calm", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("calm")
+# As the command line does: what is imported here stays.
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ os.environ.setdefault("OF_BOTH", "no")
 
 def warm_up(folder):
     os.environ["WARMED_UP"] = str(folder)
+    (folder / "imported").touch()
 """
 
 
@@ -139,6 +140,17 @@ def test_variables_that_imports_set_hold_for_jobs(engine):
     for _ in range(2):
         out = ended(engine[1], "claims", OF_BOTH="of the caller")[1]
         assert out.splitlines()[1] == f"yes of the caller {engine[1]}"
+
+
+def test_what_follows_is_imported_while_there_is_nothing_to_do(engine, wait_for):
+    """After exhibits come claims; after what is none of the usual commands, nothing."""
+    assert warm.imports_of("claims")[-2:] == ("cpt_repro.claims.ledger", "scipy.stats")
+    assert warm._after("works") == [] == warm._after("report")
+    assert warm._after("claims") == list(warm.imports_of("report"))[-1:]
+    assert ended(engine[1], "succeeds")[0] == 0
+    assert ended(engine[1], "draw")[0] == 0
+    wait_for((engine[1] / "imported").exists, "what claims need", 120)
+    assert ended(engine[1], "works")[0] == 0  # jobs that come meanwhile are done
 
 
 def test_output_keeps_its_order_and_input_arrives(engine):
