@@ -98,8 +98,8 @@ def architecture(name: str) -> Architecture:
 
 @functools.cache
 def warm_up(folder: Path) -> None:
-    """Makes a model of each, for processes that are forked from this one: with the first one transformers
-    imports what half a second takes."""
+    """Makes a model of each, for processes that are forked from this one: transformers imports an
+    architecture, which takes half a second, with its first model."""
     for name in _MODULES:
         architecture(name).empty(Size(layers=1, width=8, heads=1), 8, 8)
 

@@ -64,7 +64,7 @@ def _after(command: str) -> list[str]:
 
 def _import(modules: Iterable[str], folder: str) -> None:
     for module in modules:
-        with suppress(ImportError):  # the child will say it
+        with suppress(Exception):  # the child that needs it will say it
             if warm_up := getattr(importlib.import_module(module), "warm_up", None):
                 warm_up(Path(folder))
 

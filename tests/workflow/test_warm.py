@@ -69,6 +69,13 @@ def warm_up(folder):
     (folder / "imported").touch()
 """
 
+#: Stands for what the report takes long to import.
+BROKEN = """
+import pathlib
+pathlib.Path("broken").touch()
+raise RuntimeError("a library of another version")
+"""
+
 
 @pytest.fixture
 def engine(tmp_path):
@@ -82,6 +89,9 @@ def engine(tmp_path):
     (package / "claims").unlink()
     (package / "claims").mkdir()
     (package / "claims" / "ledger.py").write_text(IMPORTED)
+    (package / "report").unlink()
+    (package / "report").mkdir()
+    (package / "report" / "page.py").write_text(BROKEN)
     process = subprocess.Popen(
         [sys.executable, "-c", ENGINE],
         cwd=tmp_path,
@@ -143,14 +153,17 @@ def test_variables_that_imports_set_hold_for_jobs(engine):
 
 
 def test_what_follows_is_imported_while_there_is_nothing_to_do(engine, wait_for):
-    """After exhibits come claims; after what is none of the usual commands, nothing."""
+    """After exhibits come claims, then the report; what of it cannot be imported does no harm."""
     assert warm.imports_of("claims")[-2:] == ("cpt_repro.claims.ledger", "scipy.stats")
     assert warm._after("works") == [] == warm._after("report")
     assert warm._after("claims") == list(warm.imports_of("report"))[-1:]
     assert ended(engine[1], "succeeds")[0] == 0
     assert ended(engine[1], "draw")[0] == 0
-    wait_for((engine[1] / "imported").exists, "what claims need", 120)
-    assert ended(engine[1], "works")[0] == 0  # jobs that come meanwhile are done
+    wait_for((engine[1] / "broken").exists, "what claims need, then the report", 120)
+    assert (engine[1] / "imported").exists()
+    notes = engine[1] / "worked"
+    assert ended(engine[1], "works", **{warm.WORKED: str(notes)})[0] == 0
+    assert notes.exists()  # by the process, which is still there
 
 
 def test_output_keeps_its_order_and_input_arrives(engine):
