@@ -81,8 +81,9 @@ class GPTNeoX(Architecture):
 
     def empty(self, size: Size, vocabulary: int, sequence_length: int) -> GPTNeoXForCausalLM:
         import torch
+        from transformers.models.gpt_neox import modeling_gpt_neox  # noqa: F401  before the device is set
 
-        with torch.device("meta"):
+        with torch.device("meta"):  # torch's compiler, which comes along, cannot be imported in here
             return self._model(size, vocabulary, sequence_length)
 
     def layers(self, model: GPTNeoXForCausalLM) -> Iterable[torch.nn.Module]:

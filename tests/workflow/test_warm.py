@@ -166,6 +166,20 @@ def test_what_follows_is_imported_while_there_is_nothing_to_do(engine, wait_for)
     assert notes.exists()  # by the process, which is still there
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", warm._MODULES)
+def test_what_a_command_needs_can_be_imported_first(command):
+    """In a fresh process, and warmed up: what goes wrong there is kept quiet for the sake of other jobs."""
+    program = """
+import importlib, sys
+from pathlib import Path
+from cpt_repro.workflow import warm
+for module in warm.imports_of(sys.argv[1]):
+    getattr(importlib.import_module(module), "warm_up", print)(Path())
+"""
+    subprocess.run([sys.executable, "-c", program, command], cwd=REPOSITORY, check=True, timeout=600)
+
+
 def test_output_keeps_its_order_and_input_arrives(engine):
     """Both streams into one file, as by itself; and text from a pipe."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "shell": True}
