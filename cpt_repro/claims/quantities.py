@@ -248,10 +248,7 @@ def _loss(
     """What a reading says of one corpus; no point is made up where none was measured."""
     curve, all_at_start = trained.curve(corpus), trained.start(corpus)
     if reading.when == "final":
-        step, closing = trained.run.position(1), trained.run.validation.closing
-        of_curve = [loss for x, loss in curve if round(x / step) in closing]
-        # Of all sequences where the curve is of fewer.
-        return float(np.mean(of_curve)) if along and all_at_start and of_curve else trained.final[corpus].loss
+        return trained.final_of_curve(corpus) if along else trained.final[corpus].loss
     if reading.when == "start" and all_at_start and not along:
         return all_at_start
     if reading.along:

@@ -129,9 +129,9 @@ class Panel(Strict):
         return view.study.digitised.panels[self.published].lines[self.line] if self.line else None
 
     def finals(self, view: View) -> dict[int, float]:
-        """Final losses of the run of reference by seed."""
+        """Final losses of the run of reference by seed, of the sequences that curves are of."""
         runs = view.runs(self.reference.run) if self.reference else []
-        return {one.seed: one.final[self.y].loss for one in runs if self.y in one.final}
+        return {one.seed: one.final_of_curve(self.y) for one in runs if self.y in one.final}
 
 
 class Stage(NamedTuple):

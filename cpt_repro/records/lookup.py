@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import BaseModel
 
@@ -176,6 +177,13 @@ class Trained:
     def start(self, corpus: str) -> float | None:
         """Loss of all validation sequences before the first update; None where the curve is of all."""
         return self._losses[corpus].start if corpus in self._losses else None
+
+    def final_of_curve(self, corpus: str) -> float:
+        """Final loss of the sequences that the curve is of, to stand beside its points."""
+        closing = self.run.validation.closing
+        of_curve = [loss for i, loss in self.records.curve(self.run, corpus) if i in closing]
+        # Of all sequences where the curve is of fewer.
+        return fmean(of_curve) if of_curve and self.start(corpus) else self.final[corpus].loss
 
     def sequence_losses(self, corpus: str, along: bool = False) -> tuple[float, ...]:
         """Loss of each validation sequence at the last evaluation; () where it is not known.

@@ -31,6 +31,22 @@ def level(axes):
     return next(y[0] for y in (line.get_ydata() for line in axes.lines) if len(y) == 2 and y[0] == y[1])
 
 
+# -- the line of reference
+
+
+def test_the_line_of_reference_is_of_the_sequences_that_curves_are_of(pocket, figure_of):
+    """Pocket's curves are of 250 sequences and final losses of 1,000, whose means differ."""
+    view = pocket().view("ibrahim2024/figure_05")
+    trained = view.runs("405m/pile+sp")
+    by_hand = []
+    for one in trained:
+        losses = one.receipt.losses["pile"]
+        points = dict(losses.curve)
+        by_hand.append(np.mean([points[i] for i in one.run.validation.closing]))
+        assert losses.along == 250 and abs(by_hand[-1] - losses.final.loss) > 0.02
+    assert level(figure_of(view).axes[0]) == pytest.approx(np.mean(by_hand))
+
+
 # -- published curves
 
 
